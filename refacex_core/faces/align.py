@@ -1,0 +1,98 @@
+"""Between a photograph and the aligned crop: similarity transform, crop, paste back.
+
+A crop is 256 x 256 pixels; `TEMPLATE` says where the five points of a face come to lie in it: left eye, right eye, nose,
+left and right mouth corner as seen in the image. It is the ArcFace template, scaled so that chin and forehead fit.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+CROP = 256
+
+ARCFACE_TEMPLATE: NDArray[np.float64] = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+_SCALE = 1.76
+TEMPLATE: NDArray[np.float64] = (ARCFACE_TEMPLATE - [56.0, 51.6]) * _SCALE + [128.0, 114.0]
+
+#: Maps crop coordinates to the ArcFace 112 x 112 template (2 x 3).
+CROP_TO_ARCFACE: NDArray[np.float64] = np.array(
+    [[1 / _SCALE, 0.0, 56.0 - 128.0 / _SCALE], [0.0, 1 / _SCALE, 51.6 - 114.0 / _SCALE]]
+)
+
+
+def similarity(points: NDArray[np.floating], template: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
+    """The least-squares similarity (2 x 3) that takes `points` (5 x 2, pixels) to `template` (Umeyama 1991)."""
+    src = np.asarray(points, np.float64)
+    mu_s, mu_t = src.mean(0), template.mean(0)
+    s, t = src - mu_s, template - mu_t
+    var = (s**2).sum()
+    a = (s * t).sum() / max(var, 1e-12)
+    b = (s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum() / max(var, 1e-12)
+    m = np.array([[a, -b], [b, a]])
+    return np.hstack([m, (mu_t - m @ mu_s)[:, None]])
+
+
+def invert(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of a 2 x 3 similarity."""
+    inverse: NDArray[np.float64] = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
+    return inverse
+
+
+def apply(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """`points` (... x 2) through a 2 x 3 transform."""
+    return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def crop(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int = CROP) -> NDArray[np.uint8]:
+    """The aligned crop (size x size x 3) of `image` (H x W x 3); beyond its edge, the edge is repeated.
+
+    A face larger than the crop is averaged down first, so that it does not alias.
+    """
+    scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
+    m = matrix
+    if scale < 0.6:
+        f = max(scale * 1.2, 1.0 / max(image.shape[:2]))
+        small = cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA)
+        fx, fy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
+        image, m = small, matrix @ np.array([[1 / fx, 0, 0.5 / fx - 0.5], [0, 1 / fy, 0.5 / fy - 0.5], [0, 0, 1]])
+    out = cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    result: NDArray[np.uint8] = np.asarray(out, np.uint8)
+    return result
+
+
+def paste(
+    image: NDArray[np.uint8],
+    face: NDArray[np.uint8],
+    mask: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """`image` with the crop `face` (256 x 256 x 3) laid back where `mask` (256 x 256, 0..1) is above zero.
+
+    Pixels outside the mask keep their exact values.
+    """
+    height, width = image.shape[:2]
+    corners = apply(invert(matrix), np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]], float))
+    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
+    x1 = min(int(np.ceil(corners[:, 0].max())) + 1, width)
+    y1 = min(int(np.ceil(corners[:, 1].max())) + 1, height)
+    if x0 >= x1 or y0 >= y1:
+        return image.copy()
+    back = invert(matrix).copy()
+    back[:, 2] -= (x0, y0)
+    size = (x1 - x0, y1 - y0)
+    scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
+    flags = cv2.INTER_AREA if scale > 1.6 else cv2.INTER_CUBIC
+    if scale > 1.6:  # the photograph's face is smaller than the crop: average before sampling
+        face = cv2.GaussianBlur(face, (0, 0), 0.35 * scale)
+        flags = cv2.INTER_LINEAR
+    layer = cv2.warpAffine(face, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    alpha = cv2.warpAffine(mask, back, size, flags=cv2.INTER_LINEAR)[..., None]
+    out = image.copy()
+    region = out[y0:y1, x0:x1]
+    blended = region + alpha * (layer - region)
+    out[y0:y1, x0:x1] = np.where(alpha > 0, np.clip(np.rint(blended), 0, 255), region).astype(np.uint8)
+    return out
