@@ -1,7 +1,8 @@
 """Celery as we use it: one set of habits for every worker.
 
-Delivery is at least once and the effect exactly once: a message carries ids only, is acknowledged after the work, and goes back to the
-queue when its worker is lost. Attempts are counted in Postgres, never here, because Celery's counters do not see a killed worker.
+Delivery is at least once and the effect exactly once: a message carries ids only, is acknowledged after the work, and
+goes back to the queue when its worker is lost. Attempts are counted in Postgres, never here, because Celery's counters
+do not see a killed worker.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ log = get_logger(__name__)
 
 HARD_LIMIT_SECONDS = 900
 SOFT_LIMIT_SECONDS = 840
-# A visibility timeout below the task's length runs the task twice; it is the last resort only, the reconciler is quicker.
+# A visibility timeout below the task's length runs the task twice; it is the last resort only, the reconciler is
+# quicker.
 VISIBILITY_SECONDS = 2 * HARD_LIMIT_SECONDS + 60
 PAUSE_SECONDS = 2.0  # before a message whose engine is away goes back to its queue
 
@@ -105,7 +107,8 @@ def make_app(name: str, broker_url: str, queues: list[str], *, privileged: bool 
     """A Celery app that consumes `queues` (or publishes to them) on one broker, with the settings that survive a kill.
 
     `privileged` turns remote control off, and cancels the task in hand when its broker is lost. Redis keeps
-    unacknowledged messages under keys named by the first queue, so that an ACL can tell the workers of one broker apart.
+    unacknowledged messages under keys named by the first queue, so that an ACL can tell the workers of one broker
+    apart.
     """
     app = RefacexApp(name, broker=broker_url, task_cls=RefacexTask, set_as_current=False)
     first = queues[0]

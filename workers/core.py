@@ -1,4 +1,5 @@
-"""The way into the networks: the only module of the workers that imports `refacex_core.pipeline`, and only when asked to."""
+"""The way into the networks: the only module of the workers that imports `refacex_core.pipeline`, and only when asked
+to."""
 
 from __future__ import annotations
 

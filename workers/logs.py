@@ -1,8 +1,9 @@
 """Logs: one JSON object a line on standard error, with the job, item and tenant bound, and no person in it.
 
-A log line never holds a face, a key, or a file name of somebody. Two habits make that so, and this module enforces both: values of
-fields whose names say that they could hold one are dropped, and an exception is logged as its type, its code and the lines
-of *our* source that it went through; its message is dropped unless it is one of our own typed errors, which carry none.
+A log line never holds a face, a key, or a file name of somebody. Two habits make that so, and this module enforces
+both: values of fields whose names say that they could hold one are dropped, and an exception is logged as its type,
+its code and the lines of *our* source that it went through; its message is dropped unless it is one of our own typed
+errors, which carry none.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class StoredObject:
 class Storage:
     """One identity at one S3 server. Safe in threads; a forked child makes a client of its own.
 
-    Every method raises StorageAway where the server cannot be reached, ObjectMissing, ObjectExists, or StorageError where it refuses.
+    Every method raises StorageAway where the server cannot be reached, ObjectMissing, ObjectExists, or StorageError
+    where it refuses.
     """
 
     def __init__(self, settings: HasStorage) -> None:
