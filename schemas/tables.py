@@ -1,0 +1,304 @@
+"""The tables, as SQLAlchemy sees them.
+
+What must never be broken (who may change what, which state follows which, who may approve) is held by the
+database itself: see `migrations/sql/`. Columns that hold key material or recovered faces are deferred, because most
+roles may not read them: ask for them with `undefer` where you may.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from schemas.base import Base, new_id, now
+from schemas.states import (
+    AttemptState,
+    Decision,
+    ExportState,
+    ItemState,
+    KeyKind,
+    KeyState,
+    RecoveryState,
+    ReleaseState,
+    RequestState,
+)
+
+
+class Release(Base):
+    """A job: many items under one policy. `policy["name"]` is what the keys and payloads are bound to."""
+
+    __tablename__ = "releases"
+
+    id: Mapped[uuid.UUID] = new_id()
+    tenant: Mapped[str]
+    name: Mapped[str]
+    profile: Mapped[str]
+    format: Mapped[str]
+    quality: Mapped[int | None]
+    donor_policy: Mapped[str]
+    policy: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    on_no_face: Mapped[str] = mapped_column(server_default=text("'hold'"))
+    state: Mapped[ReleaseState] = mapped_column(server_default=text("'open'"))
+    submitted_by: Mapped[str]
+    created_at: Mapped[datetime] = now()
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def policy_name(self) -> str:
+        """The policy's name as every seal of the release is bound to it; `default` where none was given."""
+        return str((self.policy or {}).get("name", "default"))
+
+
+class Item(Base):
+    """One image of a release. Once `done`, its object, hash and locator never change (a trigger sees to it)."""
+
+    __tablename__ = "items"
+    __table_args__ = (
+        UniqueConstraint("release_id", "position"),
+        Index(
+            "items_unfinished",
+            "state",
+            "claim_expires_at",
+            postgresql_where=text("state IN ('pending', 'claimed', 'committed')"),
+        ),
+    )
+
+    id: Mapped[uuid.UUID] = new_id()
+    release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id"))
+    position: Mapped[int]
+    source_uri: Mapped[str]
+    relative_name: Mapped[str]
+    state: Mapped[ItemState] = mapped_column(server_default=text("'pending'"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    claimed_at: Mapped[datetime | None]
+    claim_expires_at: Mapped[datetime | None]
+    locator: Mapped[bytes | None]
+    object_key: Mapped[str | None]
+    sha256: Mapped[str | None]
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    faces: Mapped[int | None]
+    stego_psnr: Mapped[float | None] = mapped_column(Float(53))
+    report: Mapped[dict[str, Any] | None]
+    reason: Mapped[str | None]
+    error_code: Mapped[str | None]
+    updated_at: Mapped[datetime] = now()
+
+
+class Attempt(Base):
+    """One try at an item, under one fencing token. The one whose object is the item's is `published`."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        UniqueConstraint("item_id", "fence"),
+        Index("attempts_one_published", "item_id", unique=True, postgresql_where=text("state = 'published'")),
+    )
+
+    id: Mapped[uuid.UUID] = new_id()
+    item_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("items.id"))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[AttemptState] = mapped_column(server_default=text("'committed'"))
+    object_key: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    locator: Mapped[bytes]
+    model_version: Mapped[str]
+    created_at: Mapped[datetime] = now()
+
+
+class SealedKey(Base):
+    """A key of an attempt, sealed to the custody key. Release workers may insert; only the custodian reads `wrapped`.
+
+    The custodian takes the keys of the item's *published* attempt, so a loser's keys need not be marked by the worker;
+    the reconciler marks them `superseded`. `face` is -1 for the layout key.
+    """
+
+    __tablename__ = "sealed_keys"
+    __table_args__ = (UniqueConstraint("attempt_id", "kind", "face"), Index("sealed_keys_item", "item_id"))
+
+    id: Mapped[uuid.UUID] = new_id()
+    attempt_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("attempts.id"))
+    item_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("items.id"))
+    kind: Mapped[KeyKind]
+    face: Mapped[int]
+    suite: Mapped[str]
+    custody_key_id: Mapped[str]
+    wrapped: Mapped[bytes | None] = mapped_column(deferred=True)
+    state: Mapped[KeyState] = mapped_column(server_default=text("'live'"))
+    created_at: Mapped[datetime] = now()
+
+
+class Outbox(Base):
+    """A message that the relay is to publish. Row-level security: each role may only write to its own brokers."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    broker: Mapped[str]
+    queue: Mapped[str]
+    task: Mapped[str]
+    args: Mapped[list[Any]]
+    created_at: Mapped[datetime] = now()
+    published_at: Mapped[datetime | None]
+    publish_count: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class Person(Base):
+    """Somebody who may act. Only for showing and for early checks: the custodian trusts its own roster alone."""
+
+    __tablename__ = "people"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str]
+    roles: Mapped[list[str]]
+    ed25519_public: Mapped[bytes] = mapped_column(unique=True)
+    x25519_public: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = now()
+
+
+class RecoveryRequest(Base):
+    """Who wants which faces back, why, and sealed to which key. `canonical` is what approvers sign. Only `state`
+    changes.
+    """
+
+    __tablename__ = "recovery_requests"
+    __table_args__ = (
+        UniqueConstraint("id", "requester"),
+        CheckConstraint("quorum >= 1", name="recovery_requests_quorum_check"),
+    )
+
+    id: Mapped[uuid.UUID] = new_id()
+    tenant: Mapped[str]
+    release_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("releases.id"))
+    requester: Mapped[str]
+    reason: Mapped[str]
+    legal_basis: Mapped[str]
+    case_reference: Mapped[str]
+    purpose: Mapped[str]
+    recipient_public: Mapped[bytes]
+    quorum: Mapped[int]
+    state: Mapped[RequestState] = mapped_column(server_default=text("'open'"))
+    canonical: Mapped[bytes]
+    canonical_sha256: Mapped[bytes]
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+
+
+class RequestFace(Base):
+    """One face of a request. Bystanders in the same image are not opened by it."""
+
+    __tablename__ = "request_faces"
+
+    request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recovery_requests.id"), primary_key=True)
+    item_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("items.id"), primary_key=True)
+    face: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Approval(Base):
+    """One approver's signed decision. `requester` is repeated so that a CHECK can forbid approving one's own
+    request.
+    """
+
+    __tablename__ = "approvals"
+    __table_args__ = (
+        ForeignKeyConstraint(["request_id", "requester"], ["recovery_requests.id", "recovery_requests.requester"]),
+        CheckConstraint("approver <> requester", name="approvals_not_by_requester_check"),
+    )
+
+    request_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    approver: Mapped[str] = mapped_column(primary_key=True)
+    requester: Mapped[str]
+    decision: Mapped[Decision]
+    signature: Mapped[bytes]
+    created_at: Mapped[datetime] = now()
+
+
+class Ticket(Base):
+    """The custodian's leave for one recovery. One a request, spent once; a trigger counts the approvals first."""
+
+    __tablename__ = "tickets"
+
+    id: Mapped[uuid.UUID] = new_id()
+    request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recovery_requests.id"), unique=True)
+    expires_at: Mapped[datetime]
+    spent_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = now()
+
+
+class Recovery(Base):
+    """The one recovery of a ticket. `key_bundle` is sealed to the recovery worker's key and gone once it was used."""
+
+    __tablename__ = "recoveries"
+
+    id: Mapped[uuid.UUID] = new_id()
+    ticket_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tickets.id"), unique=True)
+    state: Mapped[RecoveryState] = mapped_column(server_default=text("'bound'"))
+    key_bundle: Mapped[bytes | None] = mapped_column(deferred=True)
+    expires_at: Mapped[datetime]
+    error_code: Mapped[str | None]
+    created_at: Mapped[datetime] = now()
+
+
+class RecoveredFace(Base):
+    """A recovered face, sealed to the requester's key; `sha256` of the sealed bytes stays after they are gone."""
+
+    __tablename__ = "recovered_faces"
+
+    recovery_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recoveries.id"), primary_key=True)
+    item_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("items.id"), primary_key=True)
+    face: Mapped[int] = mapped_column(primary_key=True)
+    sealed: Mapped[bytes | None] = mapped_column(deferred=True)
+    sha256: Mapped[str]
+    fetched_at: Mapped[datetime | None]
+
+
+class ExportSchedule(Base):
+    """When to export which releases: a cron expression in a time zone."""
+
+    __tablename__ = "export_schedules"
+
+    id: Mapped[uuid.UUID] = new_id()
+    tenant: Mapped[str]
+    name: Mapped[str] = mapped_column(unique=True)
+    cron: Mapped[str]
+    time_zone: Mapped[str]
+    release_filter: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    enabled: Mapped[bool] = mapped_column(Boolean, server_default=text("true"))
+
+
+class Export(Base):
+    """One export: of a schedule's window, or of one release. The unique keys make a second beat harmless."""
+
+    __tablename__ = "exports"
+    __table_args__ = (
+        UniqueConstraint("schedule_id", "window_start"),
+        Index("exports_of_release", "release_id", unique=True, postgresql_where=text("schedule_id IS NULL")),
+    )
+
+    id: Mapped[uuid.UUID] = new_id()
+    schedule_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("export_schedules.id"))
+    release_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("releases.id"))
+    window_start: Mapped[datetime | None]
+    state: Mapped[ExportState] = mapped_column(server_default=text("'pending'"))
+    object_prefix: Mapped[str]
+    manifest: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = now()
+    finished_at: Mapped[datetime | None]

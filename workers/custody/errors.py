@@ -1,0 +1,85 @@
+"""Errors of custody. The docstring is the message shown to people."""
+
+from __future__ import annotations
+
+from workers.errors import WorkerError
+
+
+class CustodyError(WorkerError):
+    """The custodian refused."""
+
+    code = "custody_error"
+
+
+class KeyFileMissing(CustodyError):
+    """The key file does not exist: make one with `refacex up` or `refacex person new-key`, or restore your copy."""
+
+    code = "key_file_missing"
+
+
+class KeyFileExists(CustodyError):
+    """There is a key file already, and keys are never overwritten: move it away first."""
+
+    code = "key_file_exists"
+
+
+class KeyFileLoose(CustodyError):
+    """Others can read this key file: run `chmod 600` on it, and think about replacing the key."""
+
+    code = "key_file_loose"
+
+
+class KeyFileCorrupt(CustodyError):
+    """The key file is damaged or of another kind: restore it from your copy."""
+
+    code = "key_file_corrupt"
+
+
+class Unwrappable(CustodyError):
+    """A sealed key does not open: it was sealed to another key, for another face, or changed."""
+
+    code = "unwrappable"
+
+
+class KeyUnknown(CustodyError):
+    """A key was sealed to a custody key that is not on this key ring: restore the key ring's copy."""
+
+    code = "custody_key_unknown"
+
+
+class KeyMissing(CustodyError):
+    """There is no sealed key for an approved face."""
+
+    code = "key_missing"
+
+
+class KeyShredded(CustodyError):
+    """The key of an approved face was shredded: this face can never be recovered."""
+
+    code = "key_shredded"
+
+
+class RosterInvalid(CustodyError):
+    """The custodian's roster is missing or damaged: write it again with `refacex person add`, as its owner."""
+
+    code = "roster_invalid"
+
+
+class LedgerInvalid(CustodyError):
+    """The custodian's ledger of spent tickets and shredded keys is damaged: restore it from your copy before going
+    on.
+    """
+
+    code = "ledger_invalid"
+
+
+class RequestUnknown(CustodyError):
+    """There is no such request."""
+
+    code = "request_unknown"
+
+
+class TicketRefused(CustodyError):
+    """The custodian made no ticket; `detail` says why."""
+
+    code = "ticket_refused"

@@ -1,0 +1,123 @@
+"""The roster: who may approve and who may receive, by public key. A file outside Postgres, read by the custodian alone.
+
+Nobody who can write to the database can put themselves on it, and no approval counts without it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from workers.custody.errors import RosterInvalid
+
+FORMAT = "refacex-roster"
+VERSION = 1
+APPROVER = "approver"
+REQUESTER = "requester"
+
+
+@dataclass(frozen=True)
+class RosterPerson:
+    """One person: raw 32-byte public keys."""
+
+    id: str
+    tenant: str
+    roles: tuple[str, ...]
+    ed25519_public: bytes
+    x25519_public: bytes
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Everybody who counts, and the least quorum that the custodian accepts whatever the database says."""
+
+    people: dict[str, RosterPerson]
+    least_quorum: int
+
+    def find(self, person: str, tenant: str, role: str) -> RosterPerson | None:
+        """The person, where they have this role in this tenant."""
+        found = self.people.get(person)
+        return found if found is not None and found.tenant == tenant and role in found.roles else None
+
+
+def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum: int = 1) -> None:
+    """Writes the roster in one step, mode 0600. Raises RosterInvalid for two people with one id or one key."""
+    path, members = Path(path), sorted(people, key=lambda person: person.id)
+    _check(members, least_quorum)
+    entries = [
+        {
+            "id": person.id,
+            "tenant": person.tenant,
+            "roles": sorted(person.roles),
+            "ed25519_public": base64.b64encode(person.ed25519_public).decode("ascii"),
+            "x25519_public": base64.b64encode(person.x25519_public).decode("ascii"),
+        }
+        for person in members
+    ]
+    body: dict[str, Any] = {"format": FORMAT, "version": VERSION, "least_quorum": least_quorum, "people": entries}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(body | {"checksum": _checksum(body)}, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_roster(path: Path | str) -> Roster:
+    """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours."""
+    try:
+        document = json.loads(Path(path).read_text("utf-8"))
+        body = {name: value for name, value in document.items() if name != "checksum"}
+        if body["format"] != FORMAT or body["version"] != VERSION or document["checksum"] != _checksum(body):
+            raise RosterInvalid("format, version or checksum")
+        people = [_person(entry) for entry in body["people"]]
+        _check(people, body["least_quorum"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        raise RosterInvalid(type(error).__name__) from error
+    return Roster({person.id: person for person in people}, body["least_quorum"])
+
+
+def add_person(path: Path | str, person: RosterPerson) -> None:
+    """Puts one person on the roster, which is made where there is none. Raises RosterInvalid for an id or key
+    already on it.
+    """
+    roster = load_roster(path) if Path(path).exists() else Roster({}, 1)
+    write_roster(path, [*roster.people.values(), person], roster.least_quorum)
+
+
+def _person(entry: dict[str, Any]) -> RosterPerson:
+    return RosterPerson(
+        entry["id"],
+        entry["tenant"],
+        tuple(entry["roles"]),
+        base64.b64decode(entry["ed25519_public"], validate=True),
+        base64.b64decode(entry["x25519_public"], validate=True),
+    )
+
+
+def _check(people: list[RosterPerson], least_quorum: int) -> None:
+    if not isinstance(least_quorum, int) or least_quorum < 1:
+        raise RosterInvalid("the least quorum must be 1 or more")
+    # One key under two names would make one person a quorum.
+    for field in ("id", "ed25519_public", "x25519_public"):
+        values = [getattr(person, field) for person in people]
+        if len(set(values)) != len(values):
+            raise RosterInvalid(f"two people with one {field}")
+    if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
+        raise RosterInvalid("a public key has 32 bytes")
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(rfc8785.dumps(body)).hexdigest()
