@@ -108,7 +108,8 @@ class FaceGeometry:
         dx, dy = _CROP_CENTRE - float(matrix[0, 2]), _CROP_CENTRE - float(matrix[1, 2])
         x, y = (a * dx + b * dy) / scale**2, (a * dy - b * dx) / scale**2
         angle = (round(math.atan2(b, a) / _ANGLE_STEP) + 32768) % 65536 - 32768
-        geometry = cls(round(x / _POSITION_STEP), round(y / _POSITION_STEP), round(math.log2(scale) / _SCALE_STEP), angle)
+        log_scale = round(math.log2(scale) / _SCALE_STEP)
+        geometry = cls(round(x / _POSITION_STEP), round(y / _POSITION_STEP), log_scale, angle)
         geometry.pack()
         return geometry
 

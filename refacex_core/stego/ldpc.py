@@ -24,6 +24,7 @@ VERSION = 1
 MAX_BITS = 4_000_000
 _KNOWN = np.float32(60.0)  # log-likelihood ratio of a bit that is zero by construction
 _CLIP = np.float32(25.0)
+_LEAST = np.float32(1e-4)  # of a tanh: an unknown bit must not divide by zero
 _DECODERS = 8  # codes whose index tables are kept; a code of a million bits takes some 40 MB
 
 #: from this rate on, in 1/1000: (degree of most information columns, degree of the others, share of the others in 1/1000).
@@ -55,7 +56,8 @@ class Code:
 
     def digest(self) -> str:
         """SHA-256 over the whole structure, for the tests that keep it fixed."""
-        text = f"{self.k},{self.n},{self.lifting},{self.info_columns},{self.rows},{self.edges},{self.punctured.tolist()}"
+        fields = (self.k, self.n, self.lifting, self.info_columns, self.rows, self.edges, self.punctured.tolist())
+        text = repr(fields)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -195,7 +197,8 @@ def encode(bits: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
     for column, edges in zip(info.reshape(c.info_columns, c.lifting), c.edges, strict=True):
         for r, s in edges:
             sums[r] ^= np.roll(column, s)
-    chain = np.bitwise_xor.accumulate(sums.T.ravel())  # the accumulator visits row 0..rows-1 of place 0, then of place 1
+    # The accumulator visits all rows of place 0, then all rows of place 1, and so on.
+    chain = np.bitwise_xor.accumulate(sums.T.ravel())
     return np.concatenate([info[:k], np.delete(chain, c.punctured)])
 
 
@@ -221,7 +224,9 @@ def _tables(k: int, n: int) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
 
 
 def _fails(tables: list[NDArray[np.intp]], total: NDArray[np.float32]) -> bool:
-    """Whether the hard decisions break a check."""
+    """Whether a bit is still unknown or the hard decisions break a check."""
+    if float(np.abs(total[:-1]).min()) < 1e-6:
+        return True
     ones = total < 0
     return any(bool(np.logical_xor.reduce(ones[table], axis=0).any()) for table in tables)
 
@@ -244,7 +249,7 @@ def decode(llr: NDArray[np.float32], k: int, iterations: int = 60) -> NDArray[np
         for table, old in zip(tables, messages, strict=True):
             bits = total[table] - old
             t = np.tanh(bits * np.float32(0.5))
-            np.copyto(t, np.copysign(np.float32(1e-4), t), where=np.abs(t) < 1e-4)  # an unknown bit must not divide by zero
+            np.copyto(t, np.copysign(_LEAST, t), where=np.abs(t) < _LEAST)
             others = np.clip(t.prod(axis=0) / t, -0.9999999, 0.9999999)
             np.log((1 + others) / (1 - others), out=old)
             total[table] = bits + old
