@@ -5,7 +5,11 @@ What exists is kept: keys and people are never made anew, passwords stay, the en
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,23 +19,169 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from psycopg import sql
 
-from gateway.engines import REGION, S3Identity
+from gateway.engines import REGION, Engines, EngineUrls, S3Identity
+from gateway.engines.errors import HomeUnusable
 from gateway.engines.seaweed import BUCKETS
+from gateway.engines.state import write_private
+from workers.custody import keys
+from workers.custody.roster import write_roster
 from workers.db import migrate
 
 OWNER = "refacex_owner"
-ROLES = (
-    "refacex_release",
-    "refacex_custodian",
-    "refacex_recovery",
-    "refacex_relay",
-    "refacex_notary",
-    "refacex_gateway",
-)
+SERVICES = ("release", "custodian", "recovery", "relay", "notary", "gateway")
+ROLES = tuple(f"refacex_{service}" for service in SERVICES)
 DATABASE = "refacex"
 ANCHORS = "refacex-anchors"
 
-__all__ = ["BUCKETS", "DATABASE", "OWNER", "ROLES", "create_buckets", "create_database", "create_roles", "migrate"]
+__all__ = ["BUCKETS", "DATABASE", "OWNER", "ROLES", "Home", "migrate", "provision"]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where things are below a home folder."""
+
+    path: Path
+
+    def env(self, process: str) -> Path:
+        return self.path / "env" / f"{process}.env"
+
+    def key(self, name: str) -> Path:
+        return self.path / "keys" / name
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+
+def provision(home: Path, engines: Engines, *, source_roots: Sequence[Path] = ()) -> Home:
+    """Make everything that the processes need and that is missing; `engines` must have been started.
+
+    `source_roots`: folders below which originals may be read where they are; added to those that are already allowed.
+    Raises HomeUnusable where the folder cannot be written, and what the engines' clients raise where one refuses.
+    """
+    place = Home(home.absolute())
+    try:
+        for folder in (place.path, *(place.path / name for name in ("env", "keys", "logs", "run"))):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        passwords = _passwords(place)
+    except OSError as error:
+        raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
+    urls = engines.urls
+    create_roles(urls.postgres_admin, passwords)
+    create_database(urls.postgres_admin)
+    migrate(sqlalchemy_url(urls.postgres_admin, role=OWNER, password=passwords[OWNER], database=DATABASE))
+    create_buckets(urls.s3_endpoint, S3Identity(urls.s3_admin_access, urls.s3_admin_secret))
+    create_keys(place)
+    roots = sorted({*allowed_roots(place), *(str(root.absolute()) for root in source_roots)})
+    for process, variables in environments(place, urls, engines.s3_identities, passwords, roots).items():
+        write_env(place.env(process), variables)
+    return place
+
+
+def _passwords(home: Home) -> dict[str, str]:
+    """Everyone's database password, drawn once."""
+    path = home.path / "passwords.json"
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    complete = {role: known.get(role) or secrets.token_urlsafe(24) for role in (OWNER, *ROLES)}
+    if complete != known:
+        write_private(path, json.dumps(complete, indent=1))
+    return complete
+
+
+# --- keys and env files
+
+
+def create_keys(home: Home) -> None:
+    """Make the keys that are missing. An existing key is never replaced: what it sealed would be lost.
+
+    Raises KeyFileCorrupt or KeyFileLoose for an existing one that cannot be used.
+    """
+    makers = {
+        "custody.keyring.json": (keys.FileKind.CUSTODY, keys.create_custody_keyring, "custody.public.json"),
+        "recovery.private.json": (keys.FileKind.KEYPAIR, keys.create_keypair, "recovery.public.json"),
+        "audit.signing.json": (keys.FileKind.SIGNING, keys.create_signing_key, "audit.public.json"),
+        "export.signing.json": (keys.FileKind.SIGNING, keys.create_signing_key, "export.public.json"),
+    }
+    for private, (kind, create, public) in makers.items():
+        path = home.key(private)
+        known = keys.load(path, kind).public_json() if path.exists() else create(path)
+        keys.write_public(home.key(public), known)
+    if not home.key("roster.json").exists():
+        write_roster(home.key("roster.json"), [])
+
+
+def environments(
+    home: Home,
+    urls: EngineUrls,
+    identities: Mapping[str, S3Identity],
+    passwords: Mapping[str, str],
+    source_roots: Sequence[str],
+) -> dict[str, dict[str, str]]:
+    """The REFACEX_* variables of every process: only what it needs, so that one taken over gives nothing away."""
+    roles = {"owner": OWNER, "beat": "refacex_relay", **{service: f"refacex_{service}" for service in SERVICES}}
+    brokers = {
+        "release": urls.release_broker,
+        "beat": urls.release_broker,
+        "relay": urls.release_broker,
+        "custodian": urls.privileged_broker,
+        "recovery": urls.privileged_broker,
+    }
+    result: dict[str, dict[str, str]] = {}
+    for process, role in roles.items():
+        database = sqlalchemy_url(urls.postgres_admin, role=role, password=passwords[role], database=DATABASE)
+        variables = {"DATABASE_URL": database}
+        if process in brokers:
+            variables["BROKER_URL"] = brokers[process]
+        if process in identities:
+            variables |= {
+                "S3_ENDPOINT": urls.s3_endpoint,
+                "S3_REGION": REGION,
+                "S3_ACCESS_KEY": identities[process].access,
+                "S3_SECRET_KEY": identities[process].secret,
+            }
+        result[process] = variables
+    roots = {"SOURCE_ROOTS": json.dumps(list(source_roots))}
+    result["release"] |= {
+        "CUSTODY_PUBLIC_KEY": str(home.key("custody.public.json")),
+        "EXPORT_SIGNING_KEY": str(home.key("export.signing.json")),
+        **roots,
+    }
+    result["gateway"] |= roots
+    result["relay"] |= {"PRIVILEGED_BROKER_URL": urls.privileged_broker}
+    result["custodian"] |= {
+        "CUSTODY_KEYRING": str(home.key("custody.keyring.json")),
+        "ROSTER": str(home.key("roster.json")),
+        "TOMBSTONES": str(home.key("tombstones.json")),
+        "RECOVERY_PUBLIC_KEY": str(home.key("recovery.public.json")),
+    }
+    result["recovery"] |= {"RECOVERY_PRIVATE_KEY": str(home.key("recovery.private.json"))}
+    result["notary"] |= {"AUDIT_SIGNING_KEY": str(home.key("audit.signing.json"))}
+    return {p: {f"REFACEX_{name}": value for name, value in v.items()} for p, v in result.items()}
+
+
+def allowed_roots(home: Home) -> list[str]:
+    """The source folders that earlier set-ups allowed."""
+    path = home.env("release")
+    known = read_env(path).get("REFACEX_SOURCE_ROOTS", "[]") if path.exists() else "[]"
+    return [str(root) for root in json.loads(known)]
+
+
+def write_env(path: Path, variables: Mapping[str, str]) -> None:
+    """An env file of mode 0600 that python-dotenv, a shell and Docker Compose read alike."""
+    for value in variables.values():
+        if "'" in value or "\n" in value:
+            raise HomeUnusable("a path or URL holds a quote or a line break")
+    write_private(path, "".join(f"{name}='{value}'\n" for name, value in sorted(variables.items())))
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The variables of a file that `write_env` wrote."""
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {name: value.removeprefix("'").removesuffix("'") for name, value in pairs}
 
 
 # --- database
@@ -50,14 +200,12 @@ def create_roles(admin_url: str, passwords: Mapping[str, str]) -> None:
     with psycopg.connect(admin_url, autocommit=True) as connection:
         existing = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles")}
         for role, password in passwords.items():
-            verb = "ALTER" if role in existing else "CREATE"
             # the verifier is computed here, so that no server log can hold the password
             verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-            connection.execute(
-                sql.SQL(verb + " ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT PASSWORD {}").format(
-                    sql.Identifier(role), sql.Literal(verifier)
-                )
-            )
+            if role not in existing:  # without rights of any kind; the migration grants what each needs
+                connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+            change = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
+            connection.execute(change.format(sql.Identifier(role), sql.Literal(verifier)))
 
 
 def create_database(admin_url: str, name: str = DATABASE) -> None:

@@ -1,35 +1,101 @@
-"""Provisioning with the real engines: what each database role may and may not do."""
+"""Provisioning a home folder with the real engines: what it makes, what it keeps, and who may read it."""
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
 import psycopg
 import pytest
+from dotenv import dotenv_values
 
-from gateway.provision import sqlalchemy_url
+from gateway.engines import Engines
+from gateway.engines.errors import HomeUnusable
+from gateway.provision import DATABASE, Home, create_keys, create_roles, provision, read_env, write_env
 from tests.conftest import Database
+from workers.custody.errors import KeyFileCorrupt
+from workers.settings import (
+    BeatSettings,
+    CustodianSettings,
+    GatewaySettings,
+    NotarySettings,
+    RecoverySettings,
+    RelaySettings,
+    ReleaseSettings,
+)
 
 
-def test_the_owner_has_no_power_over_the_server(database: Database) -> None:
-    with psycopg.connect(database.owner_url.replace("+psycopg", "")) as connection:
-        rights = connection.execute(
-            "SELECT rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
-        ).fetchone()
-        assert rights == (False, False, False)
-        assert connection.execute("SELECT to_regclass('audit.events') IS NOT NULL").fetchone() == (True,)
+@pytest.fixture(scope="module")
+def provisioned(
+    engines: Engines, _database_template: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Home]:
+    """A home on the shared engines; its database is dropped afterwards, so that another test can have the name."""
+    if engines.external.urls:
+        pytest.skip("provisions the real database names, which a server of one's own may hold already")
+    yield provision(tmp_path_factory.mktemp("provisioned"), engines)
+    with psycopg.connect(engines.urls.postgres_admin, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    create_roles(engines.urls.postgres_admin, _database_template.passwords)  # the roles are the whole server's
 
 
-def test_a_service_role_can_log_in_with_its_password_only(database: Database) -> None:
-    url = database.url_for("custodian").replace("+psycopg", "")
-    with psycopg.connect(url) as connection:
-        assert connection.execute("select current_user").fetchone() == ("refacex_custodian",)
-    with pytest.raises(psycopg.OperationalError, match="password"):
-        psycopg.connect(url.replace(database.passwords["refacex_custodian"], "wrong"))
+PROCESSES = ("release", "custodian", "recovery", "relay", "notary", "beat", "gateway", "owner")
 
 
-def test_a_stranger_on_the_same_server_stays_outside(database: Database) -> None:
-    with psycopg.connect(database.admin_url, autocommit=True) as connection:
-        connection.execute("DROP ROLE IF EXISTS stranger")
-        connection.execute("CREATE ROLE stranger LOGIN PASSWORD 'guest'")
-    url = sqlalchemy_url(database.admin_url, role="stranger", password="guest", database=database.name)
-    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-        psycopg.connect(url.replace("+psycopg", ""))
+def test_provisioning_twice_keeps_keys_and_passwords(tmp_path: Path, provisioned: Home, engines: Engines) -> None:
+    before = {path: path.read_bytes() for path in provisioned.path.rglob("*") if path.is_file()}
+    assert {path.name for path in before} >= {"custody.keyring.json", "recovery.private.json", "audit.signing.json"}
+    again = provision(provisioned.path, engines, source_roots=[tmp_path])
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {"release.env", "gateway.env"}, "only the source folders are new"
+    assert str(tmp_path) in read_env(again.env("release"))["REFACEX_SOURCE_ROOTS"]
+    provision(provisioned.path, engines)
+    assert str(tmp_path) in read_env(again.env("release"))["REFACEX_SOURCE_ROOTS"], "an allowed folder stays allowed"
+
+
+def test_secrets_are_for_their_owner_alone(provisioned: Home) -> None:
+    files = [path for path in provisioned.path.rglob("*") if path.is_file() and "public" not in path.name]
+    assert len(files) >= len(PROCESSES)
+    assert not [path.name for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
+
+
+def test_each_process_reads_its_settings_and_no_more(provisioned: Home) -> None:
+    classes = {
+        "release": ReleaseSettings,
+        "custodian": CustodianSettings,
+        "recovery": RecoverySettings,
+        "relay": RelaySettings,
+        "notary": NotarySettings,
+        "beat": BeatSettings,
+        "gateway": GatewaySettings,
+    }
+    for process, settings in classes.items():
+        loaded = settings.load(provisioned.env(process))
+        with psycopg.connect(loaded.database_url.replace("+psycopg", "")) as connection:  # type: ignore[attr-defined]
+            assert connection.execute("SELECT to_regclass('audit.events') IS NOT NULL").fetchone() == (True,)
+    names = {process: set(read_env(provisioned.env(process))) for process in PROCESSES}
+    holders = {process for process in PROCESSES if any("KEYRING" in name for name in names[process])}
+    assert holders == {"custodian"}, "only the custodian may know where the custody key ring is"
+    assert {p for p in PROCESSES if "REFACEX_RECOVERY_PRIVATE_KEY" in names[p]} == {"recovery"}
+    privileged = read_env(provisioned.env("custodian"))["REFACEX_BROKER_URL"]
+    knowing = {p for p in PROCESSES if privileged in read_env(provisioned.env(p)).values()}
+    assert knowing == {"custodian", "recovery", "relay"}
+
+
+def test_a_damaged_key_is_told_and_kept(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    create_keys(home)
+    ring = home.key("custody.keyring.json")
+    ring.write_bytes(ring.read_bytes().replace(b"1", b"2", 1))
+    damaged = ring.read_bytes()
+    with pytest.raises(KeyFileCorrupt):
+        create_keys(home)
+    assert ring.read_bytes() == damaged
+
+
+def test_env_files_round_trip_and_refuse_what_they_cannot_hold(tmp_path: Path) -> None:
+    variables = {"REFACEX_A": '["/a b", "/c"]', "REFACEX_B": "redis://:p=#$w@host/0"}
+    write_env(tmp_path / "x.env", variables)
+    assert read_env(tmp_path / "x.env") == variables == dict(dotenv_values(tmp_path / "x.env", interpolate=False))
+    with pytest.raises(HomeUnusable):
+        write_env(tmp_path / "y.env", {"REFACEX_A": "it's"})
