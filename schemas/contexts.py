@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 from uuid import UUID
 
 import rfc8785
@@ -44,7 +45,5 @@ class KeyContext:
 
     def canonical(self) -> bytes:
         """The bytes that the seal is bound to."""
-        return rfc8785.dumps({"v": 1, "what": "refacex sealed key"} | self._fields())
-
-    def _fields(self) -> dict[str, str | int]:
-        return asdict(self) | {"kind": self.kind.value}
+        fields: dict[str, Any] = {"v": 1, "what": "refacex sealed key"} | asdict(self) | {"kind": self.kind.value}
+        return rfc8785.dumps(fields)

@@ -190,7 +190,7 @@ def _parse_key(entry: dict[str, str]) -> Key:
     kind = KeyType(entry["type"])
     public = base64.b64decode(entry["public"], validate=True)
     private = base64.b64decode(entry["private"], validate=True) if "private" in entry else None
-    if private is not None and _public_of(kind, private) != public or entry["id"] != key_id(kind, public):
+    if (private is not None and _public_of(kind, private) != public) or entry["id"] != key_id(kind, public):
         raise ValueError("id, public and private do not belong together")
     return Key(entry["id"], kind, public, private, entry["created_at"])
 

@@ -1,0 +1,191 @@
+"""The notary: signs the tree's head and anchors it in a bucket under Object Lock, and does nothing else.
+
+`python -m workers.audit.notary` looks every few seconds, anchors what is new within `anchor_seconds`, and once more at
+shutdown; `--once` anchors now and ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from pydantic import Field
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from schemas.audit import AuditEvent
+from schemas.audit_tables import Event, TreeHead
+from workers.audit.append import append
+from workers.audit.errors import AuditFork, AuditShort
+from workers.audit.heads import Anchors, HeadSigner, SignedHead
+from workers.audit.merkle import root_at
+from workers.audit.store import StoredNodes, extend_nodes, trail_size
+from workers.errors import Away, ObjectExists, WorkerError
+from workers.settings import NotarySettings
+
+log = structlog.get_logger(__name__)
+
+
+class NotaryOptions(NotarySettings):
+    """How often and for how long: at least every 60 s; ten years under Object Lock in COMPLIANCE mode."""
+
+    anchor_seconds: float = Field(default=30.0, gt=0, le=60)
+    anchor_days: int = Field(default=3653, ge=1)
+
+
+class Notary:
+    """One notary on one trail and one bucket."""
+
+    def __init__(
+        self, sessions: sessionmaker[Session], anchors: Anchors, signer: HeadSigner, keep: timedelta = timedelta(3653)
+    ) -> None:
+        self._sessions = sessions
+        self._anchors = anchors
+        self._signer = signer
+        self._keep = keep
+        self._adopted = False
+
+    def anchor(self) -> SignedHead | None:
+        """Signs, anchors and records a head over everything so far; None where only the notary's own events are new.
+
+        Raises AuditFork where the trail is not the one that was anchored before, and Away errors where an engine is away.
+        """
+        with self._sessions() as session, session.begin():
+            if not self._adopted:
+                self._adopt(session)
+            last = last_head_size(session)
+            size = trail_size(session)
+            if size < last:
+                raise AuditFork(f"anchored to {last}, holds {size}")
+            if not _news(session, last, size):
+                self._adopted = True
+                return None
+            root = extend_nodes(session, last, size).root()
+            head = self._signer.sign(size, root)
+            head = self._put(head)
+            self._record(session, head)
+        self._adopted = True
+        return head
+
+    def _put(self, head: SignedHead) -> SignedHead:
+        """Anchors the head; where one of that size is anchored already (a crash before the commit), takes that one."""
+        try:
+            self._anchors.put(head, self._keep)
+        except ObjectExists:
+            older = self._anchors.read(self._anchors.name(head.size), self._signer.verifier)
+            if older.root != head.root:
+                raise AuditFork(f"another tree of size {head.size} is anchored") from None
+            return older
+        return head
+
+    def _adopt(self, session: Session) -> None:
+        """Records anchored heads whose row is missing because the notary died in between; refuses another trail's."""
+        recorded = {self._anchors.name(size) for size in session.execute(select(TreeHead.size)).scalars()}
+        missing = [name for name in self._anchors.names() if name not in recorded]
+        for name in missing:
+            head = self._anchors.read(name, self._signer.verifier)
+            last = last_head_size(session)
+            try:
+                same = (
+                    root_at(head.size, StoredNodes(session)) if head.size <= last else self._extend(session, last, head)
+                )
+            except AuditShort as error:
+                raise AuditFork(f"anchored to {head.size}, holds less") from error
+            if same != head.root:
+                raise AuditFork(f"another tree of size {head.size} is anchored")
+            self._record(session, head)
+
+    def _extend(self, session: Session, last: int, head: SignedHead) -> bytes:
+        return extend_nodes(session, last, head.size).root()
+
+    def _record(self, session: Session, head: SignedHead) -> None:
+        row = {
+            "size": head.size,
+            "root": head.root,
+            "at": head.at,
+            "body": head.body,
+            "signature": head.signature,
+            "key_id": head.key_id,
+            "anchored_at": datetime.now(UTC),
+            "anchor_object": self._anchors.name(head.size),
+        }
+        session.execute(insert(TreeHead).values(row))
+        append(
+            session,
+            AuditEvent.HEAD_ANCHORED,
+            actor="notary",
+            detail={"size": head.size, "root": head.root.hex(), "key": head.key_id},
+        )
+
+
+def last_head_size(session: Session) -> int:
+    """The size of the newest recorded head; 0 where there is none."""
+    return int(session.execute(select(func.coalesce(func.max(TreeHead.size), 0))).scalar_one())
+
+
+def _news(session: Session, last: int, size: int) -> bool:
+    """Whether something besides the notary's own events came after `last`; or else it would anchor itself for ever."""
+    query = select(Event.seq).where(Event.seq >= last, Event.seq < size, Event.event != AuditEvent.HEAD_ANCHORED.value)
+    return session.execute(query.limit(1)).first() is not None
+
+
+def run(notary: Notary, every: float, stop: threading.Event) -> int:
+    """Anchors every `every` seconds until `stop`, and once more then. 1 where the last head could not be anchored.
+
+    An engine that is away is waited for. A fork ends it: nobody may sign on as if nothing had happened.
+    """
+    while True:
+        last_time = stop.wait(timeout=every)
+        try:
+            head = notary.anchor()
+            if head is not None:
+                log.info("head anchored", size=head.size)
+        except AuditFork as error:
+            log.critical("audit fork", detail=error.detail)
+            return 1
+        except (Away, SQLAlchemyError) as error:
+            log.warning("could not anchor", error=type(error).__name__)
+            if last_time:
+                return 1
+        if last_time:
+            return 0
+
+
+def main(arguments: list[str]) -> int:
+    """The process."""
+    from workers.custody.keys import FileKind, KeyType, load
+    from workers.db import session_factory
+    from workers.logs import configure_logs
+    from workers.storage import Storage
+
+    try:
+        settings = NotaryOptions.load()
+        configure_logs("notary", settings.log_format, settings.log_level)
+        key = load(settings.audit_signing_key, FileKind.SIGNING).of(KeyType.ED25519)
+        anchors = Anchors(Storage(settings), settings.bucket_anchors)
+        notary = Notary(
+            session_factory(settings.database_url),
+            anchors,
+            HeadSigner(key.id, key.secret()),
+            timedelta(settings.anchor_days),
+        )
+        if "--once" in arguments:
+            notary.anchor()
+            return 0
+    except WorkerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log.info("notary started", every=settings.anchor_seconds, at=time.time())
+    return run(notary, settings.anchor_seconds, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""The tree in the database: leaves in `audit.events`, complete subtrees in `audit.nodes`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
+
+from schemas.audit_tables import Event, Node
+from workers.audit.errors import AuditShort
+from workers.audit.merkle import Frontier
+
+_BATCH = 5_000
+
+
+def trail_size(session: Session) -> int:
+    """How many events the trail holds, as this transaction sees it. Appends commit in order, so there are no gaps."""
+    return int(session.execute(select(func.coalesce(func.max(Event.seq) + 1, 0))).scalar_one())
+
+
+class StoredNodes:
+    """A `NodeSource` over the database; remembers what it read."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._seen: dict[tuple[int, int], bytes] = {}
+
+    def __call__(self, level: int, position: int) -> bytes:
+        """The subtree's hash. Raises AuditShort where the trail, or what the notary has worked up, is shorter."""
+        if (level, position) not in self._seen:
+            query = (
+                select(Event.leaf).where(Event.seq == position)
+                if level == 0
+                else select(Node.hash).where(Node.level == level, Node.position == position)
+            )
+            found = self._session.execute(query).scalar_one_or_none()
+            if found is None:
+                raise AuditShort(f"no node {level}/{position}")
+            self._seen[level, position] = bytes(found)
+        return self._seen[level, position]
+
+
+def read_leaves(session: Session, start: int, stop: int) -> Iterator[bytes]:
+    """The leaf hashes of events start..stop - 1, in order. Raises AuditShort where one is missing."""
+    expected = start
+    query = select(Event.seq, Event.leaf).where(Event.seq >= start, Event.seq < stop).order_by(Event.seq)
+    for seq, leaf in session.execute(query.execution_options(yield_per=_BATCH)):
+        if seq != expected:
+            raise AuditShort(f"event {expected} is missing")
+        expected += 1
+        yield bytes(leaf)
+    if expected != stop:
+        raise AuditShort(f"event {expected} is missing")
+
+
+def extend_nodes(session: Session, start: int, stop: int) -> Frontier:
+    """Stores the subtrees that events start..stop - 1 complete; gives the frontier at `stop`.
+
+    Reads only those events and log2(start) hashes. `start` is where the last call stopped, or 0.
+    """
+    frontier = Frontier.at(start, StoredNodes(session))
+    rows: list[dict[str, Any]] = []
+    for leaf in read_leaves(session, start, stop):
+        rows += [{"level": level, "position": position, "hash": each} for level, position, each in frontier.push(leaf)]
+        if len(rows) >= _BATCH:
+            session.execute(insert(Node), rows)
+            rows = []
+    if rows:
+        session.execute(insert(Node), rows)
+    return frontier

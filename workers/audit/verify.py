@@ -1,0 +1,250 @@
+"""Verification: derives the whole trail again from the database and the anchors, and says what is wrong and where.
+
+It trusts the notary's public key and the bucket's Object Lock, and nothing in the database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import rfc8785
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from schemas.audit import EVENT_ROLES, FORMAT_VERSION, AuditEvent, Role
+from schemas.audit_tables import AuditGrant, AuditTail, Event, Node, TreeHead
+from workers.audit.heads import Anchors, HeadInvalid, HeadVerifier, SignedHead
+from workers.audit.merkle import Frontier, leaf_hash
+
+_BATCH = 2_000
+_GUARDED = ("events", "nodes", "tree_heads")
+
+
+class Problem(StrEnum):
+    """What can be wrong."""
+
+    GAP = "gap"
+    EVENT_CHANGED = "event_changed"
+    ROLE = "role"
+    TAIL = "tail"
+    NODE = "node"
+    HEAD = "head"
+    HEAD_SIGNATURE = "head_signature"
+    HEAD_UNANCHORED = "head_unanchored"
+    ANCHOR = "anchor"
+    HISTORY_CHANGED = "history_changed"
+    EVENTS_LOST = "events_lost"
+    GUARD = "guard"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: what, where (`event 17`, `head 40`, ...), and in words."""
+
+    problem: Problem
+    where: str
+    words: str
+
+
+@dataclass
+class Verification:
+    """What verification saw. `ok` only if nothing at all is wrong. `notes` are worth reading and no fault."""
+
+    events: int = 0
+    heads: int = 0
+    anchors: int = 0
+    anchored_to: int = 0
+    root: bytes = b""
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the trail holds."""
+        return not self.findings
+
+    def found(self, problem: Problem, where: str, words: str) -> None:
+        """Adds a finding."""
+        self.findings.append(Finding(problem, where, words))
+
+
+def verify(session: Session, anchors: Anchors, verifier: HeadVerifier) -> Verification:
+    """Checks events, tree, heads, anchors and guards; reads the whole trail once. Storage errors pass through.
+
+    Events younger than the newest anchored head are checked for form, but nothing outside the database vouches for them yet.
+    """
+    result = Verification()
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    recorded = _recorded_heads(session, anchors, verifier, result)
+    anchored = _anchored_heads(anchors, verifier, result)
+    sizes = {head.size for head in [*recorded, *anchored]}
+    roots = _walk_events(session, sizes, result)
+    _check_heads(recorded, anchored, roots, result)
+    _check_nodes_count(session, result)
+    _check_guards(session, result)
+    return result
+
+
+def _recorded_heads(
+    session: Session, anchors: Anchors, verifier: HeadVerifier, result: Verification
+) -> list[SignedHead]:
+    heads = []
+    for row in session.execute(select(TreeHead).order_by(TreeHead.size)).scalars():
+        result.heads += 1
+        where = f"head {row.size}"
+        try:
+            head = verifier.read(row.body, row.signature)
+        except HeadInvalid as error:
+            result.found(Problem.HEAD_SIGNATURE, where, f"the recorded head does not verify: {error.detail}")
+            continue
+        same = (head.size, head.root, head.key_id, head.at) == (row.size, bytes(row.root), row.key_id, row.at)
+        if not same or row.anchor_object != anchors.name(head.size):
+            result.found(Problem.HEAD, where, "the row says something else than what was signed")
+        heads.append(head)
+    return heads
+
+
+def _anchored_heads(anchors: Anchors, verifier: HeadVerifier, result: Verification) -> list[SignedHead]:
+    heads = []
+    for name in anchors.names():
+        result.anchors += 1
+        try:
+            heads.append(anchors.read(name, verifier))
+        except HeadInvalid as error:
+            result.found(Problem.ANCHOR, name, f"the anchored head does not verify: {error.detail}")
+    result.anchored_to = max((head.size for head in heads), default=0)
+    return heads
+
+
+def _walk_events(session: Session, sizes: set[int], result: Verification) -> dict[int, bytes]:
+    """Derives leaves, nodes and roots from the events alone; gives the root at each of `sizes` that the trail reaches."""
+    frontier = Frontier()
+    roots = {0: frontier.root()} if 0 in sizes else {}
+    before: datetime | None = None
+    nodes = _NodeCheck(session, result)
+    query = select(Event.seq, Event.at, Event.role, Event.event, Event.canonical, Event.leaf).order_by(Event.seq)
+    for row in session.execute(query.execution_options(yield_per=_BATCH)):
+        if row.seq != result.events:
+            gap = (
+                f"events {result.events} to {row.seq - 1}" if row.seq - result.events > 1 else f"event {result.events}"
+            )
+            result.found(Problem.GAP, gap, "missing")
+            result.events = row.seq
+        leaf = _check_event(row, result)
+        if before is not None and row.at < before:
+            result.notes.append(f"event {row.seq}: the database's clock went back by {before - row.at}")
+        before = row.at
+        for each in frontier.push(leaf):
+            nodes.expect(*each)
+        result.events += 1
+        if frontier.size in sizes and frontier.size == result.events:
+            roots[frontier.size] = frontier.root()
+    nodes.finish()
+    result.root = frontier.root()
+    size = session.execute(select(AuditTail.size)).scalar_one_or_none()
+    if size != result.events:
+        result.found(Problem.TAIL, "tail", f"the tail says {size} events, and there are {result.events}")
+    return roots
+
+
+def _check_event(row: Any, result: Verification) -> bytes:
+    """Checks one event's bytes against its columns and the rules; gives the leaf hash of what is there."""
+    where, canonical = f"event {row.seq}", bytes(row.canonical)
+    leaf = leaf_hash(canonical)
+    try:
+        fields = json.loads(canonical)
+        if rfc8785.dumps(fields) != canonical:
+            result.found(Problem.EVENT_CHANGED, where, "its bytes are not canonical JSON")
+        said = (fields["seq"], datetime.fromisoformat(fields["at"]), fields["role"], fields["event"], fields["v"])
+    except (ValueError, KeyError, TypeError) as error:
+        result.found(Problem.EVENT_CHANGED, where, f"its bytes are no event: {type(error).__name__}")
+        return leaf
+    if said != (row.seq, row.at.astimezone(UTC), row.role, row.event, FORMAT_VERSION) or leaf != bytes(row.leaf):
+        result.found(Problem.EVENT_CHANGED, where, "its columns say something else than its bytes")
+    if row.role not in _may_write(row.event):
+        result.found(Problem.ROLE, where, f"the role {row.role} may not write {row.event}")
+    return leaf
+
+
+def _may_write(event: str) -> set[str]:
+    try:
+        roles = EVENT_ROLES[AuditEvent(event)]
+    except ValueError:
+        return set()
+    # The owner's name is the installation's own choice.
+    return {role.value for role in roles} | ({"refacex_owner"} if Role.OWNER in roles else set())
+
+
+class _NodeCheck:
+    """Compares the stored nodes with the derived ones, a batch at a time."""
+
+    def __init__(self, session: Session, result: Verification) -> None:
+        self._session, self._result = session, result
+        self._expected: dict[tuple[int, int], bytes] = {}
+
+    def expect(self, level: int, position: int, value: bytes) -> None:
+        self._expected[level, position] = value
+        if len(self._expected) >= _BATCH:
+            self.finish()
+
+    def finish(self) -> None:
+        for level in {level for level, _ in self._expected}:
+            positions = [position for each, position in self._expected if each == level]
+            query = select(Node.position, Node.hash).where(
+                Node.level == level, Node.position.between(min(positions), max(positions))
+            )
+            for position, value in self._session.execute(query):
+                if self._expected.get((level, position)) != bytes(value):
+                    self._result.found(Problem.NODE, f"node {level}/{position}", "not the hash of its events")
+        self._expected = {}
+
+
+def _check_heads(
+    recorded: Iterable[SignedHead], anchored: Iterable[SignedHead], roots: dict[int, bytes], result: Verification
+) -> None:
+    outside = {head.size: head for head in anchored}
+    rows = {head.size: head for head in recorded}
+    for size in sorted(outside.keys() | rows.keys()):
+        head = outside.get(size) or rows[size]
+        where = f"head {size}"
+        if size not in roots:
+            lost = "events are missing before it" if size <= result.events else f"only {result.events} are left"
+            result.found(Problem.EVENTS_LOST, where, f"{size} events were signed for, and {lost}")
+        elif roots[size] != head.root:
+            result.found(Problem.HISTORY_CHANGED, where, "the events before it are not those that were signed")
+        if size not in outside:
+            result.found(Problem.HEAD_UNANCHORED, where, "recorded, and not in the bucket")
+        elif size not in rows:
+            result.notes.append(f"{where}: anchored, and its row is missing; the notary will record it again")
+
+
+def _check_nodes_count(session: Session, result: Verification) -> None:
+    # The notary stores every subtree up to its newest head: size - (one bits of size) of them.
+    worked_to = session.execute(select(func.coalesce(func.max(TreeHead.size), 0))).scalar_one()
+    expected = worked_to - worked_to.bit_count()
+    stored = session.execute(select(func.count()).select_from(Node)).scalar_one()
+    if stored != expected:
+        result.found(Problem.NODE, "nodes", f"{stored} stored, and {expected} belong to the newest head")
+
+
+def _check_guards(session: Session, result: Verification) -> None:
+    """The triggers and grants that keep the trail append-only must still be there."""
+    query = text(
+        "SELECT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'audit' AND t.tgname = 'append_only' AND t.tgenabled = 'A' AND t.tgtype & 58 = 58"
+    )
+    present = set(session.execute(query).scalars())
+    for table in _GUARDED:
+        if table not in present:
+            result.found(Problem.GUARD, f"audit.{table}", "its append-only trigger is gone or disabled")
+    wanted = {(event.value, role.value) for event, roles in EVENT_ROLES.items() for role in roles}
+    granted = {(row.event, row.role) for row in session.execute(select(AuditGrant.event, AuditGrant.role))}
+    for event, role in sorted(wanted ^ granted):
+        result.found(
+            Problem.GUARD, "audit.grants", f"{event} for {role} was {'taken' if (event, role) in wanted else 'given'}"
+        )
