@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.02
@@ -60,6 +61,11 @@ class Child:
         if self._popen is not None:
             return self._popen.poll() is None
         return self.identity.alive
+
+    @property
+    def output(self) -> IO[bytes] | None:
+        """What it prints, where it was started with a pipe."""
+        return self._popen.stdout if self._popen is not None else None
 
     @property
     def returncode(self) -> int | None:

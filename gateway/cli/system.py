@@ -1,0 +1,113 @@
+"""`refacex up`, `setup`, `status`, `demo`: the system as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Where engines, keys and settings are kept. [default: $REFACEX_HOME or .refacex]"),
+]
+SourceOption = Annotated[
+    list[Path] | None,
+    typer.Option("--source", help="A folder below which originals may be read where they are; may be repeated."),
+]
+
+
+def home_folder(home: Path | None) -> Path:
+    """The home folder: as given, else REFACEX_HOME, else `.refacex` in the current folder."""
+    return (home or Path(os.environ.get("REFACEX_HOME") or ".refacex")).absolute()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root app."""
+    app.command()(setup)
+    app.command()(up)
+    app.command()(status)
+    app.command()(demo)
+
+
+def fail(error: Exception) -> typer.Exit:
+    """One line that says what to do next (and the end of a log, where there is one); exit code 1."""
+    typer.echo(f"refacex: {error}", err=True)
+    return typer.Exit(1)
+
+
+def setup(home: HomeOption = None, source: SourceOption = None) -> None:
+    """Make the home folder ready: roles, migrations, buckets, keys, env files. Safe to repeat."""
+    from gateway.engines import Engines
+    from gateway.problems import PROBLEMS
+    from gateway.provision import provision
+
+    folder = home_folder(home)
+    try:
+        with Engines(folder) as engines:
+            provision(folder, engines, source_roots=source or [])
+    except PROBLEMS as error:
+        raise fail(error) from None
+    typer.echo(f"ready: {folder}")
+    typer.echo("Next: `refacex up`. Keep a copy of the folder's keys/ where only you can read it.")
+
+
+def up(
+    home: HomeOption = None,
+    source: SourceOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run these processes alone: release, custodian, recovery, relay, notary, beat."),
+    ] = None,
+) -> None:
+    """Run the whole system in the foreground, with its logs; Ctrl-C stops it."""
+    from gateway.problems import PROBLEMS
+    from gateway.processes import PROCESSES
+    from gateway.up import run_in_foreground
+
+    if unknown := set(only or ()) - set(PROCESSES):
+        raise typer.BadParameter(f"{sorted(unknown)[0]}: one of {', '.join(PROCESSES)}", param_hint="--only")
+    try:
+        code = run_in_foreground(home_folder(home), source_roots=source or [], only=only or None)
+    except PROBLEMS as error:
+        raise fail(error) from None
+    raise typer.Exit(code)
+
+
+def status(home: HomeOption = None) -> None:
+    """What runs, what waits, and how much was done; exit code 1 if something is away."""
+    from rich.console import Console
+
+    from gateway.problems import PROBLEMS
+    from gateway.status import look, table
+
+    try:
+        report = look(home_folder(home))
+    except PROBLEMS as error:
+        raise fail(error) from None
+    Console().print(table(report))
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+def demo(
+    images: Annotated[
+        Path | None, typer.Argument(help="A folder of photographs instead of the three that come with us.")
+    ] = None,
+    home: HomeOption = None,
+    out: Annotated[Path, typer.Option(help="Where released files, recovered faces and the contact sheet go.")] = Path(
+        "out/demo"
+    ),
+) -> None:
+    """The main job end to end on real photographs: release, publish, approve twice, recover, export, verify."""
+    from gateway.demo import run_demo
+
+    from gateway.problems import PROBLEMS
+
+    folder = home.absolute() if home else (out / "home").absolute()
+    try:
+        code = run_demo(images, home=folder, out=out)
+    except PROBLEMS as error:
+        raise fail(error) from None
+    raise typer.Exit(code)

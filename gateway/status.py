@@ -1,0 +1,106 @@
+"""What `refacex status` shows: engines, processes, work that waits."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+from rich.table import Table
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.engines.errors import HomeUnusable
+from gateway.processes import PROCESSES, running_processes
+from gateway.provision import Home, read_env
+
+_WORK = {
+    "releases not finished": "SELECT count(*) FROM releases WHERE state IN ('open', 'running')",
+    "items waiting or in hand": "SELECT count(*) FROM items WHERE state IN ('pending', 'claimed', 'committed')",
+    "items done": "SELECT count(*) FROM items WHERE state = 'done'",
+    "items held": "SELECT count(*) FROM items WHERE state = 'held'",
+    "items failed or in quarantine": "SELECT count(*) FROM items WHERE state IN ('failed', 'quarantined')",
+    "recovery requests open": "SELECT count(*) FROM recovery_requests WHERE state = 'open'",
+    "audit events": "SELECT count(*) FROM audit.events",
+    "audit events not yet anchored": (
+        "SELECT (SELECT count(*) FROM audit.events) - coalesce((SELECT max(size) FROM audit.tree_heads), 0)"
+    ),
+}
+
+
+@dataclass
+class Report:
+    """Engines and processes by name (True: answers, runs), and counts of work; `work` is empty without the database."""
+
+    home: Path
+    engines: dict[str, bool] = field(default_factory=dict)
+    processes: dict[str, bool] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        return all(self.engines.values()) and bool(self.processes) and all(self.processes.values())
+
+
+def look(home: Path) -> Report:
+    """Ask every engine and process. Raises HomeUnusable where nothing was set up."""
+    place = Home(home)
+    if not place.env("gateway").exists():
+        raise HomeUnusable(f"nothing was set up in {home}: `refacex setup` or `refacex up` first")
+    gateway, relay = read_env(place.env("gateway")), read_env(place.env("relay"))
+    work = _work(gateway["REFACEX_DATABASE_URL"])
+    engines = {
+        "release broker": broker_answers(relay["REFACEX_BROKER_URL"]),
+        "privileged broker": broker_answers(relay["REFACEX_PRIVILEGED_BROKER_URL"]),
+        "database": bool(work),
+        "storage": _storage_answers(gateway["REFACEX_S3_ENDPOINT"]),
+    }
+    running = running_processes(place)
+    return Report(home, engines, {name: running.get(name, False) for name in PROCESSES}, work)
+
+
+def broker_answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _work(database_url: str) -> dict[str, int]:
+    engine = create_engine(database_url, connect_args={"connect_timeout": 2})
+    try:
+        with engine.connect() as connection:
+            return {name: int(connection.execute(text(query)).scalar_one()) for name, query in _WORK.items()}
+    except SQLAlchemyError:
+        return {}
+    finally:
+        engine.dispose()
+
+
+def _storage_answers(endpoint: str) -> bool:
+    """Whether anything speaks HTTP there; a refusal without credentials is an answer."""
+    try:
+        urllib.request.urlopen(endpoint, timeout=2).close()  # noqa: S310  (our own setting, http or https)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def table(report: Report) -> Table:
+    """The report for a terminal."""
+    shown = Table(title=f"ReFaceX at {report.home}", show_header=False, title_justify="left")
+    for name, answers in report.engines.items():
+        shown.add_row(name, "[green]answers[/]" if answers else "[red]away[/]")
+    shown.add_section()
+    for name, runs in report.processes.items():
+        shown.add_row(name, "[green]runs[/]" if runs else "[red]not running[/]")
+    shown.add_section()
+    for name, count in report.work.items():
+        shown.add_row(name, str(count))
+    return shown
