@@ -41,9 +41,10 @@ def away(error: BaseException) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    # 08: connection; 57P: shutdown, crash, starting; 53: out of memory or connections; 40: serialisation, deadlock
+    # 08: connection; 57: shutdown, crash, starting, cut short; 53: out of memory or connections; 40: serialisation,
+    # deadlock; 55P03: a lock was not to be had in time
     state = str(getattr(error.orig, "sqlstate", None) or "")
-    return error.connection_invalidated or not state or state[:2] in {"08", "53", "40"} or state[:3] == "57P"
+    return error.connection_invalidated or not state or state[:2] in {"08", "57", "53", "40"} or state == "55P03"
 
 
 class RefacexApp(Celery):  # type: ignore[misc]  # Celery has no types

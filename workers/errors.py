@@ -134,6 +134,18 @@ class ExportCorrupt(ExportFailed):
     code = "export_corrupt"
 
 
+class ExportUnfinished(WorkerError):
+    """The export is not finished yet: see that the exports worker runs, and run it again."""
+
+    code = "export_unfinished"
+
+
+class FolderUnusable(WorkerError):
+    """The folder cannot be written to: choose another one, or make room there."""
+
+    code = "folder_unusable"
+
+
 class ScheduleInvalid(WorkerError):
     """The schedule needs a cron line of five fields and a time zone such as Europe/Berlin."""
 

@@ -17,35 +17,13 @@ from typing import Any
 
 import structlog
 
-FORBIDDEN = frozenset(
-    [
-        "path",
-        "file",
-        "filename",
-        "name",
-        "relative_name",
-        "source",
-        "source_uri",
-        "key",
-        "keys",
-        "secret",
-        "password",
-        "token",
-    ]
-    + [
-        "data",
-        "crop",
-        "image",
-        "face",
-        "embedding",
-        "broker_url",
-        "database_url",
-        "args",
-        "kwargs",
-        "argsrepr",
-        "kwargsrepr",
-    ]
-)
+# fmt: off
+FORBIDDEN = frozenset([
+    "path", "file", "filename", "name", "relative_name", "source", "source_uri", "key", "keys", "secret", "password",
+    "token", "data", "crop", "image", "face", "embedding", "broker_url", "database_url", "args", "kwargs", "argsrepr",
+    "kwargsrepr",
+])
+# fmt: on
 OWN_MODULES = ("workers.", "refacex_core.", "schemas.", "gateway.")
 # Third-party loggers whose debug or info lines carry arguments, URLs or request headers.
 QUIET = (

@@ -158,6 +158,12 @@ class Storage:
         except (ClientError, BotoCoreError) as error:
             _refuse(error)
 
+    def presigned_put(self, bucket: str, key: str, seconds: int = 300) -> str:
+        """A URL that allows one PUT of this object for `seconds`."""
+        parameters = {"Bucket": bucket, "Key": key}
+        url: str = self._client.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
+        return url
+
     def download(self, bucket: str, key: str, target: IO[bytes]) -> None:
         """Write the object's bytes to an open file, a piece at a time."""
         try:

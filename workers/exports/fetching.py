@@ -1,0 +1,96 @@
+"""Fetching an export to a folder: every file checked, and beside them what the audit trail says of the release."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from schemas.audit_tables import Event, TreeHead
+from schemas.states import ExportState
+from schemas.tables import Export
+from workers.audit.merkle import inclusion_proof
+from workers.audit.store import StoredNodes
+from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderUnusable
+from workers.exports import service
+from workers.storage import Storage
+
+AUDIT = "audit-events.jsonl"
+HEAD = "tree-head.json"
+
+
+def wait(sessions: sessionmaker[Session], export_id: UUID, *, timeout: float, poll: float = 0.5) -> Export:
+    """The export once it is done. Raises ExportFailed, ExportUnfinished after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with sessions() as session:
+            now = service.export(session, export_id)
+        if now.state is ExportState.DONE:
+            return now
+        if now.state is ExportState.FAILED:
+            raise ExportFailed(str((now.manifest or {}).get("error", "")))
+        if time.monotonic() > deadline:
+            raise ExportUnfinished
+        time.sleep(poll)
+
+
+def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> list[str]:
+    """Write the export's files to a folder; gives their names. A file is in place only once its checksum was right.
+
+    Raises ExportCorrupt, FolderUnusable, StorageAway.
+    """
+    names = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in (export.manifest or {}).get("files", ()):
+            name = str(entry["name"])
+            if Path(name).name != name:
+                raise ExportCorrupt("a file's name leads out of the folder")
+            part = folder / f".{name}.part"
+            with part.open("wb") as target:
+                storage.download(bucket, f"{export.object_prefix}{name}", target)
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != entry["sha256"]:
+                part.unlink()
+                raise ExportCorrupt(name)
+            part.rename(folder / name)
+            names.append(name)
+    except OSError as error:
+        raise FolderUnusable(type(error).__name__) from error
+    return names
+
+
+def write_audit(session: Session, export: Export, folder: Path) -> None:
+    """What the audit trail says of the export's releases, one event a line: its bytes, leaf hash and inclusion proof.
+
+    The proofs lead to the last signed tree head, which is written beside them; an event younger than that head has none
+    yet. Raises FolderUnusable.
+    """
+    releases = set((export.manifest or {}).get("releases", ()))
+    head = session.scalars(select(TreeHead).order_by(TreeHead.size.desc()).limit(1)).one_or_none()
+    nodes = StoredNodes(session)
+    try:
+        if head is not None:
+            (folder / HEAD).write_text(
+                json.dumps({"body": head.body.decode(), "signature": head.signature.hex(), "key_id": head.key_id})
+                + "\n"
+            )
+        with (folder / AUDIT).open("w", encoding="utf-8") as file:
+            query = select(Event).order_by(Event.seq).execution_options(yield_per=1000)
+            for event in session.scalars(query):
+                canonical = event.canonical.decode()
+                if json.loads(canonical).get("fields", {}).get("release") not in releases:
+                    continue
+                line: dict[str, object] = {"seq": event.seq, "leaf": event.leaf.hex(), "canonical": canonical}
+                if head is not None and event.seq < head.size:
+                    proof = inclusion_proof(event.seq, head.size, nodes)
+                    line |= {"tree_size": head.size, "proof": [node.hex() for node in proof]}
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+    except OSError as error:
+        raise FolderUnusable(type(error).__name__) from error

@@ -1,0 +1,230 @@
+"""The reconciler: brings back what stalled, and sweeps up what a killed worker or a lost race left behind.
+
+It never judges an item itself: it asks a worker to look again, and the claim's fence and the attempt's row decide
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, cast, delete, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session, sessionmaker
+
+from schemas.audit import AuditEvent
+from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
+from schemas.states import AttemptState, ExportState, ItemState, KeyState, RecoveryState, ReleaseState, RequestState
+from schemas.tables import Attempt, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from workers import audit
+from workers.logs import get_logger
+from workers.releases import lifecycle
+from workers.releases.service import DEFAULT_CHUNK, chunk_message
+from workers.settings import RelaySettings
+from workers.storage import Storage, StoredObject
+
+log = get_logger(__name__)
+
+ACTOR = "reconciler"
+BATCH = 500
+KEEP_MESSAGES = timedelta(days=7)
+KEEP_UNKNOWN_INPUT = timedelta(days=1)  # an upload whose submission has not been recorded yet may still be
+
+
+@dataclass
+class Swept:
+    """What one sweep took away."""
+
+    attempts: int = 0
+    objects: int = 0
+    inputs: int = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.attempts or self.objects or self.inputs)
+
+
+class Reconciler:
+    """Works on one database and one store with the relay's role and identity."""
+
+    def __init__(self, settings: RelaySettings, sessions: sessionmaker[Session], storage: Storage) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._storage = storage
+        self._stalled = timedelta(seconds=settings.stalled_seconds)
+
+    def bring_back(self, *, queue_is_empty: bool) -> int:
+        """Ask again for everything that stalled; gives how many messages that took.
+
+        Items that only wait are asked for again when their queue is empty and nothing waits in the outbox: while a
+        long queue is being worked off they have not stalled, and asking for them again and again would only make it
+        longer.
+        """
+        with self._sessions.begin() as session:
+            messages = self._lost_items(session)
+            if queue_is_empty and not _outbox_waits(session):
+                messages += self._waiting_items(session)
+            messages += self._exports(session)
+            messages += self._privileged(session)
+            if messages:
+                session.execute(insert(Outbox), messages)
+        if messages:
+            log.info("work_brought_back", messages=len(messages))
+        return len(messages)
+
+    def finish_releases(self) -> None:
+        """Finish releases whose last worker died between its last item and this."""
+        left = select(Item.id).where(Item.release_id == Release.id, Item.state.in_(lifecycle.UNFINISHED)).exists()
+        with self._sessions.begin() as session:
+            query = select(Release.id).where(Release.state.in_([ReleaseState.OPEN, ReleaseState.RUNNING]), ~left)
+            finished = lifecycle.finish_releases(session, session.scalars(query).all(), actor=ACTOR)
+        if finished:
+            log.info("releases_finished", releases=[str(release) for release in finished])
+
+    def _lost_items(self, session: Session) -> list[dict[str, Any]]:
+        """Items whose claim ran out: each in a message of its own, for one of them may be what killed the worker."""
+        lost = and_(
+            Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]),
+            Item.claim_expires_at < func.now(),
+            or_(Item.updated_at < Item.claim_expires_at, Item.updated_at < func.now() - self._stalled),
+        )
+        return [chunk_message([item_id]) for item_id, _ in self._take(session, lost)]
+
+    def _waiting_items(self, session: Session) -> list[dict[str, Any]]:
+        waiting = and_(Item.state == ItemState.PENDING, Item.updated_at < func.now() - self._stalled)
+        taken = self._take(session, waiting)
+        fresh = [item_id for item_id, attempts in taken if attempts == 0]
+        chunks = [fresh[at : at + DEFAULT_CHUNK] for at in range(0, len(fresh), DEFAULT_CHUNK)]
+        return [chunk_message(chunk) for chunk in chunks + [[item_id] for item_id, attempts in taken if attempts]]
+
+    def _take(self, session: Session, which: ColumnElement[bool]) -> list[tuple[UUID, int]]:
+        query = select(Item.id).where(which).order_by(Item.release_id, Item.position).limit(BATCH)
+        ids = session.scalars(query.with_for_update(skip_locked=True)).all()
+        touched = update(Item).where(Item.id.in_(ids)).values(updated_at=func.now()).returning(Item.id, Item.attempts)
+        return [(item_id, attempts) for item_id, attempts in session.execute(touched)] if ids else []
+
+    def _exports(self, session: Session) -> list[dict[str, Any]]:
+        query = select(Export.id).where(Export.state.in_([ExportState.PENDING, ExportState.RUNNING]))
+        return self._unasked(session, TaskName.EXPORT, session.scalars(query).all())
+
+    def _privileged(self, session: Session) -> list[dict[str, Any]]:
+        approved = select(RecoveryRequest.id).where(
+            RecoveryRequest.state == RequestState.APPROVED, RecoveryRequest.expires_at > func.now()
+        )
+        bound = select(Recovery.id).where(Recovery.state == RecoveryState.BOUND, Recovery.expires_at > func.now())
+        return self._unasked(session, TaskName.OPEN, session.scalars(approved).all()) + self._unasked(
+            session, TaskName.RECOVER, session.scalars(bound).all()
+        )
+
+    def _unasked(self, session: Session, task: TaskName, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+        """Messages for those ids that none was written for in the last while, and none waits for."""
+        messages = []
+        for each in ids:
+            args = task_args(task, [each])
+            recent = or_(Outbox.published_at.is_(None), Outbox.created_at > func.now() - self._stalled)
+            query = select(Outbox.id).where(Outbox.task == task.value, Outbox.args == cast(args, JSONB), recent)
+            if session.scalar(query.limit(1)) is None:
+                queue = QUEUE_OF[task]
+                messages.append(
+                    {"broker": BROKER_OF[queue].value, "queue": queue.value, "task": task.value, "args": args}
+                )
+        return messages
+
+    # --- sweeping
+
+    def sweep(self) -> Swept:
+        """Delete the objects and set aside the keys of abandoned attempts, and uploaded copies whose item has ended."""
+        swept = Swept(attempts=self._abandoned_attempts())
+        return self._told(swept)
+
+    def sweep_store(self) -> Swept:
+        """Go through the whole store for objects that no row speaks for: a loser's upload that came after its sweep."""
+        swept = Swept(objects=self._orphan_objects(), inputs=self._ended_inputs())
+        return self._told(swept)
+
+    def purge(self) -> None:
+        """Forget messages that were published a week ago."""
+        with self._sessions.begin() as session:
+            session.execute(delete(Outbox).where(Outbox.published_at < func.now() - KEEP_MESSAGES))
+
+    def _abandoned_attempts(self) -> int:
+        live = select(SealedKey.id).where(SealedKey.attempt_id == Attempt.id, SealedKey.state == KeyState.LIVE).exists()
+        with self._sessions() as session:
+            query = select(Attempt.id, Attempt.object_key).where(Attempt.state == AttemptState.ABANDONED, live)
+            abandoned = session.execute(query.limit(BATCH)).all()
+        for attempt_id, object_key in abandoned:
+            self._storage.delete(self._settings.bucket_releases, object_key)  # no object without a key: it goes first
+            with self._sessions.begin() as session:
+                session.execute(
+                    update(SealedKey)
+                    .where(SealedKey.attempt_id == attempt_id, SealedKey.state == KeyState.LIVE)
+                    .values(state=KeyState.SUPERSEDED)
+                )
+        return len(abandoned)
+
+    def _orphan_objects(self) -> int:
+        bucket, deleted = self._settings.bucket_releases, 0
+        young = datetime.now(UTC) - timedelta(seconds=self._settings.orphan_seconds)
+        for page in _pages(self._storage.list(bucket)):
+            with self._sessions() as session:
+                query = select(Attempt.object_key, Attempt.state)
+                rows = session.execute(query.where(Attempt.object_key.in_([each.key for each in page])))
+                known = dict(rows.all())
+            for each in page:
+                state = known.get(each.key)
+                if state is AttemptState.ABANDONED or (state is None and each.modified < young):
+                    self._storage.delete(bucket, each.key)
+                    deleted += 1
+        return deleted
+
+    def _ended_inputs(self) -> int:
+        bucket, deleted = self._settings.bucket_input, 0
+        old = datetime.now(UTC) - KEEP_UNKNOWN_INPUT
+        for page in _pages(self._storage.list(bucket)):
+            releases = {_release_of(each.key) for each in page} - {None}
+            with self._sessions() as session:
+                known = set(session.scalars(select(Release.id).where(Release.id.in_(releases))))
+                query = select(Item.source_uri).where(Item.release_id.in_(known))
+                wanted = set(session.scalars(query.where(Item.state.in_(lifecycle.UNFINISHED))))
+            for each in page:
+                ended = _release_of(each.key) in known and f"s3://{bucket}/{each.key}" not in wanted
+                if ended or (_release_of(each.key) not in known and each.modified < old):
+                    self._storage.delete(bucket, each.key)
+                    deleted += 1
+        return deleted
+
+    def _told(self, swept: Swept) -> Swept:
+        if swept.any:
+            detail = {"attempts": swept.attempts, "objects": swept.objects, "inputs": swept.inputs}
+            log.info("swept", **detail)
+            with self._sessions.begin() as session:
+                audit.append(session, AuditEvent.RECONCILER_SWEPT, actor=ACTOR, detail=detail)
+        return swept
+
+
+def _outbox_waits(session: Session) -> bool:
+    queue = QUEUE_OF[TaskName.ANONYMISE].value
+    query = select(Outbox.id).where(Outbox.queue == queue, Outbox.published_at.is_(None)).limit(1)
+    return session.scalar(query) is not None
+
+
+def _pages(objects: Any, size: int = 1000) -> Any:
+    page: list[StoredObject] = []
+    for each in objects:
+        page.append(each)
+        if len(page) == size:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _release_of(key: str) -> UUID | None:
+    try:
+        return UUID(key.split("/", 1)[0])
+    except ValueError:
+        return None

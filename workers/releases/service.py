@@ -1,0 +1,219 @@
+"""What people do with releases: submit one, list them, look at one, wait for it, read its report. No Celery in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from refacex_core.types import DonorPolicy, Profile
+from schemas.audit import AuditEvent
+from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
+from schemas.states import ItemState, ReleaseState
+from schemas.tables import Item, Outbox, Release
+from workers import audit
+from workers.errors import NothingToSubmit, OptionsInvalid, ReleaseUnknown
+from workers.releases.sources import Source
+
+FORMATS = ("png", "jpeg", "webp")
+DEFAULT_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """How a release is to be made; the defaults are the safe ones."""
+
+    profile: Profile = Profile.ROBUST
+    format: str = "png"
+    quality: int | None = None
+    donor_policy: DonorPolicy = DonorPolicy.RANDOM
+    on_no_face: str = "hold"  # or "release"
+    policy_name: str = "default"
+
+    def check(self) -> None:
+        """Raises OptionsInvalid with what to change."""
+        if self.format not in FORMATS:
+            raise OptionsInvalid(f"the format is one of {', '.join(FORMATS)}")
+        if self.profile is Profile.ARCHIVE and self.format != "png":
+            raise OptionsInvalid("the archive profile is PNG only")
+        if self.quality is not None and (self.format == "png" or not 1 <= self.quality <= 100):
+            raise OptionsInvalid("a quality of 1 to 100 goes with jpeg or webp")
+        if self.donor_policy is DonorPolicy.STABLE:
+            raise OptionsInvalid("stable donors need a pseudonym for each subject, which a release cannot carry yet")
+        if self.on_no_face not in ("hold", "release"):
+            raise OptionsInvalid("an image without a face is held or released")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a release is. `items` counts them by state."""
+
+    id: UUID
+    tenant: str
+    name: str
+    state: ReleaseState
+    profile: str
+    format: str
+    quality: int | None
+    donor_policy: str
+    submitted_by: str
+    created_at: datetime
+    finished_at: datetime | None
+    items: dict[ItemState, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.items.values())
+
+    @property
+    def ended(self) -> int:
+        """Items with nothing left to do."""
+        left = (ItemState.PENDING, ItemState.CLAIMED, ItemState.COMMITTED)
+        return sum(count for state, count in self.items.items() if state not in left)
+
+
+def submit(
+    session: Session,
+    *,
+    tenant: str,
+    actor: str,
+    name: str,
+    sources: Sequence[Source],
+    options: ReleaseOptions | None = None,
+    chunk: int = DEFAULT_CHUNK,
+    release_id: UUID | None = None,
+) -> UUID:
+    """Record a release, its items and the messages that start it, in the caller's one transaction; gives its id.
+
+    `release_id` is given by who uploaded copies under it. Raises NothingToSubmit, OptionsInvalid.
+    """
+    options = options or ReleaseOptions()
+    options.check()
+    if not sources:
+        raise NothingToSubmit
+    release_id = release_id or uuid4()
+    session.execute(
+        insert(Release).values(
+            id=release_id,
+            tenant=tenant,
+            name=name,
+            profile=options.profile.value,
+            format=options.format,
+            quality=options.quality,
+            donor_policy=options.donor_policy.value,
+            policy={"name": options.policy_name},
+            on_no_face=options.on_no_face,
+            state=ReleaseState.OPEN,
+            submitted_by=actor,
+        )
+    )
+    item_ids = [uuid4() for _ in sources]
+    session.execute(
+        insert(Item),
+        [
+            {
+                "id": item_id,
+                "release_id": release_id,
+                "position": position,
+                "source_uri": source.uri,
+                "relative_name": source.relative_name,
+            }
+            for position, (item_id, source) in enumerate(zip(item_ids, sources, strict=True))
+        ],
+    )
+    session.execute(insert(Outbox), [chunk_message(item_ids[at : at + chunk]) for at in range(0, len(item_ids), chunk)])
+    detail = {
+        "items": len(item_ids),
+        "profile": options.profile.value,
+        "format": options.format,
+        "donors": options.donor_policy.value,
+        "policy": options.policy_name,
+    }
+    audit.append(session, AuditEvent.RELEASE_SUBMITTED, actor=actor, release=release_id, detail=detail)
+    return release_id
+
+
+def chunk_message(item_ids: Sequence[UUID]) -> dict[str, Any]:
+    """The outbox row that asks for these items to be worked on."""
+    queue = QUEUE_OF[TaskName.ANONYMISE]
+    return {
+        "broker": BROKER_OF[queue].value,
+        "queue": queue.value,
+        "task": TaskName.ANONYMISE.value,
+        "args": task_args(TaskName.ANONYMISE, item_ids),
+    }
+
+
+def releases(session: Session, *, tenant: str | None = None, limit: int = 50) -> list[Progress]:
+    """The newest releases first."""
+    query = select(Release).order_by(Release.created_at.desc()).limit(limit)
+    if tenant is not None:
+        query = query.where(Release.tenant == tenant)
+    return [_progress(session, release) for release in session.execute(query).scalars()]
+
+
+def progress(session: Session, release_id: UUID) -> Progress:
+    """How far a release is. Raises ReleaseUnknown."""
+    release = session.get(Release, release_id, populate_existing=True)
+    if release is None:
+        raise ReleaseUnknown
+    return _progress(session, release)
+
+
+def wait(sessions: sessionmaker[Session], release_id: UUID, *, timeout: float, poll: float = 0.5) -> Iterator[Progress]:
+    """Progress after progress until the release is finished; stops at `timeout` seconds at the latest."""
+    deadline = time.monotonic() + timeout
+    while True:
+        with sessions() as session:
+            now = progress(session, release_id)
+        yield now
+        if now.state in (ReleaseState.FINISHED, ReleaseState.CANCELLED) or time.monotonic() > deadline:
+            return
+        time.sleep(poll)
+
+
+def report(session: Session, release_id: UUID) -> Iterator[dict[str, Any]]:
+    """One entry an item, in order, with what became of it and its faces. The name is the submitter's own."""
+    if session.get(Release, release_id) is None:
+        raise ReleaseUnknown
+    for item in session.execute(select(Item).where(Item.release_id == release_id).order_by(Item.position)).scalars():
+        yield {
+            "item": str(item.id),
+            "position": item.position,
+            "name": item.relative_name,
+            "state": item.state.value,
+            "reason": item.reason,
+            "error_code": item.error_code,
+            "attempts": item.attempts,
+            "locator": item.locator.hex() if item.locator else None,
+            "sha256": item.sha256,
+            "size_bytes": item.size_bytes,
+            "width": item.width,
+            "height": item.height,
+            "stego_psnr": item.stego_psnr,
+            **(item.report or {"faces": []}),
+        }
+
+
+def _progress(session: Session, release: Release) -> Progress:
+    query = select(Item.state, func.count()).where(Item.release_id == release.id).group_by(Item.state)
+    return Progress(
+        id=release.id,
+        tenant=release.tenant,
+        name=release.name,
+        state=release.state,
+        profile=release.profile,
+        format=release.format,
+        quality=release.quality,
+        donor_policy=release.donor_policy,
+        submitted_by=release.submitted_by,
+        created_at=release.created_at,
+        finished_at=release.finished_at,
+        items=dict(session.execute(query).all()),
+    )
