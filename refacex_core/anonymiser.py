@@ -1,0 +1,171 @@
+"""The anonymiser: a U-Net that a donor code steers through Identity Feature Fusion.
+
+The donor's appearance (texture and shape that its code decodes to) is brought into the source's pose and light; the U-Net
+sees it beside the source. In its decoder the donor code modulates the features (adaptive group normalisation), and at every
+scale a learned mask chooses between these donor features and the skip features of the source: Identity Feature Fusion. What
+comes out replaces the inside of the face oval; every pixel outside the mask stays as it was.
+
+After *ReFaceX: donor-driven reversible face anonymisation with detached recovery* (Sci. Rep. 2026). Nothing here takes a
+gradient from the recovery: `Anonymiser.forward` is called under training losses of its own, and everything after it works on
+detached images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refacex_core.donors import DonorAppearance
+from refacex_core.faces import warp
+from refacex_core.faces.landmarks import GROUPS, oval_mask
+from refacex_core.payload.network import WINDOW
+
+#: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval stays.
+SHAPE_FROM_DONOR = {
+    "lips": 0.6, "left_eye": 0.9, "right_eye": 0.9, "left_eyebrow": 1.0, "right_eyebrow": 1.0,
+    "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
+}  # fmt: skip
+LIGHT_SIGMA = 20.0  # pixels: light and skin tone coarser than this come from the source
+
+
+def target_shape(source: Tensor, donor: Tensor) -> Tensor:
+    """Where the donor's points go: pose and outline of the source, shape of the donor (each B x 162 x 2)."""
+    ones = torch.ones_like(donor[..., :1])
+    basis = torch.cat([donor, ones], 2)
+    # Regularised: an affine fit over 162 points is well determined, but a collapsed mesh must not break it.
+    gram = basis.transpose(1, 2) @ basis + 1e-3 * torch.eye(3, dtype=donor.dtype, device=donor.device)
+    posed = basis @ torch.linalg.solve(gram, basis.transpose(1, 2) @ source)
+    weight = torch.zeros(source.shape[1], 1, dtype=source.dtype, device=source.device)
+    for part, share in SHAPE_FROM_DONOR.items():
+        weight[torch.from_numpy(GROUPS[part])] = share
+    return source + weight * (posed - source)
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """A Gaussian blur of B x C x 256 x 256, done at a quarter of the size, as light is smooth."""
+    small = F.avg_pool2d(image, 4)
+    s = sigma / 4
+    radius = int(3 * s)
+    x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-(x**2) / (2 * s * s))
+    kernel = kernel / kernel.sum()
+    c = image.shape[1]
+    padded = F.pad(small, (radius, radius, radius, radius), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(c, 1, 1, -1), groups=c)
+    both = F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(c, 1, -1, 1), groups=c)
+    return F.interpolate(both, scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def relight(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """The donor's face with the source's coarse light and colour, both measured inside the mask."""
+    inside = (mask > 0.02).to(source)
+    share = blur(inside, LIGHT_SIGMA) + 1e-3
+    difference = blur((source - donor) * inside, LIGHT_SIGMA) / share
+    return donor + difference
+
+
+class _Modulated(nn.Module):
+    """Convolution whose normalised features the donor code scales and shifts."""
+
+    def __init__(self, inputs: int, outputs: int, code: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm = nn.GroupNorm(8, outputs, affine=False)
+        self.style = nn.Linear(code, 2 * outputs)
+        nn.init.zeros_(self.style.weight)
+        nn.init.zeros_(self.style.bias)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        scale, shift = self.style(code)[:, :, None, None].chunk(2, 1)
+        return F.gelu(self.norm(self.conv(x)) * (1 + scale) + shift)
+
+
+class IdentityFeatureFusion(nn.Module):
+    """A learned mask (B x 1 x h x w) chooses between donor features and the source's skip features."""
+
+    def __init__(self, width: int, code: int) -> None:
+        super().__init__()
+        self.donor = _Modulated(width, width, code)
+        self.mask = nn.Conv2d(2 * width, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor, code: Tensor) -> Tensor:
+        donor = self.donor(x, code)
+        choice = torch.sigmoid(self.mask(torch.cat([donor, skip], 1)))
+        return choice * donor + (1 - choice) * skip
+
+
+def _down(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.GELU())
+
+
+class FusionUNet(nn.Module):
+    """Source, posed donor and mask (B x 7 x 256 x 256) and code (B x 128) to a correction of the donor's face."""
+
+    def __init__(self, widths: tuple[int, int, int] = (48, 96, 128), code: int = 128) -> None:
+        super().__init__()
+        a, b, c = widths
+        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(7 * 16, a, 3, padding=1), nn.GroupNorm(8, a), nn.GELU())
+        self.down1, self.down2 = _down(a, b), _down(b, c)
+        self.middle = _Modulated(c, c, code)
+        self.fuse2 = IdentityFeatureFusion(c, code)
+        self.up1 = nn.Conv2d(c, b, 1)
+        self.fuse1 = IdentityFeatureFusion(b, code)
+        self.up0 = nn.Conv2d(b, a, 1)
+        self.fuse0 = IdentityFeatureFusion(a, code)
+        self.out = nn.Sequential(nn.Conv2d(a, 48, 3, padding=1), nn.PixelShuffle(4))
+        last = self.out[0]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        s0 = self.stem(x)
+        s1 = self.down1(s0)
+        s2 = self.down2(s1)
+        y = self.fuse2(self.middle(s2, code), s2, code)
+        y = self.fuse1(F.interpolate(self.up1(y), scale_factor=2, mode="bilinear", align_corners=False), s1, code)
+        y = self.fuse0(F.interpolate(self.up0(y), scale_factor=2, mode="bilinear", align_corners=False), s0, code)
+        correction: Tensor = self.out(y)
+        return correction
+
+
+@dataclass(frozen=True)
+class Anonymised:
+    """What the anonymiser made: the crop, the mask that it changed (B x 1), and the donor's face before correction."""
+
+    crop: Tensor
+    mask: Tensor
+    posed: Tensor
+
+
+class Anonymiser(nn.Module):
+    """Crops and donor codes to crops of somebody else."""
+
+    def __init__(self, appearance: DonorAppearance | None = None) -> None:
+        super().__init__()
+        self.appearance = appearance or DonorAppearance()
+        self.unet = FusionUNet()
+
+    def pose(self, source: Tensor, points: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The donor's face in the pose and light of the source, and the mask (no gradient runs here)."""
+        with torch.no_grad():
+            texture, shape = self.appearance(codes)
+            target = target_shape(points, shape)
+            mean = self.appearance.mean_shape[None].expand(len(points), -1, -1)
+            where = warp.field(target, mean, 0, 0, 256, 256)
+            offset = torch.tensor([WINDOW[1], WINDOW[0]], device=source.device, dtype=where.dtype)
+            posed = warp.sample(texture, where - offset)
+            masks = np.stack([oval_mask(p) for p in points.cpu().numpy()])
+            mask = torch.from_numpy(masks)[:, None].to(source)
+            return relight(posed, source, mask).clamp(-1, 1), mask
+
+    def forward(self, source: Tensor, points: Tensor, codes: Tensor) -> Anonymised:
+        """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors."""
+        posed, mask = self.pose(source, points, codes)
+        correction = self.unet(torch.cat([source, posed, mask], 1), codes)
+        face = (posed + correction).clamp(-1, 1)
+        return Anonymised(source + mask * (face - source), mask, posed)

@@ -1,0 +1,127 @@
+"""Donors: a bank of identity codes, what each code looks like, and how one is chosen for a face.
+
+A donor code is a 128-d SFace vector of unit length. The bank's codes come from CC0 portraits of people who do not exist;
+between them lie mixed codes, so the number of donors is not the number of portraits. What a code looks like is an
+appearance model in the sense of Cootes, Edwards and Taylor (*Active appearance models*, 2001): a shape (162 points) and a
+texture in the frame of the mean shape, both linear in coefficients that attention over the bank's codes gives. The
+portraits themselves are not shipped.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refacex_core.errors import ModelFileMissing
+from refacex_core.payload.network import WINDOW
+from refacex_core.types import DonorPolicy
+
+_FILE = Path(__file__).parent / "weights" / "donors.safetensors"
+_SHARPNESS = 40.0
+TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
+#: A donor this near to the source (cosine on SFace) is not used.
+TOO_NEAR = 0.25
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A chosen donor: a name for reports (bank entries joined by `+`) and its unit code (128)."""
+
+    name: str
+    code: NDArray[np.float32]
+
+
+class DonorAppearance(nn.Module):
+    """Donor codes (B x 128) to texture (B x 3 x 208 x 192 in the mean shape's frame) and shape (B x 162 x 2, pixels)."""
+
+    codes: Tensor
+    coefficients: Tensor
+    basis: Tensor
+    basis_scale: Tensor
+    mean_texture: Tensor
+    shapes: Tensor
+    mean_shape: Tensor
+    skin: Tensor
+
+    def __init__(self, path: Path = _FILE) -> None:
+        super().__init__()
+        if not path.is_file():
+            raise ModelFileMissing(path.name)
+        for name, value in load_file(path).items():
+            self.register_buffer(name, value if name == "basis" else value.float())
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        attention = torch.softmax(_SHARPNESS * F.normalize(codes, dim=1) @ self.codes.T, 1)
+        coefficients = (attention @ self.coefficients) * self.basis_scale
+        texture = self.mean_texture + (coefficients @ self.basis.float()).view(-1, 3, *TEXTURE)
+        full = F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
+        shape = torch.einsum("bk,kij->bij", attention, self.shapes)
+        return full, shape
+
+
+class DonorBank:
+    """The donors there are, and the choice among them."""
+
+    def __init__(self, appearance: DonorAppearance) -> None:
+        self.codes: NDArray[np.float32] = appearance.codes.cpu().numpy()
+        self._shapes = _normal_shape(appearance.shapes.cpu().numpy())
+        self._skin: NDArray[np.float32] = appearance.skin.cpu().numpy()
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def choose(
+        self,
+        policy: DonorPolicy,
+        source_code: NDArray[np.float32],
+        shape: NDArray[np.floating],
+        skin: NDArray[np.floating],
+        count: int,
+        seed: bytes | None = None,
+    ) -> list[Donor]:
+        """`count` different donors in the order in which they are to be tried.
+
+        `random` and `stable` draw among the half of the bank that is nearer in shape and skin colour (measured, not
+        guessed attributes) and mix two of them; `matched` takes the nearest. `stable` draws with `seed`, so a subject keeps
+        its first choice. Donors near to the source's own code (128) are left out. `shape` is 162 x 2 in crop pixels, `skin`
+        the mean colour (3) of the face, 0..1.
+        """
+        distance = self._distance(shape, skin)
+        usable = np.argsort(distance)
+        usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
+        rng = np.random.Generator(np.random.Philox(int.from_bytes(seed or secrets.token_bytes(16), "big") % 2**128))
+        if policy is DonorPolicy.MATCHED:
+            return [Donor(f"d{i}", self.codes[i]) for i in usable[:count]]
+        pool = usable[: max(len(self) // 2, 2 * count)]
+        chosen: list[Donor] = []
+        while len(chosen) < count:
+            a, b = (int(i) for i in rng.choice(pool, 2, replace=False))
+            share = float(rng.uniform(0.35, 0.65)) if rng.random() < 0.5 else 1.0
+            mixed = share * self.codes[a] + (1 - share) * self.codes[b]
+            code = (mixed / np.linalg.norm(mixed)).astype(np.float32)
+            if code @ source_code < TOO_NEAR and all(code @ c.code < 0.9 for c in chosen):
+                chosen.append(Donor(f"d{a}" if share == 1.0 else f"d{a}+d{b}", code))
+        return chosen
+
+    def _distance(self, shape: NDArray[np.floating], skin: NDArray[np.floating]) -> NDArray[np.float64]:
+        by_shape = np.linalg.norm(self._shapes - _normal_shape(np.asarray(shape)[None]), axis=(1, 2))
+        by_skin = np.linalg.norm(self._skin - skin, axis=1)
+        result: NDArray[np.float64] = by_shape / by_shape.std() + by_skin / by_skin.std()
+        return result
+
+
+def _normal_shape(shapes: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Shapes (N x 162 x 2) with place and size taken out."""
+    centred = shapes - shapes.mean(1, keepdims=True)
+    result: NDArray[np.float64] = centred / np.linalg.norm(centred, axis=(1, 2), keepdims=True)
+    return result
+
+

@@ -1,0 +1,109 @@
+"""Face recognisers behind one interface: aligned crops to unit vectors.
+
+SFace gives donor codes and gates releases; dlib judges in evaluation; any ArcFace-style ONNX file can be added.
+SFace: Zhong et al., *SFace: sigmoid-constrained hypersphere loss for robust face recognition* (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from refacex_core.errors import ModelFileMissing
+from refacex_core.faces.align import CROP_TO_ARCFACE
+from refacex_core.models import DLIB_RESNET, SFACE, locate
+
+Vectors = NDArray[np.float32]
+
+
+class Recogniser(Protocol):
+    """Crops (N x 256 x 256 x 3 uint8) to unit vectors (N x D); `threshold` is the cosine at FAR 1e-3 on LFW, if known."""
+
+    name: str
+    threshold: float | None
+
+    def __call__(self, crops: NDArray[np.uint8]) -> Vectors: ...
+
+
+REGISTRY: dict[str, Callable[[], Recogniser]] = {}
+
+
+def register(name: str) -> Callable[[Callable[[], Recogniser]], Callable[[], Recogniser]]:
+    """Make a recogniser known under `name`; one test runs over all of them."""
+
+    def add(factory: Callable[[], Recogniser]) -> Callable[[], Recogniser]:
+        REGISTRY[name] = factory
+        return factory
+
+    return add
+
+
+def arcface_view(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Crops at the ArcFace template (N x 112 x 112 x 3)."""
+    views = [cv2.warpAffine(cv2.GaussianBlur(c, (0, 0), 0.7), CROP_TO_ARCFACE, (112, 112)) for c in crops]
+    return np.stack(views).astype(np.uint8) if views else np.zeros((0, 112, 112, 3), np.uint8)
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    """Rows scaled to length one."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
+
+
+class OnnxRecogniser:
+    """An ArcFace-style ONNX file: N x 3 x 112 x 112 RGB, `(pixel - mean) / scale`, to N x D."""
+
+    def __init__(
+        self, path: Path, name: str, mean: float = 127.5, scale: float = 127.5, threshold: float | None = None
+    ) -> None:
+        if not path.is_file():
+            raise ModelFileMissing(path.name)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self._net = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._net.get_inputs()[0]
+        self._mean, self._scale = mean, scale
+        self.name, self.threshold = name, threshold
+
+    def __call__(self, crops: NDArray[np.uint8]) -> Vectors:
+        x = (arcface_view(crops).astype(np.float32).transpose(0, 3, 1, 2) - self._mean) / self._scale
+        if isinstance(self._input.shape[0], int):  # a fixed batch of one
+            rows = [self._net.run(None, {self._input.name: x[i : i + 1]})[0] for i in range(len(x))]
+            return unit(np.concatenate(rows)) if rows else np.zeros((0, 1), np.float32)
+        return unit(self._net.run(None, {self._input.name: x})[0])
+
+
+@register("sface")
+def sface() -> Recogniser:
+    """OpenCV Zoo's SFace, 128-d, Apache-2.0; LFW 99.58 %."""
+    return OnnxRecogniser(locate(SFACE), "sface", mean=0.0, scale=1.0, threshold=0.307)
+
+
+class DlibRecogniser:
+    """dlib's ResNet (CC0), for evaluation: 128-d, about a quarter of a second a face, raw cosines compressed."""
+
+    name, threshold = "dlib", None
+
+    def __init__(self) -> None:
+        import dlib  # evaluation extra
+
+        self._net = dlib.face_recognition_model_v1(str(locate(DLIB_RESNET)))
+
+    def __call__(self, crops: NDArray[np.uint8]) -> Vectors:
+        # dlib's chip is 150 x 150 with 25 % padding: the inner 200 pixels of our crop, moved up a little.
+        chips = [cv2.resize(c[28:240, 22:234], (150, 150), interpolation=cv2.INTER_AREA) for c in crops]
+        rows = [np.array(self._net.compute_face_descriptor(np.ascontiguousarray(c))) for c in chips]
+        return unit(np.stack(rows)) if rows else np.zeros((0, 128), np.float32)
+
+
+@register("dlib")
+def dlib() -> Recogniser:
+    """dlib's ResNet."""
+    return DlibRecogniser()

@@ -1,0 +1,213 @@
+"""What every stage shares: data in memory, augmentation, the clock, checkpoints, logs, sample sheets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+
+class Crops:
+    """Prepared crops of several sets, kept as uint8; batches come as -1..1 floats."""
+
+    def __init__(self, cache: Path, sets: list[str], limit: int | None = None) -> None:
+        self.images: list[NDArray[np.uint8]] = []
+        self.points: list[NDArray[np.float32]] = []
+        self.names: list[str] = []
+        for name in sets:
+            images = np.load(cache / name / "crops.npy", mmap_mode="r")[:limit]
+            self.images.append(images)
+            self.points.append(np.load(cache / name / "points.npy")[:limit])
+            self.names += [f"{name}/{n}" for n in json.loads((cache / name / "names.json").read_text())[:limit]]
+        self.offsets = np.cumsum([0] + [len(i) for i in self.images])
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Crop `index` (256 x 256 x 3 uint8)."""
+        part = int(np.searchsorted(self.offsets, index, "right")) - 1
+        return np.asarray(self.images[part][index - self.offsets[part]])
+
+    def mesh(self, index: int) -> NDArray[np.float32]:
+        """The 162 points of crop `index`, NaN where none are known."""
+        part = int(np.searchsorted(self.offsets, index, "right")) - 1
+        return self.points[part][index - self.offsets[part]]
+
+    def batch(self, indices: NDArray[np.int64] | list[int]) -> Tensor:
+        """B x 3 x 256 x 256 in -1..1."""
+        stacked = np.stack([self.image(int(i)) for i in indices])
+        return to_tensor(stacked)
+
+
+def to_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """B x H x W x 3 uint8 to B x 3 x H x W in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_images(tensor: Tensor) -> NDArray[np.uint8]:
+    """B x 3 x H x W in -1..1 to B x H x W x 3 uint8."""
+    values = tensor.detach().clamp(-1, 1).add(1).mul(127.5).round()
+    return values.permute(0, 2, 3, 1).byte().cpu().numpy()
+
+
+def sheet(rows: list[list[NDArray[np.uint8]]], path: Path) -> None:
+    """A contact sheet: a list of rows of equally large RGB images."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([np.concatenate(r, 1) for r in rows], 0)).save(path)
+
+
+def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentParser:
+    """The options that every stage has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="what training.prepare wrote")
+    parser.add_argument("--loss-networks", type=Path, help="folder of the frozen loss networks")
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints, log and samples")
+    parser.add_argument("--minutes", type=float, default=minutes, help="stop by the clock after so long in this call")
+    parser.add_argument("--total-steps", type=int, default=0, help="length of the learning-rate schedule (0: by the clock)")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--limit", type=int, help="use only so many images a set (smoke runs)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--export", help="write the averaged weights under this name into refacex_core/weights")
+    return parser
+
+
+class Run:
+    """A training run that can stop at any time: checkpoint, averaged weights, log."""
+
+    def __init__(self, args: argparse.Namespace, networks: dict[str, nn.Module], optimisers: list[torch.optim.Optimizer]) -> None:
+        self.args, self.networks, self.optimisers = args, networks, optimisers
+        self.step, self.seen, self.seconds = 0, 0, 0.0
+        self.averages = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in networks.items()}
+        args.run.mkdir(parents=True, exist_ok=True)
+        self.path = args.run / "checkpoint.pt"
+        if self.path.exists():
+            self._resume()
+        self.started = self.last = time.monotonic()
+        self.before = self.seconds
+        (args.run / "command.json").write_text(json.dumps(about_run(), indent=2))
+
+    def _resume(self) -> None:
+        state = torch.load(self.path, map_location=self.args.device, weights_only=True)
+        for key, module in self.networks.items():
+            module.load_state_dict(state["networks"][key])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.averages = state["averages"]
+        self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
+
+    def progress(self) -> float:
+        """0..1 of this call's minutes, or of `--total-steps`."""
+        if self.args.total_steps:
+            return min(self.step / self.args.total_steps, 1.0)
+        return min((time.monotonic() - self.started) / (60 * self.args.minutes), 1.0)
+
+    def running(self) -> bool:
+        """False when the clock has run out."""
+        in_time = time.monotonic() - self.started < 60 * self.args.minutes
+        return in_time and not (self.args.total_steps and self.step >= self.args.total_steps)
+
+    def learning_rate(self, base: float, warm_up: int = 50) -> None:
+        """Linear warm-up, then cosine to 2 % of `base`."""
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
+        rate = base * min(1.0, (self.step + 1) / warm_up) * (0.02 + 0.98 * cosine)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group.get("scale", 1.0)
+
+    def tick(self, images: int, losses: dict[str, float], every: int = 50, decay: float = 0.998) -> None:
+        """After each step: average the weights, and now and then log and save."""
+        self.step += 1
+        self.seen += images
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, module in self.networks.items():
+                for name, value in module.state_dict().items():
+                    average = self.averages[key][name]
+                    if value.is_floating_point():
+                        average.lerp_(value.to(average), 1 - decay)
+                    else:
+                        average.copy_(value)
+        if self.step % every == 0:
+            now = time.monotonic()
+            line = {"step": self.step, "images": self.seen, "images_per_s": round(images * every / (now - self.last), 2)}
+            line |= {k: round(float(v), 5) for k, v in losses.items()}
+            self.last = now
+            with (self.args.run / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+        if self.step % (every * 10) == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint; an old one is replaced only by a whole new one."""
+        self.seconds = self.before + time.monotonic() - self.started
+        state: dict[str, Any] = {
+            "networks": {k: m.state_dict() for k, m in self.networks.items()},
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "averages": self.averages,
+            "step": self.step,
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "about": about_run(),
+        }
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.path)
+
+    def use_averages(self) -> None:
+        """Load the averaged weights into the networks."""
+        for key, module in self.networks.items():
+            module.load_state_dict(self.averages[key])
+
+    def card(self, data: list[str], figures: dict[str, Any], rights: str) -> dict[str, Any]:
+        """The card of the weights that this run made."""
+        self.seconds = self.before + time.monotonic() - self.started
+        return {
+            "trained": {"steps": self.step, "images": self.seen, "minutes": round(self.seconds / 60, 1)},
+            "device": f"{self.args.device}, {torch.get_num_threads()} threads",
+            "data": data,
+            "rights": rights,
+            "figures": figures,
+            **about_run(),
+        }
+
+
+RIGHTS = (
+    "Trained on CelebA-HQ and LFW, which are for research use; train on your own data for commercial use. "
+    "The weights hold no image of either set."
+)
+
+
+def about_run() -> dict[str, Any]:
+    """Command line, git commit, torch version."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    words = [a for a in sys.argv[1:]]
+    module = Path(sys.argv[0]).stem
+    return {"command": f"python -m training.stages.{module} " + " ".join(words), "commit": commit, "torch": str(torch.__version__)}
+
+
+def set_up(args: argparse.Namespace) -> np.random.Generator:
+    """Seeds and threads."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    return np.random.default_rng(args.seed)

@@ -1,0 +1,92 @@
+"""Stage `donors`: the donor bank and its appearance model, from the CC0 portraits. Closed form, half a minute.
+
+    python -m training.stages.donors
+
+Portraits that face the camera are taken, without the ones whose face is partly covered (`COVERED`, found by eye).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from refacex_core import recognisers
+from refacex_core.donors import TEXTURE
+from refacex_core.faces import warp
+from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
+from refacex_core.payload.network import WINDOW
+from training.common import Crops, about_run
+
+#: Headscarf, cap, glasses or hair over the face: places in the list of frontal portraits.
+COVERED = (18, 22, 23, 40, 44, 50, 58, 68, 72, 90, 101, 107, 130)
+
+
+def frontal(points: torch.Tensor) -> torch.Tensor:
+    """Which faces (N x 162 x 2) have their nose in the middle."""
+    oval = points[:, OVAL, 0]
+    middle, width = (oval.amax(1) + oval.amin(1)) / 2, oval.amax(1) - oval.amin(1)
+    nose = points[:, torch.from_numpy(GROUPS["nose"]), 0].mean(1)
+    return ((nose - middle) / width).abs() < 0.06
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
+    parser.add_argument("--out", type=Path, default=Path("refacex_core/weights"))
+    args = parser.parse_args()
+    data = Crops(args.cache, ["portraits-cc0"])
+    points = torch.stack([torch.from_numpy(data.mesh(i).copy()) for i in range(len(data))])
+    chosen = [int(i) for i in frontal(points).nonzero()[:, 0]]
+    chosen = [i for k, i in enumerate(chosen) if k not in COVERED]
+    shapes, mean_shape = points[chosen], points.mean(0)
+    crops = np.stack([data.image(i) for i in chosen])
+    textures = torch.cat([texture(data.batch([i]), points[i : i + 1], mean_shape) for i in chosen])
+    mask = torch.from_numpy(oval_mask(mean_shape.numpy()))[None, None]
+    top, left, height, width = WINDOW
+    mask = F.interpolate(mask[:, :, top : top + height, left : left + width], size=TEXTURE, mode="area")
+    skin = ((textures + 1) / 2 * mask).sum((2, 3)) / mask.sum()
+    textures = textures * (mask > 0) + textures.mean(0) * (mask == 0)  # outside the face, every texture is the mean
+    mean = textures.mean(0)
+    flat = (textures - mean).flatten(1)
+    u, s, v = torch.linalg.svd(flat, full_matrices=False)
+    rank = len(chosen) - 1
+    scale = v[:rank].abs().amax(1) / 127
+    state = {
+        "codes": torch.from_numpy(recognisers.sface()(crops)),
+        "coefficients": (u * s)[:, :rank].contiguous(),
+        "basis": (v[:rank] / scale[:, None]).round().to(torch.int8).contiguous(),
+        "basis_scale": scale,
+        "mean_texture": mean,
+        "shapes": shapes,
+        "mean_shape": mean_shape,
+        "skin": skin,
+    }
+    save_file({k: t.contiguous() for k, t in state.items()}, args.out / "donors.safetensors")
+    codes = state["codes"]
+    about = {
+        "what": "donor bank: SFace codes and appearance model",
+        "donors": len(chosen),
+        "highest_cosine_between_two": round(float((codes @ codes.T - 2 * torch.eye(len(codes))).max()), 3),
+        "data": ["portraits-cc0"],
+        "rights": "Made from CC0 portraits of people who do not exist; no portrait is contained.",
+        **about_run(),
+    }
+    (args.out / "donors.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    print(about)
+
+
+def texture(crop: torch.Tensor, points: torch.Tensor, mean_shape: torch.Tensor) -> torch.Tensor:
+    """A crop (1 x 3 x 256 x 256) in the frame of the mean shape, at the texture's size."""
+    where = warp.field(mean_shape[None], points, *WINDOW)
+    full = warp.sample(crop, where)
+    return F.interpolate(full, size=TEXTURE, mode="area")
+
+
+if __name__ == "__main__":
+    main()
