@@ -74,7 +74,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> SourceImage:
         raise BadImage from None
 
 
-def encode(rgb: RGB, format: str, quality: int | None = None) -> bytes:  # noqa: A002 - the word of the file's owner
+def encode(rgb: RGB, format: str, quality: int | None = None) -> bytes:  # noqa: A002 - as in ItemOptions
     """`rgb` (H x W x 3, uint8) as a PNG, JPEG (4:2:0, quality 95) or WebP (lossy, quality 90) without any metadata.
 
     ValueError for another format, shape or quality; ImageTooLarge when the format cannot hold so long a side.
