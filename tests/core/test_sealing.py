@@ -159,7 +159,7 @@ def test_no_bit_can_be_changed(data: st.DataObject) -> None:
     bit = data.draw(st.integers(0, len(good) * 8 - 1))
     forged = bytearray(good)
     forged[bit // 8] ^= 1 << bit % 8
-    opened = []
+    opened: list[object] = []
     for attempt in (
         lambda: open_layout(header, bytes(forged), LAYOUT_KEY, CONTEXT),
         lambda: open_face(header, bytes(forged), layout, 0, FACE_KEYS[0], CONTEXT),
