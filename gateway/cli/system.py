@@ -28,6 +28,8 @@ def register(app: typer.Typer) -> None:
     app.command()(setup)
     app.command()(up)
     app.command()(status)
+    app.command()(run)
+    app.command("s3-identities")(s3_identities)
     app.command()(demo)
 
 
@@ -37,8 +39,19 @@ def fail(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
-def setup(home: HomeOption = None, source: SourceOption = None) -> None:
+def setup(
+    home: HomeOption = None,
+    source: SourceOption = None,
+    deal: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write DIR/PROCESS/{env,keys} for processes that run apart, each with its own keys only."
+        ),
+    ] = None,
+    deal_as: Annotated[Path, typer.Option(help="Where such a process will see its folder.")] = Path("/refacex"),
+) -> None:
     """Make the home folder ready: roles, migrations, buckets, keys, env files. Safe to repeat."""
+    from gateway.deal import deal as deal_out
     from gateway.engines import Engines
     from gateway.problems import PROBLEMS
     from gateway.provision import provision
@@ -46,11 +59,41 @@ def setup(home: HomeOption = None, source: SourceOption = None) -> None:
     folder = home_folder(home)
     try:
         with Engines(folder) as engines:
-            provision(folder, engines, source_roots=source or [])
+            place = provision(folder, engines, source_roots=source or [])
+        if deal is not None:
+            deal_out(place, deal.absolute(), seen_as=deal_as)
     except PROBLEMS as error:
         raise fail(error) from None
     typer.echo(f"ready: {folder}")
     typer.echo("Next: `refacex up`. Keep a copy of the folder's keys/ where only you can read it.")
+
+
+def run(
+    process: Annotated[str, typer.Argument(help="release, custodian, recovery, relay, notary or beat")],
+    home: HomeOption = None,
+) -> None:
+    """Run one process with its env file of the home folder, in place of this command: for containers and service managers."""
+    from gateway.deal import become
+    from gateway.problems import PROBLEMS
+    from gateway.provision import Home
+
+    try:
+        become(process, Home(home_folder(home)))
+    except PROBLEMS as error:
+        raise fail(error) from None
+
+
+def s3_identities(file: Annotated[Path, typer.Argument(help="SeaweedFS's s3.json; kept if it is there.")]) -> None:
+    """Write a SeaweedFS identity file with fresh credentials, one key pair a process with its own rights."""
+    from gateway.engines.seaweed import identities_json, new_identities
+
+    if file.exists():
+        typer.echo(f"kept: {file}")
+        return
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(identities_json(new_identities()))
+    temporary.replace(file)
+    typer.echo(f"written: {file}")
 
 
 def up(
@@ -102,7 +145,6 @@ def demo(
 ) -> None:
     """The main job end to end on real photographs: release, publish, approve twice, recover, export, verify."""
     from gateway.demo import run_demo
-
     from gateway.problems import PROBLEMS
 
     folder = home.absolute() if home else (out / "home").absolute()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 import uuid
@@ -47,6 +48,28 @@ class S3Identity:
 
     access: str
     secret: str = field(repr=False)
+
+
+def s3_client(endpoint: str, identity: S3Identity) -> Any:
+    """A boto3 client with short time limits and no retries."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=identity.access,
+        aws_secret_access_key=identity.secret,
+        config=Config(
+            connect_timeout=2,
+            read_timeout=10,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
+def new_identities() -> dict[str, S3Identity]:
+    """Fresh credentials for every process."""
+    return {name: S3Identity(f"refacex-{name}", secrets.token_hex(20)) for name in (ADMIN, *RIGHTS)}
 
 
 def identities_json(identities: Mapping[str, S3Identity], *, family: bool = False) -> str:
@@ -116,26 +139,9 @@ class Seaweed(Engine):
         # Without a key-encryption key SeaweedFS answers SSE-S3 requests with 500
         return {**os.environ, "WEED_S3_SSE_KEK": self.state.secret(f"{self.name}.kek", 64), "HOME": str(self.folder)}
 
-    def client(self, identity: str = ADMIN) -> Any:
-        """A boto3 S3 client with that identity's rights and short time limits."""
-        keys = self.identities()[identity]
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id=keys.access,
-            aws_secret_access_key=keys.secret,
-            config=Config(
-                connect_timeout=2,
-                read_timeout=10,
-                retries={"total_max_attempts": 1},
-                s3={"addressing_style": "path"},
-            ),
-        )
-
     def check(self) -> None:
         """Write, read and delete an object: the port opens seconds before the first PUT can succeed."""
-        client = self.client()
+        client = s3_client(self.endpoint, self.identities()[ADMIN])
         key, body = uuid.uuid4().hex, os.urandom(16)
         try:
             client.head_bucket(Bucket=_READY_BUCKET)

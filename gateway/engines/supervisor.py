@@ -23,7 +23,7 @@ from gateway.engines.errors import (
 from gateway.engines.external import External
 from gateway.engines.postgres import Postgres
 from gateway.engines.process import Child
-from gateway.engines.seaweed import ADMIN, RIGHTS, S3Identity, Seaweed
+from gateway.engines.seaweed import ADMIN, S3Identity, Seaweed
 from gateway.engines.state import HomeLock, Recorded, State
 from gateway.engines.valkey import Valkey
 
@@ -94,6 +94,7 @@ class Engines:
             self._state = State.load(self._state.path)
             self._engines = self._make()
             self._bring_up()
+            self.external.await_ready(self._only)
         except BaseException:
             self.stop()
             raise
@@ -129,14 +130,13 @@ class Engines:
 
     @property
     def s3_identities(self) -> dict[str, S3Identity]:
-        """Credentials by process name (see `seaweed.RIGHTS`). With a store of your own, all are the one in its URL."""
+        """Credentials by process name (see `seaweed.RIGHTS`). With a store of your own: see `external`."""
         engine = self._engines.get("s3")
         if isinstance(engine, Seaweed):
             return engine.identities()
-        own = self.external.s3_identity
-        if own is None:
+        if not self.external.s3_identities:
             raise EngineFailed("storage was not started")
-        return dict.fromkeys((ADMIN, *RIGHTS), own)
+        return dict(self.external.s3_identities)
 
     # --- one engine
 
@@ -229,7 +229,8 @@ class Engines:
     def _collect_urls(self) -> EngineUrls:
         own = dict(self.external.urls)
         s3 = self._engines.get("s3")
-        admin = s3.identities()[ADMIN] if isinstance(s3, Seaweed) else self.external.s3_identity or S3Identity("", "")
+        nobody = S3Identity("", "")
+        admin = s3.identities()[ADMIN] if isinstance(s3, Seaweed) else self.external.s3_identities.get(ADMIN, nobody)
         for name, engine in self._engines.items():
             if isinstance(engine, Valkey | Postgres):
                 own[name] = engine.url

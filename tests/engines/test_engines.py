@@ -24,6 +24,7 @@ from gateway.engines.errors import (
     HomeUnusable,
 )
 from gateway.engines.process import ProcessId
+from gateway.engines.seaweed import identities_json, new_identities
 from gateway.engines.state import State, port_is_free
 
 LIGHT = ("release_broker", "postgres")  # what starts in a second; the storage takes five
@@ -224,14 +225,35 @@ def test_a_bad_external_url_is_refused_without_repeating_it(variable: str, value
     assert "hunter2" not in str(caught.value)
 
 
-def test_external_storage_gives_its_credentials_to_every_process(tmp_path: Path) -> None:
+def test_external_storage_gives_its_credentials_to_every_process() -> None:
     external = External.from_environment(
         {"REFACEX_EXTERNAL_S3_URL": "https://ac%2Fcess:se%40cret@storage.example:9000"}
     )
-    with Engines(tmp_path, only=["s3"], external=external) as engines:
-        assert engines.urls.s3_endpoint == "https://storage.example:9000"
-        assert engines.s3_identities["release"].access == "ac/cess"
-        assert engines.urls.s3_admin_secret == "se@cret"
+    assert external.urls == {"s3": "https://storage.example:9000"}
+    assert external.s3_identities["release"].access == "ac/cess"
+    assert external.s3_identities["admin"].secret == "se@cret"
+
+
+def test_external_storage_takes_an_identity_a_process_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "s3.json"
+    identities = new_identities()
+    file.write_text(identities_json(identities))
+    variables = {"REFACEX_EXTERNAL_S3_URL": "http://s3:8333", "REFACEX_EXTERNAL_S3_IDENTITIES": str(file)}
+    assert External.from_environment(variables).s3_identities == identities
+    identities.pop("notary")
+    file.write_text(identities_json(identities))
+    with pytest.raises(EngineUrlInvalid, match="notary"):
+        External.from_environment(variables)
+    file.write_text("{}")
+    with pytest.raises(EngineUrlInvalid, match="KeyError"):
+        External.from_environment(variables)
+
+
+def test_a_server_that_is_away_is_named_without_its_password() -> None:
+    external = External.from_environment({"REFACEX_EXTERNAL_POSTGRES_URL": "postgresql://u:hunter2@127.0.0.1:1/x"})
+    with pytest.raises(EngineFailed, match="REFACEX_EXTERNAL_POSTGRES_URL") as caught:
+        external.await_ready(("postgres",), seconds=0.6)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_broken_configuration_is_told_with_the_log(tmp_path: Path) -> None:

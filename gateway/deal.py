@@ -1,0 +1,71 @@
+"""Deals a home folder out to separate machines or containers: to each process its env file, its keys, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.engines.errors import EngineUnknown, HomeUnusable
+from gateway.processes import PROCESSES
+from gateway.provision import Home, read_env, write_env
+
+DEALT = (*PROCESSES, "gateway")
+# Grows in the custodian's hands and is never taken back: what was shredded stays shredded.
+_KEPT = {"tombstones.json", "roster.json"}
+_PUBLIC = {"gateway": ("audit.public.json", "export.public.json")}
+
+
+def deal(home: Home, target: Path, *, seen_as: Path, processes: Sequence[str] = DEALT) -> None:
+    """Write `target`/PROCESS/{env,keys} for each process; paths in the env files are as below `seen_as`, where it will run.
+
+    Safe to repeat; the custodian's roster and tombstones are never overwritten. Raises HomeUnusable.
+    """
+    try:
+        for process in processes:
+            _deal_one(home, target / process, process, seen_as)
+    except OSError as error:
+        raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
+
+
+def _deal_one(home: Home, target: Path, process: str, seen_as: Path) -> None:
+    own = Home(target)
+    for folder in ("env", "keys", "logs", "run"):
+        (target / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    variables = read_env(home.env(process))
+    for name, value in variables.items():
+        path = Path(value)
+        if path.is_absolute() and path.parent == home.key("x").parent:
+            _copy(path, own.key(path.name))
+            variables[name] = str(seen_as / "keys" / path.name)
+    for public in _PUBLIC.get(process, ()):
+        _copy(home.key(public), own.key(public))
+    write_env(own.env(process), variables)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.exists() or (target.name in _KEPT and target.exists()):
+        return
+    temporary = target.with_name(f".{target.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, source.stat().st_mode & 0o777)
+    with os.fdopen(descriptor, "wb") as file, source.open("rb") as original:
+        shutil.copyfileobj(original, file)
+    temporary.replace(target)
+
+
+def become(process: str, home: Home) -> None:
+    """Turn this process into one of the system's: its env file over our environment, its command in our place.
+
+    Raises EngineUnknown for a name that is none of them and HomeUnusable without its env file; does not return otherwise.
+    """
+    if process not in PROCESSES:
+        raise EngineUnknown(f"{process}: one of {', '.join(PROCESSES)}")
+    if not home.env(process).exists():
+        raise HomeUnusable(f"no env/{process}.env there: `refacex setup` first")
+    environment = {**os.environ, **read_env(home.env(process))}
+    command = PROCESSES[process].command(home)
+    home.run.mkdir(parents=True, exist_ok=True)
+    os.chdir(home.run)
+    os.execve(command[0], command, environment)  # noqa: S606  (no shell: that is the point)

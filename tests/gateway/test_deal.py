@@ -1,0 +1,75 @@
+"""What each process gets when the home folder is dealt out."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.deal import DEALT, become, deal
+from gateway.engines import EngineUrls
+from gateway.engines.errors import EngineUnknown, HomeUnusable
+from gateway.engines.seaweed import new_identities
+from gateway.provision import OWNER, ROLES, Home, create_keys, environments, read_env, write_env
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home as provisioning leaves it, without engines."""
+    home = Home(tmp_path / "home")
+    for folder in ("env", "keys", "logs", "run"):
+        (home.path / folder).mkdir(parents=True)
+    create_keys(home)
+    urls = EngineUrls("redis://r", "redis://p", "postgresql://admin:x@db:5432/postgres", "http://s3", "admin", "secret")
+    for process, variables in environments(
+        home, urls, new_identities(), dict.fromkeys((OWNER, *ROLES), "pw"), []
+    ).items():
+        write_env(home.env(process), variables)
+    return home
+
+
+def test_each_process_gets_its_own_keys_only(home: Home, tmp_path: Path) -> None:
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    keys = {process: {path.name for path in (tmp_path / "deal" / process / "keys").iterdir()} for process in DEALT}
+    assert keys == {
+        "release": {"custody.public.json", "export.signing.json"},
+        "custodian": {"custody.keyring.json", "recovery.public.json", "roster.json"},
+        "recovery": {"recovery.private.json"},
+        "notary": {"audit.signing.json"},
+        "gateway": {"audit.public.json", "export.public.json"},
+        "relay": set(),
+        "beat": set(),
+    }
+    variables = read_env(tmp_path / "deal/custodian/env/custodian.env")
+    assert variables["REFACEX_CUSTODY_KEYRING"] == "/refacex/keys/custody.keyring.json"
+    assert variables["REFACEX_TOMBSTONES"] == "/refacex/keys/tombstones.json"
+    assert not (tmp_path / "deal/custodian/env/release.env").exists()
+    secret = tmp_path / "deal/custodian/keys/custody.keyring.json"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_dealing_again_never_takes_back_roster_and_tombstones(home: Home, tmp_path: Path) -> None:
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    own = tmp_path / "deal/custodian/keys"
+    (own / "roster.json").write_text("changed by the custodian's people")
+    (own / "tombstones.json").write_text("one key shredded")
+    home.key("tombstones.json").write_text("none")
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    assert (own / "roster.json").read_text() == "changed by the custodian's people"
+    assert (own / "tombstones.json").read_text() == "one key shredded"
+
+
+def test_a_process_is_started_in_our_place_with_its_env_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execve", lambda *arguments: seen.append(arguments))
+    monkeypatch.chdir(home.path)
+    become("relay", home)
+    program, command, environment = seen[0]
+    assert program == sys.executable and command[1:] == ["-m", "workers.outbox"]
+    assert environment["REFACEX_PRIVILEGED_BROKER_URL"] == "redis://p"
+    with pytest.raises(EngineUnknown):
+        become("owner", home)
+    with pytest.raises(HomeUnusable):
+        become("relay", Home(home.path / "elsewhere"))
