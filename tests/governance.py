@@ -1,13 +1,237 @@
-"""What the tests of governance share."""
+"""What the tests of governance share: a release with sealed keys, people with keys, a custodian, and their decisions."""
 
 from __future__ import annotations
 
-from sqlalchemy import NullPool, create_engine
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from sqlalchemy import NullPool, create_engine, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from gateway import provision
+from schemas.audit_tables import Event
+from schemas.contexts import LAYOUT_FACE, KeyContext
+from schemas.requests import FaceRef, RequestTerms, decision_message
+from schemas.states import AttemptState, Decision, ItemState, RequestState
+from schemas.tables import Attempt, Item, Person, Release, SealedKey
+from tests.conftest import Database
+from workers.custody import keys
+from workers.custody.ledger import Ledger
+from workers.custody.roster import RosterPerson, write_roster
+from workers.custody.sealing import DEFAULT_SUITE, seal_key
+from workers.custody.service import Custodian
+from workers.recoveries import service
+
 Sessions = sessionmaker[Session]
+GROUNDS = service.Grounds("a court asked for it", "GDPR Art. 6(1)(c)", "CASE-17", "identification of a witness")
+MODEL = "test-model-1"
+POLICY = "strict"
 
 
 def sessions(url: str) -> Sessions:
     """Sessions whose connections end with them, so that a test leaves none behind."""
     return sessionmaker(create_engine(url, poolclass=NullPool), expire_on_commit=False)
+
+
+@contextmanager
+def copied(database: Database) -> Iterator[Database]:
+    """A copy of a module's database for one test alone: some tests leave theirs broken."""
+    name = f"{database.name}_{uuid4().hex[:6]}"
+    with psycopg.connect(database.admin_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{database.name}" OWNER {provision.OWNER}')
+        provision.restrict_database(connection, name)
+    yield Database(name, database.admin_url, database.passwords)
+    with psycopg.connect(database.admin_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@dataclass
+class Member:
+    """A person of a test, with their secret keys."""
+
+    id: str
+    roles: tuple[str, ...]
+    signing: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    receiving: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+
+    def on_roster(self, tenant: str = "acme") -> RosterPerson:
+        ed25519, x25519 = self.signing.public_key(), self.receiving.public_key()
+        return RosterPerson(self.id, tenant, self.roles, ed25519.public_bytes_raw(), x25519.public_bytes_raw())
+
+    def sign(self, canonical: bytes, decision: Decision = Decision.APPROVE) -> bytes:
+        return self.signing.sign(decision_message(decision, canonical))
+
+
+@dataclass
+class World:
+    """One database, one custodian, five people, and a release of two images with two faces each."""
+
+    database: Database
+    folder: Path
+    people: dict[str, Member] = field(default_factory=dict)
+    release: UUID = field(default_factory=uuid4)
+    items: list[UUID] = field(default_factory=list)
+    attempts: dict[UUID, UUID] = field(default_factory=dict)
+    secrets: dict[tuple[UUID, int], bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def moved(self, database: Database, folder: Path) -> World:
+        """The same world on a copy of its database and its files."""
+        shutil.copytree(self.folder, folder)
+        return replace(self, database=database, folder=folder)
+
+    def as_(self, role: str) -> Sessions:
+        return sessions(self.database.url_for(role))
+
+    def owner(self, *statements: str) -> None:
+        """What the database owner can do: anything, the guards switched off."""
+        with psycopg.connect(self.database.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    @property
+    def roster(self) -> Path:
+        return self.folder / "roster.json"
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "tombstones.json")
+
+    def custodian(self) -> Custodian:
+        ring = keys.load(self.folder / "custody.json", keys.FileKind.CUSTODY)
+        public = keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
+        return Custodian(
+            sessions=self.as_("custodian"),
+            keys={key.id: key.secret() for key in ring.keys},
+            roster=self.roster,
+            ledger=self.ledger,
+            recovery_public=keys.PublicKey(public.id, public.public),
+        )
+
+    def recovery_secret(self) -> bytes:
+        return keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519).secret()
+
+    def request(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:
+        """Opens a request by alice for these (item number, face) pairs; the first item's face 0 where none is given."""
+        wanted = [FaceRef(self.items[item], face) for item, face in faces or [(0, 0)]]
+        with self.as_("gateway").begin() as session:
+            return service.open_request(
+                session, release_id=self.release, requester="alice", grounds=GROUNDS, faces=wanted, **options
+            )
+
+    def approve(self, terms: RequestTerms, *approvers: str) -> RequestState:
+        state = RequestState.OPEN
+        for approver in approvers:
+            signature = self.people[approver].sign(terms.canonical())
+            with self.as_("gateway").begin() as session:
+                state = service.approve(session, terms.id, approver, signature)
+        return state
+
+    def approved(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:
+        terms = self.request(*faces, **options)
+        assert self.approve(terms, "bob", "carol") is RequestState.APPROVED
+        return terms
+
+    def events(self) -> list[dict[str, Any]]:
+        with self.as_("gateway")() as session:
+            return [json.loads(row) for row in session.execute(select(Event.canonical).order_by(Event.seq)).scalars()]
+
+    def one(self, query: Any, role: str = "gateway") -> Any:
+        with self.as_(role)() as session:
+            return session.execute(query).scalar_one()
+
+
+def build(database: Database, folder: Path) -> World:
+    """A world whose rows were written with the roles that write them in life."""
+    world = World(database, folder)
+    keys.create_custody_keyring(folder / "custody.json")
+    keys.create_keypair(folder / "recovery.json")
+    roles = {"alice": ("requester", "approver"), "bob": ("approver",), "carol": ("approver",), "dave": ("approver",)}
+    world.people = {name: Member(name, held) for name, held in (roles | {"eve": ("requester",)}).items()}
+    write_roster(world.roster, [member.on_roster() for member in world.people.values()])
+    with world.as_("gateway").begin() as session:
+        for member in world.people.values():
+            person = member.on_roster()
+            values = {"ed25519_public": person.ed25519_public, "x25519_public": person.x25519_public}
+            session.add(Person(id=person.id, tenant="acme", roles=list(person.roles), **values))
+        session.add(
+            Release(
+                id=world.release,
+                tenant="acme",
+                name="r",
+                profile="robust",
+                format="png",
+                donor_policy="random",
+                policy={"name": POLICY, "quorum": 2},
+                submitted_by="sam",
+            )
+        )
+        session.flush()
+        for position in range(2):
+            world.items.append(uuid4())
+            name = f"{position}.png"
+            session.add(
+                Item(
+                    id=world.items[-1], release_id=world.release, position=position, source_uri=name, relative_name=name
+                )
+            )
+    for item in world.items:
+        _release_item(world, item)
+    return world
+
+
+def _release_item(world: World, item: UUID) -> None:
+    """What a release worker does at the end: the attempt with its sealed keys, then the item."""
+    attempt, data, locator = uuid4(), b"released file of " + item.bytes, secrets.token_bytes(8)
+    object_key = f"{item}/{attempt}.png"
+    world.files[object_key] = data
+    world.attempts[item] = attempt
+    done = {"object_key": object_key, "sha256": hashlib.sha256(data).hexdigest(), "locator": locator}
+    public = keys.load(world.folder / "custody.json", keys.FileKind.CUSTODY).of(keys.KeyType.X25519)
+    with world.as_("release").begin() as session:
+        session.execute(
+            insert(Attempt).values(
+                id=attempt, item_id=item, fence=1, size_bytes=len(data), model_version=MODEL, state="committed", **done
+            )
+        )
+        for face in (LAYOUT_FACE, 0, 1):
+            key = world.secrets[item, face] = secrets.token_bytes(32)
+            context = KeyContext.of(
+                tenant="acme",
+                release=world.release,
+                item=item,
+                attempt=attempt,
+                model_version=MODEL,
+                policy=POLICY,
+                face=None if face == LAYOUT_FACE else face,
+            )
+            session.execute(
+                insert(SealedKey).values(
+                    attempt_id=attempt,
+                    item_id=item,
+                    kind=context.kind,
+                    face=face,
+                    suite=DEFAULT_SUITE.value,
+                    custody_key_id=public.id,
+                    wrapped=seal_key(keys.PublicKey(public.id, public.public), key, context),
+                )
+            )
+        session.get_one(Attempt, attempt).state = AttemptState.PUBLISHED
+        row = session.get_one(Item, item)
+        row.state, row.faces = ItemState.DONE, 2
+        row.object_key, row.sha256, row.locator = object_key, done["sha256"], locator  # type: ignore[assignment]
+
+
+SHORT = timedelta(milliseconds=150)

@@ -14,11 +14,10 @@ import rfc8785
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway import provision
 from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.audit_tables import Event, Node, TreeHead
 from tests.conftest import Buckets, Database
-from tests.governance import sessions
+from tests.governance import copied, sessions
 from workers.audit import append, merkle
 from workers.audit.errors import AuditFieldError, AuditFork
 from workers.audit.heads import Anchors, HeadSigner
@@ -32,14 +31,8 @@ from workers.storage import Storage
 
 @pytest.fixture
 def fresh(database: Database) -> Iterator[Database]:
-    """A database for one test alone: attacks leave it broken."""
-    name = f"{database.name}_t"
-    with psycopg.connect(database.admin_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{database.name}" OWNER {provision.OWNER}')
-        provision.restrict_database(connection, name)
-    yield Database(name, database.admin_url, database.passwords)
-    with psycopg.connect(database.admin_url, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with copied(database) as fresh:
+        yield fresh
 
 
 @pytest.fixture

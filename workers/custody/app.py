@@ -1,0 +1,46 @@
+"""The custodian: `celery -A workers.custody.app:app worker -c 1 -Q custody`, on the privileged broker. No torch, no
+images.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from uuid import UUID
+
+from schemas.messages import Queue, TaskName
+from workers.app import log_as, make_app
+from workers.custody import keys
+from workers.custody.ledger import Ledger
+from workers.custody.service import Custodian
+from workers.logs import get_logger
+from workers.settings import CustodianSettings
+
+log = get_logger(__name__)
+
+settings = CustodianSettings.load()
+log_as("custodian", settings.log_format, settings.log_level)
+app = make_app("custody", settings.broker_url, [Queue.CUSTODY.value], privileged=True)
+app.database_url = settings.database_url
+
+
+@cache
+def custodian() -> Custodian:
+    """This process's custodian; its key ring is read once, after the fork."""
+    ring = keys.load(settings.custody_keyring, keys.FileKind.CUSTODY)
+    return Custodian(
+        sessions=app.sessions,
+        keys={key.id: key.secret() for key in ring.keys},
+        roster=settings.roster,
+        ledger=Ledger(settings.tombstones),
+        recovery_public=keys.load_public(settings.recovery_public_key),
+    )
+
+
+@app.task(name=TaskName.OPEN.value)  # type: ignore[untyped-decorator]
+def open_request(request_id: str) -> None:
+    """Open one approved request, unless it is open already."""
+    opened = custodian().open(UUID(request_id))
+    if opened.refusal is not None:
+        log.warning("ticket_refused", request=request_id, refusal=opened.refusal.value)
+    else:
+        log.info("request_opened", request=request_id, recovery=str(opened.recovery), again=opened.again)

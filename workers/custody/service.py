@@ -1,0 +1,241 @@
+"""The custodian: the one process that unwraps. It opens one request at a time, and hands on the approved faces' keys
+only.
+
+A message tells it a request's id and nothing else counts. In one transaction it judges the request, issues and
+spends the ticket, binds the one recovery row to it, seals the keys to the recovery worker, and writes the events; so
+a crash leaves all or nothing, and a message that comes twice finds the ticket spent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session, sessionmaker, undefer
+
+from schemas.audit import AuditEvent
+from schemas.contexts import LAYOUT_FACE, KeyContext
+from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
+from schemas.requests import BundleItem, KeyBundle, RequestTerms, bundle_info
+from schemas.states import AttemptState, ItemState, KeyState, RecoveryState, RequestState
+from schemas.tables import (
+    Approval,
+    Attempt,
+    Item,
+    Outbox,
+    Recovery,
+    RecoveryRequest,
+    Release,
+    RequestFace,
+    SealedKey,
+    Ticket,
+)
+from workers.audit import append
+from workers.custody.errors import KeyUnknown, Unwrappable
+from workers.custody.judge import Case, Refusal, Refused, judge
+from workers.custody.ledger import Ledger
+from workers.custody.opening import unwrap
+from workers.custody.roster import load_roster
+from workers.custody.sealing import PublicKey, seal
+
+ACTOR = "custodian"
+TICKET_LIFE = timedelta(hours=1)
+# From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
+RECOVERY_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What became of a message: the recovery it is bound to, or why there is none. `again`: it had been opened
+    before.
+    """
+
+    recovery: UUID | None
+    refusal: Refusal | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Custodian:
+    """The custodian with all that it holds: its key ring (raw private keys by id), roster, ledger, and whom it hands
+    on to.
+    """
+
+    sessions: sessionmaker[Session]
+    keys: Mapping[str, bytes] = field(repr=False)
+    roster: Path
+    ledger: Ledger
+    recovery_public: PublicKey
+
+    def open(self, request_id: UUID) -> Opened:
+        """Opens an approved request, once. Refusals are events and no exceptions.
+
+        Raises RosterInvalid or LedgerInvalid where its own files cannot be trusted; database errors pass through.
+        """
+        spent: tuple[UUID, UUID] | None = None
+        try:
+            with self.sessions.begin() as session:
+                opened, spent = self._open(session, request_id)
+        except Refused as refused:
+            with self.sessions.begin() as session:
+                _record_refusal(session, request_id, refused.refusal)
+            return Opened(None, refused.refusal)
+        # After the commit: were it before, a crash between the two would leave an approved request that nobody can
+        # open. The message comes again after a crash here, finds the ticket spent, and gets to this line.
+        self.ledger.record_spent(request_id, *spent)
+        return opened
+
+    def _open(self, session: Session, request_id: UUID) -> tuple[Opened, tuple[UUID, UUID]]:
+        """The transaction. Raises Refused; nothing of it stays then."""
+        request = session.get(RecoveryRequest, request_id, with_for_update=True)
+        if request is None:
+            raise Refused(Refusal.UNKNOWN)
+        now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        bound = _bound_recovery(session, request_id)
+        if bound is not None:
+            if bound.state is not RecoveryState.BOUND or bound.expires_at <= now:
+                raise Refused(Refusal.SPENT)
+            return Opened(bound.id, again=True), (bound.ticket_id, bound.id)
+        if self.ledger.spent(request_id):
+            raise Refused(Refusal.SPENT)
+        terms = judge(_load_case(session, request, now), load_roster(self.roster))
+        items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
+        ticket, recovery = uuid4(), uuid4()
+        bundle = self._seal_bundle(terms, ticket, recovery, items)
+        expires = _spend(session, terms, ticket, recovery, bundle, now)
+        _record_opening(session, terms, ticket, recovery, expires)
+        return Opened(recovery), (ticket, recovery)
+
+    def _item_keys(self, session: Session, terms: RequestTerms, item_id: UUID) -> BundleItem:
+        """The layout key of one item and the keys of its approved faces. Raises Refused."""
+        query = (
+            select(Item, Release, Attempt)
+            .join(Release, Release.id == Item.release_id)
+            .join(Attempt, Attempt.item_id == Item.id)
+            .where(Item.id == item_id, Item.state == ItemState.DONE, Attempt.state == AttemptState.PUBLISHED)
+        )
+        row = session.execute(query).one_or_none()
+        if row is None or row.Release.tenant != terms.tenant or row.Release.id != terms.release:
+            raise Refused(Refusal.ITEM)
+        wanted = [LAYOUT_FACE, *sorted(each.face for each in terms.faces if each.item == item_id)]
+        keys = {face: self._unwrap(session, row.Release, row.Attempt, face) for face in wanted}
+        return BundleItem(
+            item=item_id,
+            object_key=row.Attempt.object_key,
+            sha256=row.Attempt.sha256,
+            model_version=row.Attempt.model_version,
+            policy=row.Release.policy_name,
+            layout_key=keys.pop(LAYOUT_FACE),
+            face_keys=keys,
+        )
+
+    def _unwrap(self, session: Session, release: Release, attempt: Attempt, face: int) -> bytes:
+        if self.ledger.shredded(attempt.item_id, face):
+            raise Refused(Refusal.KEY_SHREDDED)
+        query = select(SealedKey).where(SealedKey.attempt_id == attempt.id, SealedKey.face == face)
+        row = session.execute(query.options(undefer(SealedKey.wrapped))).scalar_one_or_none()
+        if row is None:
+            raise Refused(Refusal.KEY_MISSING)
+        if row.state is KeyState.SHREDDED or row.wrapped is None:
+            raise Refused(Refusal.KEY_SHREDDED)
+        context = KeyContext.of(
+            tenant=release.tenant,
+            release=release.id,
+            item=attempt.item_id,
+            attempt=attempt.id,
+            model_version=attempt.model_version,
+            policy=release.policy_name,
+            face=None if face == LAYOUT_FACE else face,
+        )
+        try:
+            return unwrap(self.keys, row.custody_key_id, row.suite, bytes(row.wrapped), context)
+        except (Unwrappable, KeyUnknown) as error:
+            raise Refused(Refusal.KEY_FOREIGN) from error
+
+    def _seal_bundle(self, terms: RequestTerms, ticket: UUID, recovery: UUID, items: list[BundleItem]) -> bytes:
+        bundle = KeyBundle(
+            recovery=recovery,
+            ticket=ticket,
+            request=terms.id,
+            request_sha256=terms.sha256().hex(),
+            tenant=terms.tenant,
+            release=terms.release,
+            requester=terms.requester,
+            purpose=terms.purpose,
+            recipient_public=terms.recipient_public,
+            items=tuple(items),
+        )
+        return seal(self.recovery_public.raw, bundle.dumps(), bundle_info(recovery, ticket))
+
+
+def _bound_recovery(session: Session, request_id: UUID) -> Recovery | None:
+    query = select(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id).where(Ticket.request_id == request_id)
+    return session.execute(query).scalar_one_or_none()
+
+
+def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Case:
+    faces = session.execute(select(RequestFace).where(RequestFace.request_id == request.id)).scalars().all()
+    approvals = session.execute(select(Approval).where(Approval.request_id == request.id)).scalars().all()
+    return Case(request, faces, approvals, now)
+
+
+def _spend(
+    session: Session, terms: RequestTerms, ticket: UUID, recovery: UUID, bundle: bytes, now: datetime
+) -> datetime:
+    """Issues the ticket, spends it, binds the recovery to it, and queues that; gives when the ticket expires."""
+    expires = min(now + TICKET_LIFE, terms.expires_at)
+    session.execute(insert(Ticket).values(id=ticket, request_id=terms.id, expires_at=expires))
+    session.execute(update(Ticket).where(Ticket.id == ticket).values(spent_at=func.clock_timestamp()))
+    until = now + RECOVERY_LIFE
+    session.execute(insert(Recovery).values(id=recovery, ticket_id=ticket, key_bundle=bundle, expires_at=until))
+    session.execute(update(RecoveryRequest).where(RecoveryRequest.id == terms.id).values(state=RequestState.RECOVERING))
+    queue, args = QUEUE_OF[TaskName.RECOVER], task_args(TaskName.RECOVER, [recovery])
+    session.execute(insert(Outbox).values(broker=Broker.PRIVILEGED, queue=queue, task=TaskName.RECOVER, args=args))
+    return expires
+
+
+def _record_opening(session: Session, terms: RequestTerms, ticket: UUID, recovery: UUID, expires: datetime) -> None:
+    faces = [{"item": str(each.item), "face": each.face} for each in sorted(terms.faces)]
+    append(
+        session,
+        AuditEvent.TICKET_ISSUED,
+        actor=ACTOR,
+        release=terms.release,
+        request=terms.id,
+        ticket=ticket,
+        request_hash=terms.sha256(),
+        detail={"faces": len(faces), "expires_at": expires.isoformat(), "requester": terms.requester},
+    )
+    append(
+        session,
+        AuditEvent.TICKET_SPENT,
+        actor=ACTOR,
+        release=terms.release,
+        request=terms.id,
+        ticket=ticket,
+        recovery=recovery,
+        request_hash=terms.sha256(),
+        detail={"faces": faces[:100]},
+    )
+
+
+def _record_refusal(session: Session, request_id: UUID, refusal: Refusal) -> None:
+    """The event; and an approved request that cannot be opened any more says so."""
+    request = session.get(RecoveryRequest, request_id, with_for_update=True)
+    request_hash = None
+    if request is not None:
+        request_hash = bytes(request.canonical_sha256)
+        if request.state is RequestState.APPROVED:
+            request.state = RequestState.EXPIRED if refusal is Refusal.EXPIRED else RequestState.FAILED
+    append(
+        session,
+        AuditEvent.TICKET_REFUSED,
+        actor=ACTOR,
+        request=request_id,
+        request_hash=request_hash,
+        detail={"refusal": refusal.value},
+    )

@@ -1,0 +1,95 @@
+"""Errors of recovery requests. The docstring is the message shown to people."""
+
+from __future__ import annotations
+
+from workers.errors import WorkerError
+
+
+class RecoveryError(WorkerError):
+    """The recovery cannot go on."""
+
+    code = "recovery_error"
+
+
+class RequestUnknown(RecoveryError):
+    """There is no recovery request of that id: see `refacex request list`."""
+
+    code = "request_unknown"
+
+
+class RequestClosed(RecoveryError):
+    """The request is not open any more: see `refacex request show`, and open another one if it is still needed."""
+
+    code = "request_closed"
+
+
+class RequestIncomplete(RecoveryError):
+    """A request needs a reason, a legal basis, a case reference, a purpose and at least one face."""
+
+    code = "request_incomplete"
+
+
+class FaceNotReleased(RecoveryError):
+    """A request may only name faces of released items of its release: see `refacex release items`."""
+
+    code = "face_not_released"
+
+
+class QuorumTooSmall(RecoveryError):
+    """This release's policy asks for more approvals than that."""
+
+    code = "quorum_too_small"
+
+
+class PersonUnknown(RecoveryError):
+    """There is no such person, or not with this role in this tenant: see `refacex person list`."""
+
+    code = "person_unknown"
+
+
+class PersonExists(RecoveryError):
+    """There is a person of that id, or with that key, already."""
+
+    code = "person_exists"
+
+
+class OwnRequest(RecoveryError):
+    """Nobody decides on their own request: ask another approver."""
+
+    code = "own_request"
+
+
+class AlreadyDecided(RecoveryError):
+    """This approver has decided on this request already, and decisions are not changed."""
+
+    code = "already_decided"
+
+
+class SignatureInvalid(RecoveryError):
+    """The signature does not verify with this approver's public key: sign with the key file that was added for them."""
+
+    code = "signature_invalid"
+
+
+class NotTheRequester(RecoveryError):
+    """Only the requester may do this."""
+
+    code = "not_the_requester"
+
+
+class NothingToFetch(RecoveryError):
+    """There is nothing to fetch: the faces are not recovered yet, were fetched before, or have expired."""
+
+    code = "nothing_to_fetch"
+
+
+class BundleUnreadable(RecoveryError):
+    """The key bundle does not open with this worker's key: see that custodian and recovery worker have one key pair."""
+
+    code = "bundle_unreadable"
+
+
+class ObjectChanged(RecoveryError):
+    """The released file in the store is not the one that was released: nothing was recovered from it."""
+
+    code = "object_changed"

@@ -1,0 +1,218 @@
+"""What the recovery worker does with one recovery: opens its keys, reads the released files, seals the faces to the
+requester.
+
+The keys and the faces are in memory only while that lasts. The result is one transaction, so a crash leaves the
+recovery bound, with its keys, and the next message does it again until it expires.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session, sessionmaker, undefer
+
+from refacex_core.errors import CoreError
+from refacex_core.types import RecoveryKeys, SealContext
+from schemas.audit import AuditEvent
+from schemas.requests import BundleItem, KeyBundle, bundle_info, face_info
+from schemas.states import RecoveryState, RequestState
+from schemas.tables import RecoveredFace, Recovery, RecoveryRequest, Ticket
+from workers.audit import append
+from workers.custody.errors import Unwrappable
+from workers.custody.opening import open_sealed
+from workers.custody.sealing import seal
+from workers.errors import ObjectMissing
+from workers.recoveries.errors import BundleUnreadable, ObjectChanged
+
+if TYPE_CHECKING:
+    from workers.core import Core
+
+ACTOR = "recovery worker"
+_SYNC = {"synchronize_session": False}
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A recovery as it was found."""
+
+    id: UUID
+    ticket: UUID
+    state: RecoveryState
+    key_bundle: bytes | None = field(repr=False)
+    expires_at: datetime
+    now: datetime
+
+
+@dataclass
+class _Result:
+    """The faces of one recovery, sealed; and what went wrong, an error's code an item."""
+
+    faces: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    failed: dict[UUID, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recoverer:
+    """A recovery worker's means. `read` gives a released file's bytes by its object key; `core` loads the networks."""
+
+    sessions: sessionmaker[Session]
+    private_key: bytes = field(repr=False)
+    read: Callable[[str], bytes]
+    core: Callable[[], Core]
+
+    def recover(self, recovery_id: UUID) -> RecoveryState | None:
+        """Does one bound recovery; gives its state afterwards, None where there is none of that id.
+
+        What is wrong with a file or a key becomes the recovery's failure. Errors of engines that are away pass
+        through, and the recovery stays bound.
+        """
+        bound = self._load(recovery_id)
+        if bound is None or bound.state is not RecoveryState.BOUND:
+            return bound.state if bound is not None else None
+        if bound.expires_at <= bound.now:
+            return self._end(bound, RecoveryState.EXPIRED, AuditEvent.RECOVERY_EXPIRED, None)
+        try:
+            bundle = self._open(bound)
+        except BundleUnreadable as error:
+            return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, error.code)
+        result = _Result()
+        for item in bundle.items:
+            try:
+                result.faces += self._recover_item(bundle, item)
+            except (CoreError, ObjectChanged, ObjectMissing) as error:
+                result.failed[item.item] = error.code
+        return self._store(bound, bundle, result)
+
+    def _load(self, recovery_id: UUID) -> _Bound | None:
+        with self.sessions() as session:
+            now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+            row = session.get(Recovery, recovery_id, options=[undefer(Recovery.key_bundle)])
+            if row is None:
+                return None
+            return _Bound(row.id, row.ticket_id, row.state, row.key_bundle, row.expires_at, now)
+
+    def _open(self, bound: _Bound) -> KeyBundle:
+        try:
+            plain = open_sealed(self.private_key, bound.key_bundle or b"", bundle_info(bound.id, bound.ticket))
+            bundle = KeyBundle.loads(plain)
+        except (Unwrappable, ValueError) as error:
+            raise BundleUnreadable from error
+        if (bundle.recovery, bundle.ticket) != (bound.id, bound.ticket):
+            raise BundleUnreadable("of another recovery")
+        return bundle
+
+    def _recover_item(self, bundle: KeyBundle, item: BundleItem) -> list[dict[str, Any]]:
+        """The approved faces of one item as rows, sealed to the recipient that the custodian named."""
+        from refacex_core.images import encode
+
+        data = self.read(item.object_key)
+        if hashlib.sha256(data).hexdigest() != item.sha256:
+            raise ObjectChanged
+        context = SealContext(bundle.tenant, str(bundle.release), str(item.item), item.model_version, item.policy)
+        rows = []
+        for face in self.core().recover(data, RecoveryKeys(item.layout_key, item.face_keys), context):
+            png = encode(face.crop, "png")
+            info = face_info(bundle.recovery, item.item, face.index)
+            sealed = seal(bundle.recipient_public, png, info)
+            rows.append(
+                {
+                    "recovery_id": bundle.recovery,
+                    "item_id": item.item,
+                    "face": face.index,
+                    "sealed": sealed,
+                    "sha256": hashlib.sha256(sealed).hexdigest(),
+                }
+            )
+        return rows
+
+    def _store(self, bound: _Bound, bundle: KeyBundle, result: _Result) -> RecoveryState:
+        """The one transaction that makes the outcome visible; an item that failed does not hold back the others."""
+        code = next(iter(result.failed.values()), None)
+        if not result.faces:
+            return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, code, bundle, result.failed)
+        with self.sessions.begin() as session:
+            if not _still_bound(session, bound.id):
+                return _state(session, bound.id)
+            session.execute(insert(RecoveredFace), result.faces)
+            _close(session, bound.id, RecoveryState.RECOVERED, code)
+            _set_request(session, bundle.request, RequestState.DONE)
+            _record(session, AuditEvent.RECOVERY_RECOVERED, bound, bundle, len(result.faces), result.failed)
+        return RecoveryState.RECOVERED
+
+    def _end(
+        self,
+        bound: _Bound,
+        state: RecoveryState,
+        event: AuditEvent,
+        code: str | None,
+        bundle: KeyBundle | None = None,
+        failed: dict[UUID, str] | None = None,
+    ) -> RecoveryState:
+        """Ends a recovery without a face; its keys are gone with it."""
+        with self.sessions.begin() as session:
+            if not _still_bound(session, bound.id):
+                return _state(session, bound.id)
+            _close(session, bound.id, state, code)
+            request = bundle.request if bundle is not None else _request_of(session, bound.ticket)
+            ended = RequestState.EXPIRED if state is RecoveryState.EXPIRED else RequestState.FAILED
+            _set_request(session, request, ended)
+            _record(session, event, bound, bundle, 0, failed or {}, code)
+        return state
+
+
+def _still_bound(session: Session, recovery_id: UUID) -> bool:
+    """Locks the row: of two workers with one message, the second finds it done."""
+    query = select(Recovery.state).where(Recovery.id == recovery_id).with_for_update()
+    return session.execute(query).scalar_one() is RecoveryState.BOUND
+
+
+def _state(session: Session, recovery_id: UUID) -> RecoveryState:
+    return session.execute(select(Recovery.state).where(Recovery.id == recovery_id)).scalar_one()
+
+
+def _close(session: Session, recovery_id: UUID, state: RecoveryState, code: str | None) -> None:
+    change = update(Recovery).where(Recovery.id == recovery_id).values(state=state, key_bundle=None, error_code=code)
+    session.execute(change, execution_options=_SYNC)
+
+
+def _set_request(session: Session, request_id: UUID, state: RequestState) -> None:
+    change = update(RecoveryRequest).where(RecoveryRequest.id == request_id).values(state=state)
+    session.execute(change, execution_options=_SYNC)
+
+
+def _request_of(session: Session, ticket: UUID) -> UUID:
+
+    return session.execute(select(Ticket.request_id).where(Ticket.id == ticket)).scalar_one()
+
+
+def _record(
+    session: Session,
+    event: AuditEvent,
+    bound: _Bound,
+    bundle: KeyBundle | None,
+    faces: int,
+    failed: dict[UUID, str],
+    code: str | None = None,
+) -> None:
+    detail: dict[str, Any] = {"faces": faces}
+    if failed:
+        detail["failed"] = {str(item): each for item, each in list(failed.items())[:100]}
+    if code:
+        detail["code"] = code
+    append(
+        session,
+        event,
+        actor=ACTOR,
+        release=bundle.release if bundle is not None else None,
+        request=bundle.request if bundle is not None else _request_of(session, bound.ticket),
+        ticket=bound.ticket,
+        recovery=bound.id,
+        request_hash=bundle.request_sha256 if bundle is not None else None,
+        detail=detail,
+    )
