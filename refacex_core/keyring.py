@@ -84,6 +84,10 @@ class KeyRing:
         """The 32-byte data key of one face of that attempt."""
         return self._derive(locator, f"face {face}")
 
+    def donor_seed(self, pseudonym: str) -> bytes:
+        """32 bytes that choose the donor of a subject under the policy `stable`: a PRF of its pseudonym."""
+        return self._derive(b"", f"donor {pseudonym}")
+
     def item_keys(self) -> ItemKeys:
         """The keys for an image that is about to be released."""
         return ItemKeys(layout_key=self.layout_key, face_key=self.face_key)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from refacex_core.models import CENTERFACE, YUNET, locate
@@ -106,16 +105,10 @@ class YuNet:
 
 
 class CenterFace:
-    """CenterFace through ONNX Runtime; used to cross-check, so its threshold is its authors' default."""
+    """CenterFace through OpenCV; used to cross-check, so its threshold is its authors' default."""
 
-    def __init__(self, model_dir: str | None = None, threshold: float = 0.5, threads: int = 0) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._net = ort.InferenceSession(
-            str(locate(CENTERFACE, model_dir)), options, providers=["CPUExecutionProvider"]
-        )
-        self._input = self._net.get_inputs()[0].name
+    def __init__(self, model_dir: str | None = None, threshold: float = 0.5) -> None:
+        self._net = cv2.dnn.readNetFromONNX(str(locate(CENTERFACE, model_dir)))
         self._threshold = threshold
 
     def __call__(self, image: NDArray[np.uint8]) -> list[Detection]:
@@ -129,9 +122,8 @@ class CenterFace:
         height, width = view.shape[:2]
         h32, w32 = max(-(-height // 32) * 32, 64), max(-(-width // 32) * 32, 64)
         sy, sx = height / h32, width / w32
-        resized = cv2.resize(view, (w32, h32), interpolation=cv2.INTER_LINEAR)
-        blob = resized.astype(np.float32).transpose(2, 0, 1)[None]
-        heat, size, offset, marks = self._net.run(None, {self._input: blob})
+        self._net.setInput(cv2.dnn.blobFromImage(np.ascontiguousarray(view), 1.0, (w32, h32), (0, 0, 0), False))
+        heat, size, offset, marks = self._net.forward(["537", "538", "539", "540"])
         rows, cols = np.nonzero(heat[0, 0] > self._threshold)
         result = []
         for r, c in zip(rows, cols, strict=True):

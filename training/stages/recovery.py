@@ -1,0 +1,135 @@
+"""Stage `recovery`: the network that gives the original face back.
+
+    python -m training.stages.recovery --loss-networks WEIGHTS --run training/runs/recovery --export recovery
+
+First a pool of released crops is made with the trained anonymiser and channel, as 8-bit pixels, with the payload's decoded
+window beside each; then the network learns on them, through JPEG and WebP files drawn anew for every step. The released
+pixels are integers read from the pool: there is no path for a gradient to the anonymiser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from refacex_core import weights
+from refacex_core.anonymiser import Anonymiser
+from refacex_core.payload import codec
+from refacex_core.payload.network import WINDOW
+from refacex_core.recovery import RecoveryNetwork
+from refacex_core.stego.network import CARRIERS, StegoNetwork
+from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
+from training.losses import lpips
+from training.masks import masks, with_mesh
+from training.stages.anonymiser import draw_codes
+from training.stages.channel import HIGH, LOW, recode
+
+TRAIN = ["celebahq256-train", "lfw-train"]
+VAL = ["celebahq256-val", "lfw-val"]
+
+
+@torch.inference_mode()
+def make_pool(data: Crops, count: int, rng: np.random.Generator, quality: tuple[int, int]) -> dict[str, np.ndarray]:
+    """`count` originals, released crops (8 bit, before the file is encoded) and decoded windows."""
+    anonymiser, channel = Anonymiser(), StegoNetwork()
+    weights.load_into(anonymiser.unet, "anonymiser")
+    weights.load_into(channel, "channel")
+    usable = with_mesh(data)
+    chosen = np.sort(rng.choice(usable, min(count, len(usable)), replace=False))
+    pool: dict[str, list[np.ndarray]] = {"original": [], "released": [], "view": [], "mask": []}
+    for part in np.array_split(chosen, max(len(chosen) // 8, 1)):
+        source = data.batch(part)
+        points = torch.from_numpy(np.stack([data.mesh(int(i)) for i in part]))
+        points = points + 0.8 * torch.from_numpy(rng.standard_normal((len(part), 1, 2)).astype(np.float32))
+        out = anonymiser(source, points, draw_codes(anonymiser.appearance.codes, rng, len(part)))
+        pixels = torch.from_numpy(to_images(out.crop)).permute(0, 3, 1, 2).float().clamp(LOW, HIGH)
+        bits = torch.randint(0, 2, (len(part), CARRIERS, 32, 32)).float()
+        used = (torch.rand_like(bits) < float(rng.uniform(0.5, 1.0))).float()
+        stego, _ = channel.embed(pixels, bits, used)
+        pool["released"] += list(stego.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+        pool["original"] += [data.image(int(i)) for i in part]
+        masks_ = masks(data, part)[:, 0].numpy()
+        pool["mask"] += [(m * 255).astype(np.uint8) for m in masks_]
+        for i, m in zip(part, masks_, strict=True):
+            view = codec.window_of(codec.extend(data.image(int(i)), m))
+            pool["view"].append(codec.recode(view, int(rng.integers(*quality))))
+    return {k: np.stack(v) for k, v in pool.items()}
+
+
+def main() -> None:
+    parser = arguments(__doc__, minutes=25, batch=8)
+    parser.add_argument("--pool", type=int, default=1600, help="released crops to learn from")
+    args = parser.parse_args()
+    rng = set_up(args)
+    pool = load_pool(args, "pool", TRAIN, args.pool, rng)
+    net = RecoveryNetwork().to(args.device)
+    perceptual = lpips(args.loss_networks).to(args.device)
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-4)
+    run = Run(args, {"net": net}, [optimiser])
+    while run.running():
+        run.learning_rate(1e-3)
+        chosen = rng.integers(0, len(pool["original"]), args.batch)
+        original, released, view = batch(pool, chosen, rng, args.device)
+        out = net(released, view)
+        error = F.mse_loss(out, original)
+        top, left, height, width = WINDOW
+        seen = perceptual(out[:, :, top : top + height, left : left + width], original[:, :, top : top + height, left : left + width]).mean()
+        loss = 20 * error + F.l1_loss(out, original) + 0.5 * seen
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        run.tick(args.batch, {"psnr": float(10 * torch.log10(4 / error.detach())), "lpips": seen.item()})
+    run.save()
+    run.use_averages()
+    figures = {n: evaluate(net, load_pool(args, f"pool-{n}", [n], 100, rng), perceptual, args) for n in VAL}
+    print(figures)
+    if args.export:
+        weights.save(net, args.export, run.card(TRAIN, figures, RIGHTS))
+
+
+def load_pool(args, name: str, sets: list[str], count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The pool of this run, made at the first call."""
+    path = args.run / f"{name}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **make_pool(Crops(args.cache, sets, args.limit), count, rng, (4, 48)))
+    return dict(np.load(path))
+
+
+def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Generator, device: str):
+    """Originals, released crops as read from a file, and windows (-1..1)."""
+    released = []
+    for i in chosen:
+        u = rng.random()
+        how = [] if u < 0.35 else [("jpeg", int(rng.integers(70, 96)))] if u < 0.9 else [("webp", int(rng.integers(80, 96)))]
+        released.append(recode(pool["released"][i], how))
+    parts = [pool["original"][chosen], np.stack(released), pool["view"][chosen]]
+    flip = bool(rng.random() < 0.5)
+    return [(to_tensor(p).flip(3) if flip else to_tensor(p)).to(device) for p in parts]
+
+
+@torch.inference_mode()
+def evaluate(net: RecoveryNetwork, pool: dict[str, np.ndarray], perceptual, args) -> dict[str, float]:
+    """PSNR over the crop and LPIPS, from PNG and from JPEG 85 and 75."""
+    net.eval()
+    figures: dict[str, float] = {}
+    rows = []
+    for name, how in (("png", []), ("jpeg85", [("jpeg", 85)]), ("jpeg75", [("jpeg", 75)])):
+        psnr, seen = [], []
+        for i in range(len(pool["original"])):
+            original = to_tensor(pool["original"][i : i + 1]).to(args.device)
+            released = to_tensor(recode(pool["released"][i], how)[None]).to(args.device)
+            out = net(released, to_tensor(pool["view"][i : i + 1]).to(args.device)).clamp(-1, 1)
+            psnr.append(float(10 * torch.log10(4 / F.mse_loss(out, original))))
+            seen.append(float(perceptual(out, original)))
+            if name == "jpeg85" and i < 12:
+                rows.append([pool["original"][i], pool["released"][i], to_images(out)[0]])
+        figures |= {f"{name}_psnr": round(float(np.mean(psnr)), 2), f"{name}_lpips": round(float(np.mean(seen)), 4)}
+    sheet([[r[k] for r in rows] for k in range(3)], args.run / "samples.png")
+    return figures
+
+
+if __name__ == "__main__":
+    main()
