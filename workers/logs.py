@@ -83,7 +83,13 @@ def _without_traceback(_: Any, __: str, event: MutableMapping[str, Any]) -> Muta
 
 def configure_logs(process: str, log_format: str = "json", level: str = "INFO") -> None:
     """Send structlog and the standard library's logging through one formatter, to standard error."""
+
+    def bind_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("process", process)  # in every thread, which context variables would not be
+        return event
+
     shared: list[Any] = [
+        bind_process,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -114,8 +120,6 @@ def configure_logs(process: str, log_format: str = "json", level: str = "INFO") 
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(process=process)
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -2,7 +2,9 @@
 REFACEX_ALLOW_FAULTS=1.
 
 `REFACEX_FAULT=after-commit` sends SIGKILL to the whole process group the first time that point is reached, as a
-power cut would: a prefork parent that lived on would start a new child and walk into the same point again.
+power cut would: a prefork parent that lived on would start a new child and walk into the same point again. With
+`after-commit:stop` it is SIGSTOP, once: a worker that hangs until its claim has run out, and then goes on as if
+nothing had been.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Faults:
     """The armed fault of a process; by default none."""
 
     def __init__(self, settings: HasFault | None = None) -> None:
-        self._armed = settings.fault if settings is not None and settings.allow_faults else ""
+        fault = settings.fault if settings is not None and settings.allow_faults else ""
+        self._armed, _, how = fault.partition(":")
+        self._stops = how == "stop"
         if self._armed and self._armed not in POINTS:
             raise ValueError(f"no such fault point; there are {', '.join(POINTS)}")
 
@@ -49,9 +53,13 @@ class Faults:
         return self._armed == point
 
     def reach(self, point: str) -> None:
-        """Dies here if this is the armed point."""
+        """Dies here, or hangs, if this is the armed point."""
         if self._armed == point:
-            _die()
+            if self._stops:
+                self._armed = ""
+                os.killpg(0, signal.SIGSTOP)
+            else:
+                _die()
 
     def half_upload(self, presigned_url: str, data: bytes) -> NoReturn:
         """Puts half of the bytes on the wire, and dies."""

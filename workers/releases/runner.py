@@ -11,11 +11,13 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session, sessionmaker
+from structlog.contextvars import bind_contextvars
 
 from refacex_core.errors import CoreError
 from refacex_core.types import FaceReport, Failed, Held, ItemInput, Outcome, Released
@@ -98,7 +100,8 @@ class Runner:
                 read = (ahead or reader.submit(self._read, batch)).result()
                 ahead = reader.submit(self._read, batches[number + 1]) if number + 1 < len(batches) else None
                 for claim, conclude in self._make(batch, read):
-                    publishing.append((claim, publisher.submit(self._guarded, claim, conclude)))
+                    logged = copy_context()  # so that the threads' lines name the task as well
+                    publishing.append((claim, publisher.submit(logged.run, self._guarded, claim, conclude)))
             for claim, future in publishing:
                 error = future.exception()
                 held.drop(claim)
@@ -170,12 +173,13 @@ class Runner:
 
     def _guarded(self, claim: Claim, conclude: Callable[[], None]) -> None:
         """One item's conclusion; whatever happens to it, the others go on."""
+        bind_contextvars(tenant=claim.tenant, release=str(claim.release_id), item=str(claim.item_id))
         try:
             conclude()
         except Superseded:
-            log.info("item_superseded", item=str(claim.item_id), fence=claim.fence)
+            log.info("item_superseded", fence=claim.fence)
         except Exception as error:
-            log.warning("item_given_back", item=str(claim.item_id), exc_info=error)
+            log.warning("item_given_back", exc_info=error)
             self._hand_back(claim, getattr(error, "code", "internal_error"), counts=not away(error))
             raise
 
@@ -188,7 +192,7 @@ class Runner:
         except Exception as error:
             if not away(error):
                 raise
-            log.warning("claim_left_to_expire", item=str(claim.item_id))
+            log.warning("claim_left_to_expire")
 
     def _refuse(self, claim: Claim, error: WorkerError) -> None:
         if isinstance(error, Away):
@@ -208,7 +212,7 @@ class Runner:
         elif isinstance(outcome.error, CoreError):
             self._end(claim, lambda session: lifecycle.fail(session, claim, outcome.code))
         else:  # not the image's fault as far as we know: another try may do
-            log.error("core_broke", item=str(claim.item_id), exc_info=outcome.error)
+            log.error("core_broke", exc_info=outcome.error)
             code = outcome.code or "internal_error"
             self._patiently(lambda session: lifecycle.give_back(session, claim, code, counts=True))
             raise Away("the core broke on an item")
@@ -243,7 +247,7 @@ class Runner:
         patiently(put, self._settings.patience_seconds)
 
     def _resume(self, claim: Claim, attempt: Resumable) -> None:
-        log.info("attempt_resumed", item=str(claim.item_id), fence=claim.fence)
+        log.info("attempt_resumed", fence=claim.fence)
         self._finish(claim, attempt.attempt_id)
 
     def _finish(self, claim: Claim, attempt_id: UUID) -> None:
@@ -258,7 +262,7 @@ class Runner:
             try:
                 self._storage.delete(self._settings.bucket_input, key)
             except WorkerError as error:  # the reconciler deletes it later
-                log.warning("input_copy_left", item=str(claim.item_id), exc_info=error)
+                log.warning("input_copy_left", exc_info=error)
 
     def _patiently(self, step: Callable[[Session], T]) -> T:
         def transaction() -> T:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -130,6 +131,11 @@ class Service:
     def gateway_settings(self) -> GatewaySettings:
         return self.settings(GatewaySettings, "gateway")
 
+    @cached_property
+    def storage(self) -> Storage:
+        """The store with the release worker's identity."""
+        return Storage(self.release_settings)
+
     def submit(self, files: dict[str, bytes], *, options: ReleaseOptions | None = None, chunk: int = 4) -> UUID:
         """Write the files and submit them by their folder."""
         folder = self.photographs / os.urandom(4).hex()
@@ -168,7 +174,6 @@ class Service:
     def check(self, release_id: UUID) -> dict[ItemState, int]:
         """Every item ended exactly once; no object without its row, no row without its object; the trail is dense."""
         self.eventually(lambda: self._objects(release_id) == self._released(release_id), 15)
-        storage = Storage(self.release_settings)
         counts: dict[ItemState, int] = {}
         with self.sessions() as session:
             events = self._events(session)
@@ -181,7 +186,7 @@ class Service:
                 self._check_keys(session, attempts)
                 if item.state is ItemState.DONE:
                     assert [each.object_key for each in published] == [item.object_key]
-                    data = storage.get(self.release_settings.bucket_releases, item.object_key)
+                    data = self.storage.get(self.release_settings.bucket_releases, item.object_key)
                     assert hashlib.sha256(data).hexdigest() == item.sha256 == published[0].sha256
                 else:
                     assert item.state in (ItemState.HELD, ItemState.FAILED, ItemState.QUARANTINED)
@@ -207,8 +212,7 @@ class Service:
         return [(row.event, json.loads(row.canonical)["fields"]) for row in rows]
 
     def _objects(self, release_id: UUID) -> set[str]:
-        storage = Storage(self.release_settings)
-        return {each.key for each in storage.list(self.release_settings.bucket_releases, f"{release_id}/")}
+        return {each.key for each in self.storage.list(self.release_settings.bucket_releases, f"{release_id}/")}
 
     def _released(self, release_id: UUID) -> set[str]:
         with self.sessions() as session:
