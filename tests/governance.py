@@ -153,13 +153,14 @@ class World:
             return session.execute(query).scalar_one()
 
 
-def build(database: Database, folder: Path) -> World:
+def build(database: Database, folder: Path, *, people: bool = True) -> World:
     """A world whose rows were written with the roles that write them in life."""
     world = World(database, folder)
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
     roles = {"alice": ("requester", "approver"), "bob": ("approver",), "carol": ("approver",), "dave": ("approver",)}
-    world.people = {name: Member(name, held) for name, held in (roles | {"eve": ("requester",)}).items()}
+    if people:
+        world.people = {name: Member(name, held) for name, held in (roles | {"eve": ("requester",)}).items()}
     write_roster(world.roster, [member.on_roster() for member in world.people.values()])
     with world.as_("gateway").begin() as session:
         for member in world.people.values():

@@ -1,0 +1,321 @@
+"""`refacex request ...`: ask for faces, decide, fetch. With it come `refacex person ...` and `refacex audit ...`.
+
+Approvals are signed here, on the approver's own machine, with a key file that never leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from gateway.cli import people, trail
+from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from schemas.requests import FaceRef, RequestTerms
+    from schemas.states import Decision
+    from workers.recoveries.service import SealedFace
+
+app = typer.Typer(no_args_is_help=True, help="Ask for faces back, decide on it, and fetch them.")
+
+RequestId = Annotated[str, typer.Argument(help="The request's id, or as much of its beginning as tells it apart.")]
+As = Annotated[str, typer.Option("--as", help="Who you are.")]
+KeyOption = Annotated[Path, typer.Option("--key", help="Your own key file.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask again.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="request")
+    root.add_typer(people.app, name="person")
+    root.add_typer(trail.app, name="audit")
+
+
+@app.command()
+def new(
+    release: Annotated[str, typer.Argument(help="The release's id, or its beginning.")],
+    face: Annotated[
+        list[str],
+        typer.Option(help="ITEM:FACE, or ITEM for all of its faces; ITEM is an id or a name. May be repeated."),
+    ],
+    who: As,
+    reason: Annotated[str, typer.Option(help="Why it is needed.")],
+    legal_basis: Annotated[str, typer.Option(help="What allows it.")],
+    case: Annotated[str, typer.Option(help="The case's reference.")],
+    purpose: Annotated[str, typer.Option(help="What the faces will be used for.")],
+    quorum: Annotated[int | None, typer.Option(help="Approvals needed. [default: the policy's]")] = None,
+    days: Annotated[int, typer.Option(min=1, max=90, help="How long it stays open.")] = 7,
+    home: Home = None,
+) -> None:
+    """Ask for faces of a release; prints the request's id."""
+    with service(home) as (_, sessions), sessions.begin() as session:
+        from schemas.tables import Release
+        from workers.errors import ReleaseUnknown
+        from workers.recoveries import service as requests
+
+        release_id = by_beginning(session, Release.id, release)
+        if release_id is None:
+            raise ReleaseUnknown
+        terms = requests.open_request(
+            session,
+            release_id=release_id,
+            requester=who,
+            grounds=requests.Grounds(reason, legal_basis, case, purpose),
+            faces=[each for given in face for each in _faces(session, release_id, given)],
+            quorum=quorum,
+            life=timedelta(days=days),
+        )
+    print(terms.id)
+    tell(f"{terms.quorum} approvals are needed: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE")
+
+
+@app.command("list")
+def list_requests(
+    state: Annotated[str | None, typer.Option(help="Only requests in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List requests, the newest first."""
+    with service(home) as (_, sessions), sessions() as session:
+        from sqlalchemy import select
+
+        from schemas.states import RequestState
+        from schemas.tables import RecoveryRequest as Row
+
+        query = select(Row).order_by(Row.created_at.desc()).limit(limit)
+        if state is not None:
+            if state not in set(RequestState):
+                raise stop(f"a request is {', '.join(RequestState)}")
+            query = query.where(Row.state == RequestState(state))
+        rows = session.execute(query).scalars().all()
+        names = ["id", "state", "requester", "case", "opened", "expires"]
+        values = [
+            [str(r.id), r.state.value, r.requester, r.case_reference, _minute(r.created_at), _minute(r.expires_at)]
+            for r in rows
+        ]
+        if as_json:
+            lines([dict(zip(names, row, strict=True)) for row in values])
+        else:
+            table(names, values)
+
+
+@app.command()
+def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
+    """Show a request: what is asked, who decided, what became of it."""
+    with service(home) as (_, sessions), sessions() as session:
+        from sqlalchemy import select
+
+        from schemas.tables import Approval, RecoveryRequest
+        from workers.recoveries import service as requests
+
+        terms = requests.load_terms(session, _request(session, request))
+        row = session.get_one(RecoveryRequest, terms.id)
+        decisions = session.execute(select(Approval).where(Approval.request_id == terms.id)).scalars().all()
+        recovery = requests.find_recovery(session, terms.id)
+        became = recovery.state.value + (f" ({recovery.error_code})" if recovery.error_code else "") if recovery else ""
+        said = {each.approver: each.decision.value for each in decisions}
+        if as_json:
+            import json
+
+            entry = json.loads(terms.canonical()) | {"sha256": terms.sha256().hex(), "state": row.state.value}
+            lines([entry | {"decisions": said, "recovery": became or None}])
+            return
+        rows = [*_terms_rows(session, terms), ["state", row.state.value]]
+        rows += [["decisions", ", ".join(f"{who}: {what}" for who, what in said.items()) or "none yet"]]
+        table(["request", str(terms.id)], [*rows, ["recovery", became or "none yet"]])
+
+
+@app.command()
+def approve(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
+    """Approve a request: shows what you sign, signs it here, and hands in the signature alone."""
+    from schemas.states import Decision
+
+    _decide(request, who, key, yes, home, Decision.APPROVE)
+
+
+@app.command()
+def deny(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
+    """Deny a request, signed as an approval is; one denial closes it."""
+    from schemas.states import Decision
+
+    _decide(request, who, key, yes, home, Decision.DENY)
+
+
+@app.command()
+def withdraw(request: RequestId, who: As, home: Home = None) -> None:
+    """Take your own request back."""
+    with service(home) as (_, sessions), sessions.begin() as session:
+        from workers.recoveries import service as requests
+
+        requests.withdraw(session, _request(session, request), who)
+    tell("withdrawn")
+
+
+@app.command()
+def fetch(
+    request: RequestId,
+    who: As,
+    key: KeyOption,
+    out: Annotated[Path, typer.Option(help="Folder to write the faces to.")],
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the recovery at the longest.")] = 0.0,
+    home: Home = None,
+) -> None:
+    """Fetch the recovered faces, once, and open them with your key; prints the files."""
+    with service(home) as (_, sessions):
+        from workers.custody import keys
+        from workers.recoveries import service as requests
+
+        # Before the one fetch: a key that cannot open them, or a folder that cannot be written, would lose the faces.
+        pair = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.X25519)
+        _make_private(out)
+        with sessions() as session:
+            terms = requests.load_terms(session, _request(session, request))
+            names = _item_names(session, terms)
+        if pair.public != terms.recipient_public:
+            raise stop("this key file is not the one that the request was opened for")
+        recovery = _wait(sessions, terms.id, timeout)
+        with sessions.begin() as session:
+            faces = requests.fetch(session, recovery, who)
+        for face in faces:
+            print(_write_face(out, names[face.item], face, pair.secret()))
+
+
+def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
+    with service(home) as (_, sessions):
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        from schemas.requests import decision_message
+        from schemas.states import Decision
+        from workers.custody import keys
+        from workers.recoveries import service as requests
+
+        secret = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519).secret()
+        with sessions() as session:
+            # What is signed is put together here from what is shown, and not taken from the server as bytes.
+            terms = requests.load_terms(session, _request(session, given))
+            table([decision.value, str(terms.id)], _terms_rows(session, terms))
+        if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
+            raise typer.Exit(1)
+        signature = Ed25519PrivateKey.from_private_bytes(secret).sign(decision_message(decision, terms.canonical()))
+        with sessions.begin() as session:
+            record = requests.approve if decision is Decision.APPROVE else requests.deny
+            state = record(session, terms.id, who, signature)
+        tell(f"recorded; the request is {state.value}")
+
+
+def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
+    names = _item_names(session, terms)
+    faces = [f"{names[each.item]} face {each.face} (item {each.item})" for each in terms.faces]
+    return [
+        ["requester", f"{terms.requester} of {terms.tenant}"],
+        ["reason", terms.reason],
+        ["legal basis", terms.legal_basis],
+        ["case", terms.case_reference],
+        ["purpose", terms.purpose],
+        ["release", str(terms.release)],
+        ["faces", "\n".join(faces)],
+        ["sealed to", terms.recipient_public.hex()[:32]],
+        ["approvals needed", str(terms.quorum)],
+        ["open until", f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"],
+        ["SHA-256", terms.sha256().hex()],
+    ]
+
+
+def _faces(session: Session, release: UUID, given: str) -> list[FaceRef]:
+    """The faces that `ITEM:FACE` or `ITEM` names. Raises FaceNotReleased."""
+    from sqlalchemy import String, cast, or_, select
+
+    from schemas.requests import FaceRef
+    from schemas.tables import Item
+    from workers.recoveries.errors import FaceNotReleased
+
+    numbered = re.fullmatch(r"(.+):(\d{1,4})", given)
+    name = numbered[1] if numbered else given
+    begins = cast(Item.id, String).startswith(name.lower(), autoescape=True) if len(name) >= 4 else Item.id.is_(None)
+    query = select(Item.id, Item.faces).where(Item.release_id == release, or_(Item.relative_name == name, begins))
+    found = session.execute(query.limit(2)).all()
+    if len(found) != 1:
+        raise FaceNotReleased(f"{len(found)} items are called that" if found else "")
+    item, count = found[0].id, found[0].faces or 0
+    return [FaceRef(item, int(numbered[2]))] if numbered else [FaceRef(item, number) for number in range(count)]
+
+
+def _request(session: Session, given: str) -> UUID:
+    from schemas.tables import RecoveryRequest
+    from workers.recoveries.errors import RequestUnknown
+
+    found = by_beginning(session, RecoveryRequest.id, given)
+    if found is None:
+        raise RequestUnknown
+    return found
+
+
+def _item_names(session: Session, terms: RequestTerms) -> dict[UUID, str]:
+    from sqlalchemy import select
+
+    from schemas.tables import Item
+
+    wanted = {each.item for each in terms.faces}
+    rows = session.execute(select(Item.id, Item.relative_name).where(Item.id.in_(wanted)))
+    return {row.id: row.relative_name for row in rows}
+
+
+def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUID:
+    """The recovery of a request, once it has ended or the time is up. Raises NothingToFetch where there is none."""
+    import time
+
+    from schemas.states import RecoveryState, RequestState
+    from schemas.tables import RecoveryRequest
+    from workers.recoveries import service as requests
+    from workers.recoveries.errors import NothingToFetch
+
+    waiting = (RequestState.OPEN, RequestState.APPROVED, RequestState.RECOVERING)
+    end = time.monotonic() + timeout
+    while True:
+        with sessions() as session:
+            recovery = requests.find_recovery(session, request)
+            state = session.get_one(RecoveryRequest, request).state
+        if recovery is not None and recovery.state is not RecoveryState.BOUND:
+            if recovery.state is RecoveryState.FAILED:
+                raise NothingToFetch(f"the recovery failed: {recovery.error_code}")
+            return recovery.id
+        if state not in waiting or time.monotonic() >= end:
+            raise NothingToFetch(f"the request is {state.value}")
+        time.sleep(0.5)
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / f".refacex-{os.getpid()}"
+        probe.touch(mode=0o600)
+        probe.unlink()
+    except OSError:
+        raise stop(f"{folder} cannot be written to: choose another folder") from None
+
+
+def _write_face(out: Path, name: str, face: SealedFace, secret: bytes) -> Path:
+    """Opens a sealed face and writes it, readable by its owner alone. The item's name only lends its last part."""
+    from schemas.requests import face_info
+    from workers.custody.opening import open_sealed
+
+    png = open_sealed(secret, face.sealed, face_info(face.recovery, face.item, face.face))
+    stem = re.sub(r"[^\w.-]", "_", Path(name).stem)[:80]
+    path = out / f"{stem}-{str(face.item)[:8]}-face{face.face}.png"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(png)
+    return path
+
+
+def _minute(moment: Any) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"

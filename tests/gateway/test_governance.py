@@ -1,0 +1,235 @@
+"""The commands of governance, one after another as people use them, on a real database and bucket."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from click.testing import Result
+from PIL import Image
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from gateway.cli import governance
+from refacex_core.types import RecoveredFace as CoreFace
+from schemas.tables import Item, Recovery
+from tests.conftest import Buckets, Database
+from tests.governance import World, build
+from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.notary import Notary
+from workers.custody import keys
+from workers.custody.roster import load_roster
+from workers.recoveries.worker import Recoverer
+from workers.settings import NotarySettings
+from workers.storage import Storage
+
+Refacex = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A released item's rows; its people come by the commands."""
+    return build(database, tmp_path_factory.mktemp("world"), people=False)
+
+
+@pytest.fixture
+def refacex(world: World, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> Refacex:
+    """The command line, in process, with the gateway's role and identity."""
+    for name, value in buckets.environment("gateway").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REFACEX_DATABASE_URL", world.database.url_for("gateway"))
+    monkeypatch.setenv("REFACEX_HOME", str(world.folder))
+    monkeypatch.setenv("COLUMNS", "200")
+    app = typer.Typer()
+    governance.register(app)
+
+    def run(*arguments: object, ok: bool = True, answer: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [str(each) for each in arguments], input=answer)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert (result.exit_code == 0) is ok, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def people(refacex: Refacex, world: World) -> dict[str, Path]:
+    """Key files of three people, made and added by the commands."""
+    files = {}
+    roles = {"alice": ["--role", "requester"], "bob": ["--role", "approver"], "carol": ["--role", "approver"]}
+    for name, options in roles.items():
+        files[name] = world.folder / "people" / f"{name}.key"
+        if not files[name].exists():
+            public = refacex("person", "new-key", files[name]).stdout.strip()
+            refacex("person", "add", name, "--public", public, "--tenant", "acme", *options, "--roster", world.roster)
+    return files
+
+
+GROUNDS = ["--reason", "a court asked", "--legal-basis", "Art. 6(1)(c)", "--case", "CASE-17", "--purpose", "a witness"]
+
+
+def ask(refacex: Refacex, world: World, *faces: str) -> str:
+    named = [part for face in faces for part in ("--face", face)]
+    return refacex("request", "new", str(world.release)[:8], *named, "--as", "alice", *GROUNDS).stdout.strip()
+
+
+def recover(world: World, request: str) -> None:
+    """What custodian and recovery worker do when the messages come."""
+    from uuid import UUID
+
+    class Core:
+        model_version = "test"
+
+        def recover(self, data: bytes, given: object, context: object) -> list[CoreFace]:
+            return [CoreFace(0, np.full((256, 256, 3), 77, np.uint8), np.eye(2, 3))]
+
+    recovery = world.custodian().open(UUID(request)).recovery
+    assert recovery is not None
+    worker = Recoverer(world.as_("recovery"), world.recovery_secret(), world.files.__getitem__, Core)  # type: ignore[arg-type]
+    assert worker.recover(recovery) == "recovered"
+
+
+def test_keys_and_people(refacex: Refacex, people: dict[str, Path], world: World) -> None:
+    assert people["bob"].stat().st_mode & 0o777 == 0o600
+    assert "private" not in (world.folder / "people" / "bob.key.public").read_text()
+    listed = [json.loads(line) for line in refacex("person", "list", "--json").stdout.splitlines()]
+    assert {(each["id"], *each["roles"]) for each in listed} >= {("alice", "requester"), ("bob", "approver")}
+    assert load_roster(world.roster).people.keys() >= people.keys()
+    assert "never overwritten" in refacex("person", "new-key", people["bob"], ok=False).stderr
+    options = ["--tenant", "acme", "--roster", world.roster]
+    again = ["person", "add", "bob", "--public", f"{people['bob']}.public", "--role", "approver", *options]
+    refacex(*again)
+    taken = refacex(
+        "person", "add", "mallory", "--public", f"{people['bob']}.public", "--role", "approver", *options, ok=False
+    )
+    assert "already" in taken.stderr
+    secret = refacex("person", "add", "dora", "--public", people["bob"], "--role", "approver", *options, ok=False)
+    assert "public file is needed" in secret.stderr
+
+
+def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path) -> None:
+    request = ask(refacex, world, "0.png:0")
+    shown = refacex("request", "approve", request[:8], "--as", "bob", "--key", people["bob"], answer="y\n")
+    for words in ("a court asked", "Art. 6(1)(c)", "CASE-17", "0.png face 0", "alice of acme"):
+        assert words in shown.stdout
+    assert "is open" in shown.stderr
+    refacex("request", "approve", request, "--as", "carol", "--key", people["bob"], "--yes", ok=False)
+    done = refacex("request", "approve", request, "--as", "carol", "--key", people["carol"], "--yes")
+    assert "is approved" in done.stderr
+    early = refacex("request", "fetch", request, "--as", "alice", "--key", people["alice"], "--out", tmp_path, ok=False)
+    assert "nothing to fetch" in early.stderr
+    recover(world, request)
+    wrong = refacex("request", "fetch", request, "--as", "alice", "--key", people["bob"], "--out", tmp_path, ok=False)
+    assert "not the one" in wrong.stderr
+    (written,) = refacex(
+        "request", "fetch", request, "--as", "alice", "--key", people["alice"], "--out", tmp_path / "out"
+    ).stdout.split()
+    assert Path(written).stat().st_mode & 0o777 == 0o600
+    assert np.asarray(Image.open(io.BytesIO(Path(written).read_bytes()))).tolist()[0][0] == [77, 77, 77]
+    again = refacex("request", "fetch", request, "--as", "alice", "--key", people["alice"], "--out", tmp_path, ok=False)
+    assert "fetched" in again.stderr
+    entry = json.loads(refacex("request", "show", request, "--json").stdout)
+    assert (entry["state"], entry["recovery"], entry["decisions"]) == (
+        "done",
+        "fetched",
+        {"bob": "approve", "carol": "approve"},
+    )
+    assert world.one(select(Recovery.state)) == "fetched"
+    assert request in refacex("request", "list", "--state", "done", "--json").stdout
+
+
+def test_denied_and_withdrawn(refacex: Refacex, people: dict[str, Path], world: World) -> None:
+    request = ask(refacex, world, "1.png")
+    assert json.loads(refacex("request", "show", request, "--json").stdout)["faces"] == [
+        {"face": face, "item": str(world.items[1])} for face in (0, 1)
+    ]
+    declined = refacex("request", "deny", request, "--as", "bob", "--key", people["bob"], ok=False, answer="n\n")
+    assert "recorded" not in declined.stderr
+    refacex("request", "deny", request, "--as", "bob", "--key", people["bob"], "--yes")
+    assert (
+        "not open any more"
+        in refacex("request", "approve", request, "--as", "carol", "--key", people["carol"], "--yes", ok=False).stderr
+    )
+    other = ask(refacex, world, str(world.items[1])[:13] + ":1")
+    assert "Only the requester" in refacex("request", "withdraw", other, "--as", "bob", ok=False).stderr
+    refacex("request", "withdraw", other, "--as", "alice")
+
+
+@pytest.mark.parametrize("face", ["nothing.png:0", "0.png:9", "%%%%:0"])
+def test_a_face_that_was_not_released(refacex: Refacex, people: dict[str, Path], world: World, face: str) -> None:
+    line = refacex("request", "new", world.release, "--face", face, "--as", "alice", *GROUNDS, ok=False).stderr
+    assert "released items" in line
+
+
+def test_unknown_ids(refacex: Refacex) -> None:
+    for given in ("abcd", "%", "00000000-0000-0000-0000-000000000000"):
+        assert "no recovery request" in refacex("request", "show", given, ok=False).stderr
+
+
+def test_somebodys_words_do_not_steer_the_terminal(refacex: Refacex, people: dict[str, Path], world: World) -> None:
+    grounds = [*GROUNDS]
+    grounds[1] = "\x1b[2J[red]harmless[/red]"
+    request = refacex("request", "new", world.release, "--face", "0.png:0", "--as", "alice", *grounds).stdout.strip()
+    shown = refacex("request", "show", request).stdout
+    assert "\x1b" not in shown
+    assert "[red]harmless[/red]" in shown
+
+
+def test_verify_and_events(
+    refacex: Refacex, people: dict[str, Path], world: World, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.folder / "keys"
+    keys.write_public(folder / "audit.public.json", keys.create_signing_key(folder / "audit.signing.json"))
+    key = keys.load(folder / "audit.signing.json", keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
+    with monkeypatch.context() as patch:
+        for name, value in buckets.environment("notary").items():
+            patch.setenv(name, value)
+        patch.setenv("REFACEX_AUDIT_SIGNING_KEY", "unused")
+        anchors = Anchors(Storage(NotarySettings.load()), buckets.anchors)
+    Notary(world.as_("notary"), anchors, HeadSigner(key.id, key.secret()), timedelta(days=1)).anchor()
+    assert "the trail holds" in refacex("audit", "verify").stdout
+    events = [
+        json.loads(line) for line in refacex("audit", "events", "--event", "person:added", "--json").stdout.splitlines()
+    ]
+    assert [each["fields"]["subject"] for each in events][-3:] == ["alice", "bob", "carol"]
+    assert refacex("audit", "events", "--request", str(world.release), "--json").stdout == ""
+    world.owner(
+        "ALTER TABLE audit.events DISABLE TRIGGER append_only",
+        "UPDATE audit.events SET role = 'refacex_notary' WHERE seq = 0",
+    )
+    line = refacex("audit", "verify", ok=False).stdout
+    assert "event 0" in line
+    assert "THE TRAIL DOES NOT HOLD" in line
+    result = json.loads(refacex("audit", "verify", "--json", ok=False).stdout)
+    assert {each["problem"] for each in result["findings"]} == {"event_changed", "role", "guard"}
+
+
+def test_the_database_away_is_one_line(refacex: Refacex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFACEX_DATABASE_URL", "postgresql+psycopg://refacex_gateway:x@127.0.0.1:9/refacex")
+    result = refacex("request", "list", ok=False)
+    assert result.stderr.strip().splitlines() == [
+        "refacex: the database cannot be reached: start the service with `refacex up`"
+    ]
+
+
+def test_item_names_are_only_names(refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path) -> None:
+    """A name that climbs out of the folder does not take the face with it."""
+    from gateway.cli.governance import _write_face
+    from schemas.requests import face_info
+    from workers.custody.sealing import seal
+    from workers.recoveries.service import SealedFace
+
+    alice = keys.load(people["alice"], keys.FileKind.PERSON).of(keys.KeyType.X25519)
+    item = world.one(select(Item.id).where(Item.position == 0))
+    sealed = seal(alice.public, b"png", face_info(item, item, 0))
+    for name in ("../../evil", "/etc/passwd", "a\x00b\n", "..."):
+        path = _write_face(tmp_path, name, SealedFace(item, item, 0, sealed), alice.secret())
+        assert path.parent == tmp_path
+        assert path.read_bytes() == b"png"

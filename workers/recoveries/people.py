@@ -1,0 +1,53 @@
+"""People as the gateway knows them. Whoever counts stands on the custodian's roster as well, which no service can write."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from schemas.audit import AuditEvent
+from schemas.tables import Person
+from workers.audit import append
+from workers.custody.roster import RosterPerson
+from workers.recoveries.errors import PersonExists
+
+
+def add(session: Session, person: RosterPerson, actor: str) -> bool:
+    """Adds a person, in the caller's transaction; False where just this person is there already.
+
+    Raises PersonExists where the id or a key belongs to somebody else.
+    """
+    query = select(Person).where(
+        or_(
+            Person.id == person.id,
+            Person.ed25519_public == person.ed25519_public,
+            Person.x25519_public == person.x25519_public,
+        )
+    )
+    known = session.execute(query).scalars().all()
+    if known:
+        if len(known) > 1 or not _same(known[0], person):
+            raise PersonExists
+        return False
+    session.add(
+        Person(
+            id=person.id,
+            tenant=person.tenant,
+            roles=sorted(person.roles),
+            ed25519_public=person.ed25519_public,
+            x25519_public=person.x25519_public,
+        )
+    )
+    detail = {"tenant": person.tenant, "roles": sorted(person.roles), "ed25519": person.ed25519_public.hex()}
+    append(session, AuditEvent.PERSON_ADDED, actor=actor, subject=person.id, detail=detail)
+    return True
+
+
+def _same(row: Person, person: RosterPerson) -> bool:
+    return (row.id, row.tenant, sorted(row.roles), bytes(row.ed25519_public), bytes(row.x25519_public)) == (
+        person.id,
+        person.tenant,
+        sorted(person.roles),
+        person.ed25519_public,
+        person.x25519_public,
+    )
