@@ -1,0 +1,191 @@
+"""What each process's role may not do, tried with that role's own credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import undefer
+
+from schemas.tables import Approval, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from tests.conftest import Database
+from tests.governance import World, build, copied
+
+DENIED = "42501"
+
+# Statements that must be refused, by role.
+REFUSED: dict[str, list[str]] = {
+    "release": [
+        "SELECT wrapped FROM sealed_keys",
+        "SELECT * FROM sealed_keys",
+        "UPDATE sealed_keys SET state = 'superseded'",
+        "UPDATE sealed_keys SET wrapped = NULL",
+        "DELETE FROM sealed_keys",
+        "DELETE FROM items",
+        "INSERT INTO items SELECT * FROM items",
+        "UPDATE items SET source_uri = 'x'",
+        "UPDATE releases SET policy = '{}'",
+        "UPDATE attempts SET sha256 = 'x'",
+        "SELECT * FROM approvals",
+        "SELECT * FROM recovery_requests",
+        "SELECT * FROM request_faces",
+        "SELECT * FROM tickets",
+        "SELECT * FROM recoveries",
+        "SELECT * FROM recovered_faces",
+        "SELECT * FROM people",
+        "SELECT args FROM outbox",
+        "DELETE FROM outbox",
+        "SELECT * FROM audit.events",
+        "INSERT INTO tickets (id, request_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'custody', 'custody.open', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'recovery', 'recoveries.recover', '[]')",
+    ],
+    "custodian": [
+        "UPDATE approvals SET decision = 'approve'",
+        "INSERT INTO approvals SELECT * FROM approvals",
+        "UPDATE recovery_requests SET quorum = 1",
+        "INSERT INTO recovery_requests SELECT * FROM recovery_requests",
+        "INSERT INTO request_faces SELECT * FROM request_faces",
+        "UPDATE items SET state = 'done'",
+        "SELECT * FROM recovered_faces",
+        "SELECT * FROM people",
+        "UPDATE recoveries SET state = 'expired'",
+        "DELETE FROM tickets",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'release', 'releases.anonymise', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'custody', 'custody.open', '[]')",
+    ],
+    "recovery": [
+        "SELECT id FROM sealed_keys",
+        "SELECT * FROM approvals",
+        "SELECT canonical FROM recovery_requests",
+        "SELECT recipient_public FROM recovery_requests",
+        "SELECT * FROM people",
+        "SELECT sealed FROM recovered_faces",
+        "INSERT INTO recoveries (id, ticket_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+        "INSERT INTO tickets (id, request_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+        "UPDATE recoveries SET ticket_id = gen_random_uuid()",
+        "UPDATE items SET state = 'done'",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'custody', 'custody.open', '[]')",
+    ],
+    "relay": [
+        "SELECT wrapped FROM sealed_keys",
+        "SELECT key_bundle FROM recoveries",
+        "SELECT sealed FROM recovered_faces",
+        "SELECT reason FROM recovery_requests",
+        "SELECT * FROM approvals",
+        "SELECT * FROM people",
+        "UPDATE outbox SET args = '[]'",
+        "UPDATE outbox SET task = 'custody.open'",
+        "UPDATE items SET object_key = 'x'",
+        "INSERT INTO items SELECT * FROM items",
+    ],
+    "notary": [
+        "SELECT * FROM items",
+        "SELECT id FROM sealed_keys",
+        "SELECT * FROM recovery_requests",
+        "SELECT * FROM people",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'release', 'x', '[]')",
+        "UPDATE audit.tree_heads SET size = 1",
+        "DELETE FROM audit.nodes",
+    ],
+    "gateway": [
+        "SELECT wrapped FROM sealed_keys",
+        "SELECT key_bundle FROM recoveries",
+        "INSERT INTO sealed_keys SELECT * FROM sealed_keys",
+        "UPDATE approvals SET decision = 'approve'",
+        "DELETE FROM approvals",
+        "UPDATE recovery_requests SET quorum = 1",
+        "UPDATE request_faces SET face = 1",
+        "UPDATE people SET ed25519_public = decode(repeat('00', 32), 'hex')",
+        "DELETE FROM people",
+        "INSERT INTO tickets (id, request_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+        "INSERT INTO recoveries (id, ticket_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
+        "INSERT INTO recovered_faces SELECT * FROM recovered_faces",
+        "UPDATE items SET state = 'done'",
+        "SELECT args FROM outbox",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'recovery', 'recoveries.recover', '[]')",
+    ],
+}
+CASES = [(role, statement) for role, statements in REFUSED.items() for statement in statements]
+
+
+@pytest.fixture(scope="module")
+def world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world with a recovery on its way, so that every table has rows."""
+    world = build(database, tmp_path_factory.mktemp("world"))
+    assert world.custodian().open(world.approved().id).recovery is not None
+    return world
+
+
+@pytest.fixture
+def broken(world: World, tmp_path: Path) -> Iterator[World]:
+    with copied(world.database) as fresh:
+        yield world.moved(fresh, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(("role", "statement"), CASES)
+def test_refused(world: World, role: str, statement: str) -> None:
+    with world.as_(role)() as session, pytest.raises(DBAPIError) as caught:
+        session.execute(text(statement))
+    assert caught.value.orig.sqlstate == DENIED  # type: ignore[union-attr]
+
+
+def test_roles_read_their_rows_as_objects(world: World) -> None:
+    """The models leave out what a role may not read, so loading one does not ask for too much."""
+    allowed = {
+        "release": [Release, Item, SealedKey],
+        "custodian": [RecoveryRequest, Approval, Recovery, SealedKey],
+        "recovery": [Recovery, Item],
+        "gateway": [RecoveryRequest, Approval, Recovery, SealedKey, Item],
+        "relay": [Outbox, Item, Release],
+    }
+    for role, models in allowed.items():
+        with world.as_(role)() as session:
+            for model in models:
+                assert session.execute(select(model)).scalars().all()
+    with world.as_("release")() as session, pytest.raises(DBAPIError, match="permission denied"):
+        session.execute(select(SealedKey).options(undefer(SealedKey.wrapped)))
+
+
+GUARDED = [
+    ("DELETE FROM tickets", "append-only"),
+    ("UPDATE recovery_requests SET reason = 'x'", "cannot be changed"),
+    ("UPDATE recovery_requests SET state = 'open'", "cannot go from recovering to open"),
+    ("DELETE FROM approvals", "append-only"),
+    ("UPDATE approvals SET decision = 'deny'", "append-only"),
+    ("TRUNCATE approvals", "append-only"),
+    ("UPDATE request_faces SET face = 1", "append-only"),
+    ("UPDATE tickets SET spent_at = NULL", "spent once"),
+    ("UPDATE tickets SET expires_at = now() + interval '9 days'", "spent once"),
+    ("DELETE FROM recoveries", "append-only"),
+    ("UPDATE recoveries SET state = 'fetched', key_bundle = NULL", "cannot go from bound to fetched"),
+    ("UPDATE recoveries SET expires_at = now() + interval '9 days'", "cannot be changed"),
+    ("UPDATE recoveries SET key_bundle = 'x'", "cannot be changed"),
+    (
+        "UPDATE sealed_keys SET item_id = (SELECT id FROM items ORDER BY position LIMIT 1), face = 7",
+        "stays with its face",
+    ),
+    ("DELETE FROM sealed_keys", "append-only"),
+    ("UPDATE items SET sha256 = 'x'", "released item"),
+    ("UPDATE items SET state = 'pending'", "released item"),
+    ("UPDATE attempts SET state = 'abandoned'", "published or abandoned once"),
+    ("UPDATE attempts SET object_key = 'x'", "never changed"),
+]
+
+
+@pytest.mark.parametrize(("statement", "words"), GUARDED)
+def test_the_guards_hold_for_the_owner_too(world: World, statement: str, words: str) -> None:
+    import psycopg
+
+    with pytest.raises(psycopg.Error, match=words):
+        world.owner(statement)
+
+
+def test_a_decision_comes_in_time_or_not_at_all(broken: World) -> None:
+    """Once a request is being recovered the database takes no more decisions on it."""
+    insert = "INSERT INTO approvals (request_id, approver, requester, decision, signature) SELECT id, 'dave', requester, 'approve', "
+    with broken.as_("gateway")() as session, pytest.raises(DBAPIError, match="not open for decisions"):
+        session.execute(text(insert + "decode(repeat('00', 64), 'hex') FROM recovery_requests"))
