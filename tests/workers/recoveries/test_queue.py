@@ -1,0 +1,185 @@
+"""Custodian, recovery worker and relay as the processes that they are, on a real broker; killed, and lied to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select
+
+from schemas.messages import Queue, TaskName
+from schemas.requests import face_info
+from schemas.states import RecoveryState, RequestState
+from schemas.tables import Recovery, RecoveryRequest, Ticket
+from tests.conftest import Brokers, Buckets
+from tests.governance import World
+from workers.app import make_app
+from workers.custody import keys
+from workers.custody.opening import open_sealed
+from workers.recoveries import service
+
+ROOT = Path(__file__).parents[3]
+CELERY = ["-m", "celery", "--quiet", "-A"]
+WORKER = ["worker", "-c", "1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
+class Processes:
+    """The privileged side of the service."""
+
+    def __init__(self, world: World, buckets: Buckets, brokers: Brokers) -> None:
+        self.world, self.buckets, self.brokers = world, buckets, brokers
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        ring = keys.load(world.folder / "recovery.json", keys.FileKind.KEYPAIR)
+        keys.write_public(world.folder / "recovery.public.json", ring.public_json())
+
+    def environment(self, role: str) -> dict[str, str]:
+        folder = self.world.folder
+        values = {
+            "DATABASE_URL": self.world.database.url_for(role),
+            "BROKER_URL": self.brokers.release if role == "relay" else self.brokers.privileged,
+        }
+        if role == "custodian":
+            values |= {
+                "CUSTODY_KEYRING": str(folder / "custody.json"),
+                "ROSTER": str(self.world.roster),
+                "TOMBSTONES": str(folder / "tombstones.json"),
+                "RECOVERY_PUBLIC_KEY": str(folder / "recovery.public.json"),
+            }
+        if role == "recovery":
+            values |= {
+                "RECOVERY_PRIVATE_KEY": str(folder / "recovery.json"),
+                "ALLOW_FAULTS": "1",
+                "CORE_FACTORY": "tests.workers.recoveries.standin:load",
+            }
+        if role == "relay":
+            values |= {
+                "PRIVILEGED_BROKER_URL": self.brokers.privileged,
+                "RELAY_POLL_SECONDS": "0.1",
+                "RECONCILE_SECONDS": "0.5",
+                "STALLED_SECONDS": "2",
+            }
+        own = {f"REFACEX_{name}": value for name, value in values.items()}
+        return own | (self.buckets.environment(role) if role != "custodian" else {})
+
+    def start(self, role: str) -> None:
+        command = {
+            "custodian": [*CELERY, "workers.custody.app:app", *WORKER, "-Q", "custody"],
+            "recovery": [*CELERY, "workers.recoveries.app:app", *WORKER, "-Q", "recovery"],
+            "relay": ["-m", "workers.outbox"],
+        }[role]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("REFACEX_")}
+        environment |= self.environment(role) | {"STANDIN_FOLDER": str(self.world.folder), "PYTHONPATH": str(ROOT)}
+        with (self.world.folder / f"{role}.log").open("ab") as log:
+            self.running[role] = subprocess.Popen(
+                [sys.executable, *command], env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self, role: str) -> None:
+        """As a power cut would, children and all."""
+        process = self.running.pop(role)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in self.world.folder.glob("*.log"))
+
+    def until(self, check: Callable[[], Any], seconds: float = 60.0) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = check()
+            if found:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"it did not come to that\n{self.logs()}")
+
+
+@pytest.fixture
+def processes(world: World, buckets: Buckets, brokers: Brokers, s3_admin: Any) -> Iterator[Processes]:
+    for key, data in world.files.items():
+        s3_admin.put_object(Bucket=buckets.releases, Key=key, Body=data)
+    made = Processes(world, buckets, brokers)
+    yield made
+    for role in list(made.running):
+        made.kill(role)
+
+
+def recovery_of(world: World, request: UUID) -> Recovery | None:
+    with world.as_("gateway")() as session:
+        return service.find_recovery(session, request)
+
+
+def recovered(world: World, request: UUID) -> UUID | None:
+    found = recovery_of(world, request)
+    return found.id if found is not None and found.state is RecoveryState.RECOVERED else None
+
+
+@pytest.mark.slow
+def test_through_the_privileged_broker_and_through_kills(processes: Processes, world: World) -> None:
+    hold = world.folder / "hold"
+    hold.touch()
+    for role in ("relay", "custodian", "recovery"):
+        processes.start(role)
+    terms = world.approved((0, 0), (1, 1))
+    processes.until(lambda: list(world.folder.glob("started-*")))
+    processes.kill("recovery")
+    bound = recovery_of(world, terms.id)
+    assert bound is not None
+    assert bound.state is RecoveryState.BOUND, "killed in the middle: its keys wait for the next worker"
+    hold.unlink()
+    processes.start("recovery")
+    assert processes.until(lambda: recovered(world, terms.id)) == bound.id
+    with world.as_("gateway").begin() as session:
+        faces = service.fetch(session, bound.id, "alice")
+    secret = world.people["alice"].receiving.private_bytes_raw()
+    assert len(faces) == 2
+    for face in faces:
+        assert open_sealed(secret, face.sealed, face_info(bound.id, face.item, face.face)).startswith(b"\x89PNG")
+    names = [each["event"] for each in world.events()]
+    assert [names.count(name) for name in ("ticket:issued", "ticket:spent", "recovery:recovered")] == [1, 1, 1]
+
+    # The custodian is killed with an approved request in its queue: the next one opens it.
+    processes.kill("custodian")
+    second = world.approved((0, 1))
+    processes.start("custodian")
+    processes.until(lambda: recovered(world, second.id))
+    logs = processes.logs()
+    assert not [word for word in ("private", "0.png", "a court asked") if word in logs]
+
+
+@pytest.mark.slow
+def test_messages_put_straight_into_the_queues(processes: Processes, world: World, brokers: Brokers) -> None:
+    """Who owns the broker can send anything, and gets nothing."""
+    processes.start("custodian")
+    processes.start("recovery")
+    app = make_app("attacker", brokers.privileged, [Queue.CUSTODY.value, Queue.RECOVERY.value])
+    terms = world.request()
+    world.approve(terms, "bob")
+    ids = [str(terms.id), str(uuid4()), str(world.release), str(world.items[0])]
+    for given in ids:
+        app.send_task(TaskName.OPEN.value, args=[given], queue=Queue.CUSTODY.value)
+    # Tasks that another worker has, tasks that nobody has, arguments that are not ids.
+    app.send_task(TaskName.RECOVER.value, args=[str(terms.id)], queue=Queue.CUSTODY.value)
+    app.send_task(TaskName.OPEN.value, args=[str(terms.id)], queue=Queue.RECOVERY.value)
+    app.send_task("celery.backend_cleanup", queue=Queue.CUSTODY.value)
+    app.send_task(TaskName.OPEN.value, args=["'; DROP TABLE tickets; --"], queue=Queue.CUSTODY.value)
+    app.send_task(TaskName.RECOVER.value, args=[str(uuid4())], queue=Queue.RECOVERY.value)
+    app.send_task(TaskName.OPEN.value, args=[ids[1]], queue=Queue.CUSTODY.value)
+    app.close()
+    processes.until(lambda: [each["event"] for each in world.events()].count("ticket:refused") == len(ids) + 1)
+    reasons = {each["fields"]["detail"]["refusal"] for each in world.events() if each["event"] == "ticket:refused"}
+    assert reasons == {"not_approved", "request_unknown"}
+    assert world.one(select(func.count()).select_from(Ticket)) == 0
+    assert world.one(select(RecoveryRequest.state)) is RequestState.OPEN
+    assert all(process.poll() is None for process in processes.running.values())
+    # And they still serve.
+    processes.start("relay")
+    world.approve(terms, "carol")
+    processes.until(lambda: recovered(world, terms.id))
