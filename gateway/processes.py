@@ -29,14 +29,14 @@ class ProcessSpec:
 
 def _worker(name: str, module: str, queues: str) -> Callable[[Home], list[str]]:
     return lambda _home: [
-        *("-m", "celery", "-A", f"{module}:app", "worker", "--concurrency=1", "--pool=prefork"),
+        *("-m", "celery", "--quiet", "-A", f"{module}:app", "worker", "--concurrency=1", "--pool=prefork"),
         *(f"--queues={queues}", f"--hostname={name}@%h", "--loglevel=INFO", *_QUIET_CELERY),
     ]
 
 
 def _beat(home: Home) -> list[str]:
     schedule = home.run / "beat-schedule"
-    return ["-m", "celery", "-A", "workers.releases.app:app", "beat", f"--schedule={schedule}", "--pidfile="]
+    return ["-m", "celery", "--quiet", "-A", "workers.releases.app:app", "beat", f"--schedule={schedule}", "--pidfile="]
 
 
 PROCESSES: dict[str, ProcessSpec] = {

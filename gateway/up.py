@@ -109,6 +109,10 @@ class System:
         """Which processes run now."""
         return {name: kept.child is not None and kept.child.alive for name, kept in self._kept.items()}
 
+    def failures(self, name: str) -> int:
+        """How often in a row that process ended soon after its start."""
+        return self._kept[name].failures
+
     def pid(self, name: str) -> int | None:
         """The process's number, for tests that kill it."""
         child = self._kept[name].child
@@ -185,6 +189,9 @@ class System:
             **inherited,
             **kept,
             "PYTHONUNBUFFERED": "1",
+            "OPENCV_LOG_LEVEL": "ERROR",
+            # Celery says this of every worker that runs as root; it matters for pickle, and ours take JSON alone
+            "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
             "REFACEX_LOG_FORMAT": "console",
             **read_env(self.home.env(name)),
             **self._overrides,
@@ -202,7 +209,8 @@ class System:
             for raw in output:
                 log.write(raw)
                 log.flush()
-                self._echo(name, raw.decode(errors="replace").rstrip())
+                if line := raw.decode(errors="replace").rstrip():
+                    self._echo(name, line)
 
     def _bring_down(self) -> None:
         """Those that make work first, then the workers, the notary, the engines."""

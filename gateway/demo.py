@@ -1,0 +1,323 @@
+"""`make demo`: the main job end to end on real photographs, with real engines, real workers and people with keys of their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
+from sqlalchemy.orm import sessionmaker
+
+from gateway.provision import Home
+from gateway.up import System
+from schemas.audit import AuditEvent
+from schemas.requests import FaceRef, decision_message, face_info
+from schemas.states import Decision, ItemState, RecoveryState, RequestState
+from schemas.tables import Item, Person
+from workers import audit
+from workers.audit.heads import Anchors, HeadVerifier
+from workers.audit.verify import Verification, verify
+from workers.custody import keys
+from workers.custody.opening import open_sealed
+from workers.custody.roster import APPROVER, REQUESTER, RosterPerson, add_person, load_roster
+from workers.db import make_engine
+from workers.errors import WorkerError
+from workers.exports import fetching
+from workers.exports import service as exports
+from workers.logs import configure_logs
+from workers.recoveries import service as recoveries
+from workers.recoveries.errors import NothingToFetch, OwnRequest
+from workers.releases import service as releases
+from workers.releases.sources import collect
+from workers.settings import GatewaySettings
+from workers.storage import Storage
+
+TENANT = "demo"
+PEOPLE = {
+    "rita-requester": (REQUESTER, APPROVER),  # an approver too: to show that nobody approves their own request
+    "ada-approver": (APPROVER,),
+    "bela-approver": (APPROVER,),
+}
+RELEASE_SECONDS, RECOVERY_SECONDS, EXPORT_SECONDS = 1800.0, 900.0, 300.0
+
+
+class DemoFailed(WorkerError):
+    """The demo did not get to its end."""
+
+    code = "demo_failed"
+
+
+@dataclass
+class Photograph:
+    """One photograph on its way through the demo."""
+
+    name: str
+    source: Path
+    item: UUID
+    state: ItemState
+    reason: str | None
+    report: dict[str, Any]
+    stego_psnr: float | None
+    size_bytes: int | None
+    released: Path | None = None
+    recovered: dict[int, Path] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """What the demo did."""
+
+    photographs: list[Photograph] = field(default_factory=list)
+    release_seconds: float = 0.0
+    refusals: list[str] = field(default_factory=list)
+    export_files: int = 0
+    verification: Verification = field(default_factory=Verification)
+
+
+def run_demo(images: Path | None, *, home: Path, out: Path, console: Console | None = None) -> int:
+    """Run everything; figures and a contact sheet below `out`. Exit code 0 only if every photograph made it and the trail holds.
+
+    Raises EngineError and WorkerError with what to do next.
+    """
+    console = console or wide_console()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    configure_logs("demo", "console", "WARNING")
+    out.mkdir(parents=True, exist_ok=True)
+    if images is not None and not images.is_dir():
+        raise DemoFailed("IMAGES must be a folder with photographs")
+    with as_file(files("gateway") / "demo_images") as shipped:
+        folder = (images or Path(shipped)).absolute()
+        overrides = {"REFACEX_ANCHOR_SECONDS": "2", "REFACEX_LOG_FORMAT": "json"}
+        console.print(f"[bold]ReFaceX demo[/] on {folder.name}; engines, keys and logs below {home}", soft_wrap=True)
+        with System(home, source_roots=[folder], overrides=overrides) as system:
+            steps = Steps(console, system, folder, out)
+            try:
+                run = steps.run()
+            finally:
+                steps.close()
+        from gateway.demo_figures import show  # loads the networks, after the workers have given the cores back
+
+        complete = show(run, out, console)
+    return 0 if complete and run.verification.ok else 1
+
+
+def wide_console() -> Console:
+    """A terminal as it is; 120 columns where the output goes to a file or another program."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+class Steps:
+    """The steps, in the order in which people and processes take them."""
+
+    def __init__(self, console: Console, system: System, folder: Path, out: Path) -> None:
+        self._console = console
+        self._system = system
+        self._folder = folder
+        self._out = out
+        self._home: Home = system.home
+        self._settings = GatewaySettings.load(system.home.env("gateway"))
+        self._engine = make_engine(self._settings.database_url)
+        self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        self._storage = Storage(self._settings)
+        self._people: dict[str, keys.KeyFile] = {}
+        self._step = 0
+        self._result = Run()
+
+    def run(self) -> Run:
+        """All of them. Raises DemoFailed where a process does not answer in time."""
+        self._say(f"{len(self._system.engines.running)} engines and {len(self._system.alive())} processes run")
+        self._enrol()
+        release = self._release()
+        self._publish()
+        self._recover(release)
+        self._export(release)
+        self._verify()
+        return self._result
+
+    def close(self) -> None:
+        """Give back the database connections."""
+        self._engine.dispose()
+
+    def _say(self, line: str) -> None:
+        self._step += 1
+        self._console.print(f"  [green]{self._step}[/] {line}", highlight=False, soft_wrap=True)
+
+    def _enrol(self) -> None:
+        """People make their own keys; the roster, which the custodian alone reads, gets the public halves."""
+        folder = self._home.path / "people"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        roster = self._home.key("roster.json")
+        for name, roles in PEOPLE.items():
+            path = folder / f"{name}.json"
+            if not path.exists():
+                keys.create_person_key(path)
+            own = self._people[name] = keys.load(path, keys.FileKind.PERSON)
+            signing, receiving = own.of(keys.KeyType.ED25519).public, own.of(keys.KeyType.X25519).public
+            if name not in load_roster(roster).people:
+                add_person(roster, RosterPerson(name, TENANT, roles, signing, receiving))
+            with self._sessions.begin() as session:
+                if session.get(Person, name) is None:
+                    row = {"id": name, "tenant": TENANT, "roles": list(roles)}
+                    session.add(Person(**row, ed25519_public=signing, x25519_public=receiving))
+                    session.flush()
+                    audit.append(session, AuditEvent.PERSON_ADDED, actor="demo", subject=name)
+        self._say(f"{len(PEOPLE)} people with keys of their own: one asks, two decide")
+
+    def _release(self) -> UUID:
+        sources = collect([str(self._folder)], [self._folder])
+        started = time.monotonic()
+        with self._sessions.begin() as session:
+            release = releases.submit(session, tenant=TENANT, actor="demo", name="demo", sources=sources)
+        self._say(f"submitted {len(sources)} photographs as release {str(release)[:8]}")
+        with self._console.status("the release worker loads the networks and replaces faces"):
+            for progress in releases.wait(self._sessions, release, timeout=RELEASE_SECONDS):
+                now = progress
+                self._check_alive("release")
+        if now.ended < now.total:
+            raise DemoFailed(f"the release did not finish in {RELEASE_SECONDS:.0f} s: {self._log('release')}")
+        self._result.release_seconds = time.monotonic() - started
+        with self._sessions() as session:
+            for source, entry in zip(sources, releases.report(session, release), strict=True):
+                self._result.photographs.append(
+                    Photograph(
+                        name=str(entry["name"]),
+                        source=self._folder / source.relative_name,
+                        item=UUID(entry["item"]),
+                        state=ItemState(entry["state"]),
+                        reason=entry["reason"] or entry["error_code"],
+                        report=entry,
+                        stego_psnr=entry["stego_psnr"],
+                        size_bytes=entry["size_bytes"],
+                    )
+                )
+        counts = ", ".join(f"{count} {state.value}" for state, count in now.items.items())
+        self._say(f"released in {self._result.release_seconds:.1f} s, the networks' loading included: {counts}")
+        return release
+
+    def _done(self) -> list[Photograph]:
+        return [photograph for photograph in self._result.photographs if photograph.state is ItemState.DONE]
+
+    def _publish(self) -> None:
+        """Fetch the released files from the bucket, as their recipients would."""
+        folder = self._out / "released"
+        for photograph in self._done():
+            with self._sessions() as session:
+                item = session.get_one(Item, photograph.item)
+                key, suffix = str(item.object_key), Path(str(item.object_key)).suffix
+            photograph.released = (folder / photograph.name).with_suffix(suffix)
+            photograph.released.parent.mkdir(parents=True, exist_ok=True)
+            photograph.released.write_bytes(self._storage.get(self._settings.bucket_releases, key))
+        self._say(f"fetched {len(self._done())} released files from storage")
+
+    def _recover(self, release: UUID) -> None:
+        """Ask for every face, have two people approve, let custodian and recovery worker do theirs, fetch once."""
+        faces = [FaceRef(one.item, face["index"]) for one in self._done() for face in one.report["faces"]]
+        if not faces:
+            self._say("no face was released, so none is asked for")
+            return
+        grounds = recoveries.Grounds(
+            reason="demonstration", legal_basis="consent", case_reference="DEMO-1", purpose="to see the faces again"
+        )
+        requester, *approvers = PEOPLE
+        with self._sessions.begin() as session:
+            terms = recoveries.open_request(
+                session, release_id=release, requester=requester, grounds=grounds, faces=faces
+            )
+        self._say(f"{requester} asks for {len(faces)} faces back; {terms.quorum} approvals are needed")
+        try:
+            self._approve(terms.id, requester)
+        except OwnRequest:
+            self._result.refusals.append("approving one's own request")
+        for approver in approvers:
+            self._approve(terms.id, approver)
+            self._say(f"{approver} approves with a signature")
+        with self._console.status("the custodian checks the signatures, the recovery worker reads the released files"):
+            recovery = self._await_recovery(terms.id)
+        with self._sessions.begin() as session:
+            sealed = recoveries.fetch(session, recovery, requester)
+        self._unseal(recovery, sealed, self._people[requester].of(keys.KeyType.X25519).secret())
+        try:
+            with self._sessions.begin() as session:
+                recoveries.fetch(session, recovery, requester)
+        except NothingToFetch:
+            self._result.refusals.append("fetching a second time")
+        self._say(
+            f"fetched {len(sealed)} faces, opened with {requester}'s key; refused: {', '.join(self._result.refusals)}"
+        )
+
+    def _approve(self, request: UUID, approver: str) -> RequestState:
+        with self._sessions.begin() as session:
+            canonical = recoveries.load_terms(session, request).canonical()
+            private = self._people[approver].of(keys.KeyType.ED25519).secret()
+            signature = Ed25519PrivateKey.from_private_bytes(private).sign(
+                decision_message(Decision.APPROVE, canonical)
+            )
+            return recoveries.approve(session, request, approver, signature)
+
+    def _await_recovery(self, request: UUID) -> UUID:
+        final = (RecoveryState.RECOVERED, RecoveryState.FAILED, RecoveryState.EXPIRED)
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while time.monotonic() < deadline:
+            with self._sessions() as session:
+                recovery = recoveries.find_recovery(session, request)
+            if recovery is not None and recovery.state in final:
+                if recovery.state is not RecoveryState.RECOVERED:
+                    raise DemoFailed(f"the recovery failed: {recovery.error_code}; {self._log('recovery')}")
+                return recovery.id
+            self._check_alive("custodian", "recovery")
+            time.sleep(0.5)
+        raise DemoFailed(f"no recovery in {RECOVERY_SECONDS:.0f} s: {self._log('custodian')}")
+
+    def _unseal(self, recovery: UUID, sealed: list[recoveries.SealedFace], private: bytes) -> None:
+        by_item = {photograph.item: photograph for photograph in self._done()}
+        for face in sealed:
+            photograph = by_item[face.item]
+            path = self._out / "recovered" / f"{Path(photograph.name).with_suffix('')}.face{face.face}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(open_sealed(private, face.sealed, face_info(recovery, face.item, face.face)))
+            photograph.recovered[face.face] = path
+
+    def _export(self, release: UUID) -> None:
+        with self._sessions.begin() as session:
+            export = exports.export_release(session, release, "demo")
+        with self._console.status("the export is written"):
+            done = fetching.wait(self._sessions, export, timeout=EXPORT_SECONDS)
+        folder = self._out / "export" / str(export)[:8]
+        names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder)
+        self._result.export_files = len(names)
+        self._say(f"exported: {len(names)} files, every checksum right")
+
+    def _verify(self) -> None:
+        """Wait until the notary has anchored what we did, then derive the whole trail again."""
+        public = keys.load_verifier(self._home.key("audit.public.json"))
+        anchors = Anchors(self._storage, self._settings.bucket_anchors)
+        wanted: int | None = None
+        deadline = time.monotonic() + 60
+        while True:
+            with self._sessions() as session:
+                found = verify(session, anchors, HeadVerifier(public.id, public.public))
+            wanted = found.events if wanted is None else wanted
+            if found.anchored_to >= wanted or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
+        self._result.verification = found
+        verdict = "holds" if found.ok else f"[red]does not hold[/]: {found.findings[0].words}"
+        self._say(
+            f"audit trail of {found.events} events {verdict}; anchored under Object Lock up to {found.anchored_to}"
+        )
+
+    def _check_alive(self, *processes: str) -> None:
+        """A process that keeps dying will not answer: say so instead of waiting."""
+        for process in processes:
+            if self._system.failures(process) >= 4:
+                raise DemoFailed(f"the {process} process keeps ending: {self._log(process)}")
+
+    def _log(self, process: str) -> str:
+        return f"see {self._home.logs / f'{process}.log'}"
