@@ -175,7 +175,7 @@ class System:
             pause = kept.ended(kept.started)
             self._echo(name, f"could not be started: {error.strerror}; next try in {pause:.1f} s")
             return
-        assert kept.child.output is not None  # noqa: S101  (it was started with a pipe)
+        assert kept.child.output is not None  # it was started with a pipe
         pump = threading.Thread(target=self._pump, args=(name, kept.child.output), daemon=True)
         pump.start()
         self._pumps = [thread for thread in self._pumps if thread.is_alive()] + [pump]
