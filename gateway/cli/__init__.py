@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
 import typer
 
-_MODULES = ("folder", "releases", "governance", "system")
+from gateway.cli import folder, governance, releases, system
 
 
 def build() -> typer.Typer:
@@ -18,9 +15,8 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,  # locals hold keys and faces
     )
-    for name in _MODULES:
-        if find_spec(f"{__name__}.{name}") is not None:
-            import_module(f"{__name__}.{name}").register(app)
+    for module in (folder, releases, governance, system):
+        module.register(app)
     return app
 
 
