@@ -230,9 +230,11 @@ def _service() -> Iterator[tuple[GatewaySettings, sessionmaker[Session]]]:
     from workers.errors import WorkerError
     from workers.settings import GatewaySettings
 
+    sessions = None
     try:
         settings = GatewaySettings.from_home()
-        yield settings, session_factory(settings.database_url)
+        sessions = session_factory(settings.database_url)
+        yield settings, sessions
     except WorkerError as error:
         raise _stop(str(error)) from None
     except DBAPIError as error:
@@ -241,6 +243,9 @@ def _service() -> Iterator[tuple[GatewaySettings, sessionmaker[Session]]]:
                 f"The database refused ({getattr(error.orig, 'sqlstate', '')}): run `refacex up` of this version."
             ) from None
         raise _stop("The database cannot be reached: start the service with `refacex up`.") from None
+    finally:
+        if sessions is not None:
+            sessions.kw["bind"].dispose()
 
 
 def _release(session: Session, given: str) -> UUID:

@@ -1,0 +1,206 @@
+"""Exports on the real engines: what is in one, what makes it fail, and one a window."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy import func, select, update
+from typer.testing import CliRunner
+
+from gateway.cli import releases as commands
+from schemas.states import ExportState, ItemState
+from schemas.tables import Export, Item, Outbox, Release
+from tests.workers.releases.harness import Service
+from tests.workers.releases.standin import StandIn
+from workers.custody import keys as custody_keys
+from workers.db import session_factory
+from workers.errors import ExportCorrupt, ReleaseUnfinished, ReleaseUnknown, ScheduleInvalid
+from workers.exports import fetching, schedules
+from workers.exports import service as exports
+from workers.exports.runner import ExportRunner
+from workers.releases.keys import Sealer
+from workers.releases.runner import Runner
+
+NAMES = ("anna.png", "berta.png", "clara.png", "hold.png")
+
+
+@pytest.fixture
+def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterator[Service]:
+    made = Service(tmp_path, database, buckets, brokers)
+    public = custody_keys.create_signing_key(made.folder / "export.signing.json")
+    custody_keys.write_public(made.folder / "export.public.json", public)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def release_id(service: Service) -> UUID:
+    """A finished release, made in this process."""
+    release_id = service.submit({name: b"HOLD" if name == "hold.png" else name.encode() for name in NAMES})
+    settings = service.release_settings
+    sessions = session_factory(settings.database_url)
+    sealer = Sealer(custody_keys.load_public(settings.custody_public_key))
+    with service.sessions() as session:
+        items = list(session.scalars(select(Item.id).where(Item.release_id == release_id)))
+    Runner(settings, sessions, service.storage, StandIn(), sealer).run(items)
+    sessions.kw["bind"].dispose()
+    return release_id
+
+
+@pytest.fixture
+def runner(service: Service) -> Iterator[ExportRunner]:
+    settings = service.release_settings.model_copy(
+        update={"export_signing_key": service.folder / "export.signing.json"}
+    )
+    sessions = session_factory(settings.database_url)
+    yield ExportRunner(settings, sessions, service.storage)
+    sessions.kw["bind"].dispose()
+
+
+def _ask(service: Service, release_id: UUID) -> UUID:
+    with service.gateway.begin() as session:
+        return exports.export_release(session, release_id, "tester")
+
+
+def _export(service: Service, export_id: UUID) -> Export:
+    with service.gateway() as session:
+        return exports.export(session, export_id)
+
+
+def test_an_export_can_be_checked_by_anyone(
+    service: Service, release_id: UUID, runner: ExportRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_id = _ask(service, release_id)
+    runner.run(export_id)
+    for name, value in service.environment("gateway").items():
+        monkeypatch.setenv(name, value)
+    out = tmp_path / "out"
+    ran = CliRunner().invoke(commands.export_app, ["run", str(release_id), "--out", str(out)])
+    assert ran.exit_code == 0, ran.output
+    assert (
+        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=out, check=False).returncode
+        == 0
+    )
+    verifier = custody_keys.load_verifier(service.folder / "export.public.json")
+    Ed25519PublicKey.from_public_bytes(verifier.public).verify(
+        (out / "SHA256SUMS.sig").read_bytes(), (out / "SHA256SUMS").read_bytes()
+    )
+    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert len({line["shard"] for line in lines}) == 2  # 48 kB each, 120 kB a shard
+    for line in lines:
+        with tarfile.open(out / line["shard"]) as tar:
+            assert hashlib.sha256(tar.extractfile(line["file"]).read()).hexdigest() == line["sha256"]  # type: ignore[union-attr]
+    report = json.loads((out / "privacy-report.json").read_text())
+    assert report["items"] == {"done": 3, "held": 1} and report["not_released"] == {"no_face": 1}
+    assert report["similarity_to_source"] == {"mean": 0.1, "highest": 0.1}
+    told = [
+        json.loads(json.loads(line)["canonical"])["event"] for line in (out / fetching.AUDIT).read_text().splitlines()
+    ]
+    assert told.count("item:released") == 3 and told[-1] == "export:finished"
+    everything = b"".join(path.read_bytes() for path in out.iterdir())
+    assert not any(name.encode() in everything for name in NAMES), "a submitter's file name is in the export"
+
+
+def test_an_export_is_made_once_and_again_with_the_same_bytes(
+    service: Service, release_id: UUID, runner: ExportRunner
+) -> None:
+    export_id = _ask(service, release_id)
+    assert _ask(service, release_id) == export_id
+    runner.run(export_id)
+    first = _export(service, export_id)
+    assert first.state is ExportState.DONE
+    with service.sessions.begin() as session:  # as if its worker had been killed before the end
+        session.execute(update(Export).where(Export.id == export_id).values(state=ExportState.RUNNING, manifest=None))
+    runner.run(export_id)
+    assert _export(service, export_id).manifest == first.manifest
+
+
+def test_an_export_that_is_being_written_is_left_alone(
+    service: Service, release_id: UUID, runner: ExportRunner
+) -> None:
+    export_id = _ask(service, release_id)
+    with runner._alone(export_id) as alone:
+        assert alone
+        runner.run(export_id)
+        assert _export(service, export_id).state is ExportState.PENDING
+    runner.run(export_id)
+    assert _export(service, export_id).state is ExportState.DONE
+
+
+def test_a_changed_file_fails_the_export(service: Service, release_id: UUID, runner: ExportRunner) -> None:
+    with service.sessions() as session:
+        query = select(Item.object_key).where(Item.release_id == release_id, Item.state == ItemState.DONE)
+        key = session.scalars(query).first()
+    service.storage.put(service.release_settings.bucket_releases, str(key), b"changed", if_none_match=False)
+    export_id = _ask(service, release_id)
+    with pytest.raises(ExportCorrupt):
+        runner.run(export_id)
+    assert _export(service, export_id).state is ExportState.FAILED
+    assert _ask(service, release_id) == export_id
+    assert _export(service, export_id).state is ExportState.PENDING
+
+
+def test_only_finished_releases_are_exported(service: Service) -> None:
+    open_release = service.submit({"a.png": b"x"})
+    with service.gateway() as session:
+        with pytest.raises(ReleaseUnfinished):
+            exports.export_release(session, open_release, "tester")
+        with pytest.raises(ReleaseUnknown):
+            exports.export_release(session, UUID(int=1), "tester")
+
+
+def test_one_export_a_window_however_many_beats(service: Service, release_id: UUID, runner: ExportRunner) -> None:
+    with service.gateway.begin() as session:
+        schedules.add_schedule(session, tenant="t", name="hourly", cron="0 * * * *", time_zone="Europe/Berlin")
+    with service.sessions.begin() as session:
+        now = session.scalars(select(func.now())).one()
+        inside = now.replace(minute=0, second=0, microsecond=0)
+        release = update(Release).where(Release.id == release_id)
+        session.execute(release.values(finished_at=inside.replace(hour=(inside.hour - 1) % 24)))
+    moment = inside.replace(minute=5)
+    release_sessions = session_factory(service.release_settings.database_url)
+    with release_sessions.begin() as first, release_sessions.begin() as second:
+        made = schedules.record_due(first, moment)
+        first.commit()
+        assert len(made) == 1 and schedules.record_due(second, moment) == []
+    runner.run(made[0])
+    done = _export(service, made[0])
+    assert done.state is ExportState.DONE
+    if inside.hour:  # at midnight the release above finished on the day before
+        assert done.manifest is not None and str(release_id) in done.manifest["releases"]
+    with service.sessions() as session:
+        assert session.scalars(select(Outbox.id).where(Outbox.args == [str(made[0])])).all()
+    release_sessions.kw["bind"].dispose()
+
+
+@pytest.mark.parametrize(
+    ("now", "start", "end"),
+    [  # Europe/Berlin, daily at 02:30; that time is skipped on 29 March 2026 and comes twice on 25 October 2026
+        ("2026-03-28T12:00", "2026-03-27T01:30", "2026-03-28T01:30"),
+        ("2026-03-30T12:00", "2026-03-29T01:00", "2026-03-30T00:30"),
+        ("2026-07-01T00:30", "2026-06-30T00:30", "2026-07-01T00:30"),
+    ],
+)
+def test_windows_follow_the_wall_clock(now: str, start: str, end: str) -> None:
+    window = schedules.latest_window("30 2 * * *", "Europe/Berlin", datetime.fromisoformat(now).replace(tzinfo=UTC))
+    assert f"{window.end:%Y-%m-%dT%H:%M}" == end
+    if "03-29" not in start:
+        assert f"{window.start:%Y-%m-%dT%H:%M}" == start
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone"), [("* * * *", "UTC"), ("x", "UTC"), ("0 6 * * *", "Mars/Base"), ("99 * * * *", "UTC")]
+)
+def test_a_bad_schedule_is_refused(cron: str, zone: str) -> None:
+    with pytest.raises(ScheduleInvalid):
+        schedules.latest_window(cron, zone, datetime.now(UTC))

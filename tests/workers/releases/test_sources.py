@@ -1,0 +1,91 @@
+"""Which images a submission names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.errors import ManifestInvalid, NothingToSubmit, SourceMissing, SourceRefused, SourceTooLarge
+from workers.releases import sources
+from workers.releases.sources import Source
+
+
+def _names(found: list[Source]) -> list[str]:
+    return [source.relative_name for source in found]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.JPG", "a.png", "deep/er/c.webp", ".hidden/x.png", "notes.txt", "deep/d.heic"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def test_a_folder_gives_its_images_in_order(folder: Path) -> None:
+    assert _names(sources.collect([str(folder)])) == ["a.png", "b.JPG", "deep/d.heic", "deep/er/c.webp"]
+
+
+def test_what_is_named_twice_is_taken_once(folder: Path) -> None:
+    found = sources.collect([str(folder / "a.png"), str(folder), str(folder / "*.png")])
+    assert _names(found) == ["a.png", "b.JPG", "deep/d.heic", "deep/er/c.webp"]
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(folder: Path) -> None:
+    assert _names(sources.collect([str(folder / "notes.txt")])) == ["notes.txt"]
+
+
+def test_a_glob(folder: Path) -> None:
+    assert _names(sources.collect([str(folder / "**" / "*.webp")])) == ["c.webp"]
+
+
+@pytest.mark.parametrize("missing", ["nothing-here", "*.gif", "empty"])
+def test_nothing_to_submit(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingToSubmit):
+        sources.collect([str(tmp_path / missing)])
+
+
+def test_manifests(folder: Path) -> None:
+    (folder / "m.jsonl").write_text('{"path": "a.png"}\n\n{"path": "deep/d.heic", "name": "second"}\n')
+    (folder / "m.csv").write_text("path,name\nb.JPG,\ndeep/er/c.webp,last\n")
+    assert _names(sources.collect([str(folder / "m.jsonl")])) == ["a.png", "second"]
+    assert _names(sources.collect([str(folder / "m.csv")])) == ["b.JPG", "last"]
+
+
+@pytest.mark.parametrize("text", ["{", '{"file": "a.png"}', '{"path": 3}', "[]", '{"path": ""}'])
+def test_a_bad_manifest(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(text + "\n")
+    with pytest.raises(ManifestInvalid):
+        sources.collect([str(tmp_path / "m.jsonl")])
+
+
+def test_a_source_is_neither_shown_nor_followed_out_of_its_root(folder: Path) -> None:
+    root = folder / "deep"
+    inside = Source.of_file(root / "d.heic", "anna.heic")
+    assert "anna" not in repr(inside) and "d.heic" not in repr(inside)
+    assert sources.read(inside.uri, [root], None, "b", 10) == b"x"  # type: ignore[arg-type]
+    (root / "out.png").symlink_to(folder / "a.png")
+    for uri in (
+        f"file://{root}/out.png",
+        f"file://{root}/../a.png",
+        "file://elsewhere/x.png",
+        "s3://other/x",
+        "data:,x",
+    ):
+        with pytest.raises(SourceRefused):
+            sources.read(uri, [root], None, "b", 10)  # type: ignore[arg-type]
+    with pytest.raises(SourceMissing):
+        sources.read(f"file://{root}/gone.png", [root], None, "b", 10)  # type: ignore[arg-type]
+    with pytest.raises(SourceTooLarge):
+        sources.read(inside.uri, [root], None, "b", 0)  # type: ignore[arg-type]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=60))
+def test_any_file_name_survives_its_uri(name: str) -> None:
+    path = Path("/photographs") / ("x" + name)
+    assert sources._path_of(Source.of_file(path, name).uri) == path
