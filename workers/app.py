@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-HARD_LIMIT_SECONDS = 900
-SOFT_LIMIT_SECONDS = 840
+# For a task that hangs. A chunk of large images on a busy CPU may rightly take many minutes.
+HARD_LIMIT_SECONDS = 3600
+SOFT_LIMIT_SECONDS = 3540
 # A visibility timeout below the task's length runs the task twice; it is the last resort only, the reconciler is
 # quicker.
 VISIBILITY_SECONDS = 2 * HARD_LIMIT_SECONDS + 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -29,7 +30,7 @@ EXPORT_SECONDS = 6 * 3600
 
 # Beat imports this module too and has only these two; a worker's own settings are read when its first task comes.
 _settings = BeatSettings.load()
-log_as("release", _settings.log_format, _settings.log_level)
+log_as("beat" if "beat" in sys.argv else "release", _settings.log_format, _settings.log_level)
 app = make_app("releases", _settings.broker_url, [Queue.RELEASE.value, Queue.EXPORTS.value])
 app.database_url = _settings.database_url
 app.conf.beat_schedule = {
