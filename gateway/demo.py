@@ -94,6 +94,7 @@ def run_demo(images: Path | None, *, home: Path, out: Path, console: Console | N
     with as_file(files("gateway") / "demo_images") as shipped:
         folder = (images or Path(shipped)).absolute()
         overrides = {"REFACEX_ANCHOR_SECONDS": "2", "REFACEX_LOG_FORMAT": "json"}
+        (Home(home).logs / "release.log").unlink(missing_ok=True)  # what it says of loading must be of this run
         console.print(f"[bold]ReFaceX demo[/] on {folder.name}; engines, keys and logs below {home}", soft_wrap=True)
         with System(home, source_roots=[folder], overrides=overrides) as system:
             steps = Steps(console, system, folder, out)
@@ -318,6 +319,9 @@ class Steps:
         for process in processes:
             if self._system.failures(process) >= 4:
                 raise DemoFailed(f"the {process} process keeps ending: {self._log(process)}")
+        log = self._home.logs / "release.log"
+        if log.exists() and "core_not_loaded" in log.read_text(errors="replace"):
+            raise DemoFailed(f"the release worker cannot load the networks: {self._log('release')}")
 
     def _log(self, process: str) -> str:
         return f"see {self._home.logs / f'{process}.log'}"
