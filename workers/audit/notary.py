@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -158,6 +157,9 @@ def run(notary: Notary, every: float, stop: threading.Event) -> int:
 
 def main(arguments: list[str]) -> int:
     """The process."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     from workers.custody.keys import FileKind, KeyType, load
     from workers.db import session_factory
     from workers.logs import configure_logs
@@ -180,10 +182,7 @@ def main(arguments: list[str]) -> int:
     except WorkerError as error:
         print(error, file=sys.stderr)
         return 1
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    log.info("notary started", every=settings.anchor_seconds, at=time.time())
+    log.info("notary started", every=settings.anchor_seconds)
     return run(notary, settings.anchor_seconds, stop)
 
 

@@ -91,7 +91,7 @@ class Processes:
     def logs(self) -> str:
         return "\n".join(path.read_text("utf-8", "replace")[-3000:] for path in self.world.folder.glob("*.log"))
 
-    def until(self, check: Callable[[], Any], seconds: float = 60.0) -> Any:
+    def until(self, check: Callable[[], Any], seconds: float = 120.0) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = check()
