@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from refacex_core.donors import DonorAppearance
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, oval_mask
+from refacex_core.layers import filled
 from refacex_core.payload.network import WINDOW
 
 #: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval stays.
@@ -42,7 +43,8 @@ def target_shape(source: Tensor, donor: Tensor) -> Tensor:
     weight = torch.zeros(source.shape[1], 1, dtype=source.dtype, device=source.device)
     for part, share in SHAPE_FROM_DONOR.items():
         weight[torch.from_numpy(GROUPS[part])] = share
-    return source + weight * (posed - source)
+    target: Tensor = source + weight * (posed - source)
+    return target
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
@@ -81,7 +83,8 @@ class _Modulated(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         scale, shift = self.style(code)[:, :, None, None].chunk(2, 1)
-        return F.gelu(self.norm(self.conv(x)) * (1 + scale) + shift)
+        modulated: Tensor = F.gelu(self.norm(self.conv(x)) * (1 + scale) + shift)
+        return modulated
 
 
 class IdentityFeatureFusion(nn.Module):
@@ -93,7 +96,7 @@ class IdentityFeatureFusion(nn.Module):
         self.mask = nn.Conv2d(2 * width, 1, 3, padding=1)
 
     def forward(self, x: Tensor, skip: Tensor, code: Tensor) -> Tensor:
-        donor = self.donor(x, code)
+        donor: Tensor = self.donor(x, code)
         choice = torch.sigmoid(self.mask(torch.cat([donor, skip], 1)))
         return choice * donor + (1 - choice) * skip
 
@@ -108,7 +111,9 @@ class FusionUNet(nn.Module):
     def __init__(self, widths: tuple[int, int, int] = (48, 96, 128), code: int = 128) -> None:
         super().__init__()
         a, b, c = widths
-        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(7 * 16, a, 3, padding=1), nn.GroupNorm(8, a), nn.GELU())
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(7 * 16, a, 3, padding=1), nn.GroupNorm(8, a), nn.GELU()
+        )
         self.down1, self.down2 = _down(a, b), _down(b, c)
         self.middle = _Modulated(c, c, code)
         self.fuse2 = IdentityFeatureFusion(c, code)
@@ -116,11 +121,7 @@ class FusionUNet(nn.Module):
         self.fuse1 = IdentityFeatureFusion(b, code)
         self.up0 = nn.Conv2d(b, a, 1)
         self.fuse0 = IdentityFeatureFusion(a, code)
-        self.out = nn.Sequential(nn.Conv2d(a, 48, 3, padding=1), nn.PixelShuffle(4))
-        last = self.out[0]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.out = nn.Sequential(filled(nn.Conv2d(a, 48, 3, padding=1)), nn.PixelShuffle(4))
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         s0 = self.stem(x)

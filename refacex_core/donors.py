@@ -123,5 +123,3 @@ def _normal_shape(shapes: NDArray[np.floating]) -> NDArray[np.float64]:
     centred = shapes - shapes.mean(1, keepdims=True)
     result: NDArray[np.float64] = centred / np.linalg.norm(centred, axis=(1, 2), keepdims=True)
     return result
-
-

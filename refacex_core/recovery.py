@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refacex_core import weights
+from refacex_core.layers import filled
 from refacex_core.payload.network import WINDOW
 from refacex_core.types import RGB
 
@@ -38,13 +39,10 @@ class RecoveryNetwork(nn.Module):
         self.middle = _block(c, c)
         self.up1, self.join1 = nn.Conv2d(c, b, 1), _block(b, b)
         self.up0, self.join0 = nn.Conv2d(b, a, 1), _block(a, a)
-        self.out = nn.Sequential(nn.Conv2d(a, 64, 3, padding=1), nn.PixelShuffle(4))
-        last = self.out[0]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.normal_(last.weight, std=1e-3)
-        nn.init.zeros_(last.bias)
+        self.out = nn.Sequential(filled(nn.Conv2d(a, 64, 3, padding=1)), nn.PixelShuffle(4))
 
     def forward(self, released: Tensor, view: Tensor) -> Tensor:
+        released, view = released.detach(), view.detach()  # recovery is detached: nothing before it learns from it
         placed = place(view)
         s0 = self.stem(torch.cat([released, placed], 1))
         s1 = self.down1(s0)

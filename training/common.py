@@ -75,7 +75,9 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
     parser.add_argument("--loss-networks", type=Path, help="folder of the frozen loss networks")
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints, log and samples")
     parser.add_argument("--minutes", type=float, default=minutes, help="stop by the clock after so long in this call")
-    parser.add_argument("--total-steps", type=int, default=0, help="length of the learning-rate schedule (0: by the clock)")
+    parser.add_argument(
+        "--total-steps", type=int, default=0, help="length of the learning-rate schedule (0: by the clock)"
+    )
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--limit", type=int, help="use only so many images a set (smoke runs)")
     parser.add_argument("--seed", type=int, default=1)
@@ -88,7 +90,9 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
 class Run:
     """A training run that can stop at any time: checkpoint, averaged weights, log."""
 
-    def __init__(self, args: argparse.Namespace, networks: dict[str, nn.Module], optimisers: list[torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, args: argparse.Namespace, networks: dict[str, nn.Module], optimisers: list[torch.optim.Optimizer]
+    ) -> None:
         self.args, self.networks, self.optimisers = args, networks, optimisers
         self.step, self.seen, self.seconds = 0, 0, 0.0
         self.averages = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in networks.items()}
@@ -143,7 +147,11 @@ class Run:
                         average.copy_(value)
         if self.step % every == 0:
             now = time.monotonic()
-            line = {"step": self.step, "images": self.seen, "images_per_s": round(images * every / (now - self.last), 2)}
+            line = {
+                "step": self.step,
+                "images": self.seen,
+                "images_per_s": round(images * every / (now - self.last), 2),
+            }
             line |= {k: round(float(v), 5) for k, v in losses.items()}
             self.last = now
             with (self.args.run / "log.jsonl").open("a") as log:
@@ -200,9 +208,13 @@ def about_run() -> dict[str, Any]:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
-    words = [a for a in sys.argv[1:]]
+    words = sys.argv[1:]
     module = Path(sys.argv[0]).stem
-    return {"command": f"python -m training.stages.{module} " + " ".join(words), "commit": commit, "torch": str(torch.__version__)}
+    return {
+        "command": f"python -m training.stages.{module} " + " ".join(words),
+        "commit": commit,
+        "torch": str(torch.__version__),
+    }
 
 
 def set_up(args: argparse.Namespace) -> np.random.Generator:

@@ -43,7 +43,9 @@ def main() -> None:
 
 def prepare(archive: Path, target: Path, detector: YuNet, landmarks: np.lib.npyio.NpzFile) -> None:
     """One set: the face nearest to the centre of each image."""
-    key = next((k[: -len("/names")] for k in landmarks.files if k.endswith("/names") and k.startswith(archive.stem)), None)
+    key = next(
+        (k[: -len("/names")] for k in landmarks.files if k.endswith("/names") and k.startswith(archive.stem)), None
+    )
     known = {}
     if key:
         known = {str(n): i for i, n in enumerate(landmarks[f"{key}/names"])}
@@ -78,7 +80,10 @@ def prepare(archive: Path, target: Path, detector: YuNet, landmarks: np.lib.npyi
     if labels:
         np.save(target / "labels.npy", np.stack(labels))
     (target / "names.json").write_text(json.dumps(names))
-    print(f"{archive.stem}: {len(names)} crops, {int(np.isfinite(np.stack(points)[:, 0, 0]).sum())} with landmarks", flush=True)
+    print(
+        f"{archive.stem}: {len(names)} crops, {int(np.isfinite(np.stack(points)[:, 0, 0]).sum())} with landmarks",
+        flush=True,
+    )
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -58,7 +58,10 @@ def crop(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int = CROP
         f = max(scale * 1.2, 1.0 / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA)
         fx, fy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
-        image, m = small, matrix @ np.array([[1 / fx, 0, 0.5 / fx - 0.5], [0, 1 / fy, 0.5 / fy - 0.5], [0, 0, 1]])
+        image, m = (
+            np.asarray(small, np.uint8),
+            matrix @ np.array([[1 / fx, 0, 0.5 / fx - 0.5], [0, 1 / fy, 0.5 / fy - 0.5], [0, 0, 1]]),
+        )
     out = cv2.warpAffine(image, m, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     result: NDArray[np.uint8] = np.asarray(out, np.uint8)
     return result
@@ -85,9 +88,9 @@ def paste(
     back[:, 2] -= (x0, y0)
     size = (x1 - x0, y1 - y0)
     scale = float(np.hypot(matrix[0, 0], matrix[0, 1]))
-    flags = cv2.INTER_AREA if scale > 1.6 else cv2.INTER_CUBIC
+    flags = cv2.INTER_CUBIC
     if scale > 1.6:  # the photograph's face is smaller than the crop: average before sampling
-        face = cv2.GaussianBlur(face, (0, 0), 0.35 * scale)
+        face = np.asarray(cv2.GaussianBlur(face, (0, 0), 0.35 * scale), np.uint8)
         flags = cv2.INTER_LINEAR
     layer = cv2.warpAffine(face, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     alpha = cv2.warpAffine(mask, back, size, flags=cv2.INTER_LINEAR)[..., None]

@@ -85,12 +85,9 @@ class YuNet:
     def _view(self, view: NDArray[np.uint8], scale: float, x: int, y: int) -> list[Detection]:
         height, width = view.shape[:2]
         up = 2.0 if max(height, width) <= 160 else 1.0  # the net has no scale for a face in so few pixels
-        bgr = view[..., ::-1]
-        if up != 1.0:
-            bgr = cv2.resize(np.ascontiguousarray(bgr), None, fx=up, fy=up, interpolation=cv2.INTER_CUBIC)
-        # Faces close to the frame are found better with a border around them.
-        pad = 32
-        bgr = cv2.copyMakeBorder(np.ascontiguousarray(bgr), pad, pad, pad, pad, cv2.BORDER_CONSTANT)
+        scaled = view if up == 1.0 else cv2.resize(view, None, fx=up, fy=up, interpolation=cv2.INTER_CUBIC)
+        pad = 32  # faces close to the frame are found better with a border around them
+        bgr = cv2.copyMakeBorder(cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), pad, pad, pad, pad, cv2.BORDER_CONSTANT)
         self._net.setInputSize((bgr.shape[1], bgr.shape[0]))
         _, rows = self._net.detect(bgr)
         if rows is None:

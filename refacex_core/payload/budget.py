@@ -20,7 +20,9 @@ def share_out(capacity: int, areas: Sequence[float], profile: Profile) -> list[i
     most = MAXIMUM_BYTES[profile.value]
     left = capacity - sealed_size([0] * len(areas))
     if left < MINIMUM_BYTES * len(areas):
-        raise ImageTooSmall(f"{len(areas)} faces need {MINIMUM_BYTES * len(areas)} bytes, the image carries {max(left, 0)}")
+        raise ImageTooSmall(
+            f"{len(areas)} faces need {MINIMUM_BYTES * len(areas)} bytes, the image carries {max(left, 0)}"
+        )
     spare = left - MINIMUM_BYTES * len(areas)
     budgets = [MINIMUM_BYTES] * len(areas)
     open_ = set(range(len(areas)))

@@ -40,9 +40,8 @@ def _header_order() -> NDArray[np.int64]:
 
 _TILE = _tile_places()
 #: For each header place, which bit of the header's code word stands there (CARRIERS x 32 x 32).
-_TILE_BIT = np.zeros(CARRIERS * TILE * TILE, np.int64)
-_TILE_BIT[_header_order()] = np.arange(HEADER_PLACES)
-_TILE_BIT = _TILE_BIT.reshape(CARRIERS, TILE, TILE)
+_TILE_BIT = np.zeros((CARRIERS, TILE, TILE), np.int64)
+_TILE_BIT.ravel()[_header_order()] = np.arange(HEADER_PLACES)
 
 
 def _tiled(tile: NDArray[np.generic], rows: int, columns: int) -> NDArray[np.generic]:
@@ -79,7 +78,6 @@ class Channel:
         self._net.to(device)
         self._device = device
 
-    @torch.inference_mode()
     def embed(self, image: RGB, header: Header, sealed: bytes, layout_key: bytes) -> RGB:
         """`image` (H x W x 3) with header and sealed part in it. ImageTooSmall when they do not fit."""
         height, width = image.shape[:2]
@@ -96,14 +94,16 @@ class Channel:
             places = free[permutation(layout_key, header.locator, len(free))[:n]]
             bits.ravel()[places] = ldpc.encode(_bits(sealed), n)
             used.ravel()[places] = True
-        stego = self._write(image, bits, used)
+        stego = self.write(image, bits, used)
         if header.profile is Profile.ARCHIVE:
             flat = stego.reshape(-1)
             places = permutation(layout_key, header.locator, flat.size)[: 8 * len(sealed)]
             flat[places] = (flat[places] & 0xFE) | _bits(sealed)
         return stego
 
-    def _write(self, image: RGB, bits: NDArray[np.uint8], used: NDArray[np.bool_]) -> RGB:
+    @torch.inference_mode()
+    def write(self, image: RGB, bits: NDArray[np.uint8], used: NDArray[np.bool_]) -> RGB:
+        """`image` with raw `bits` in the places that are `used` (both CARRIERS x H/8 x W/8)."""
         x = torch.from_numpy(np.clip(image, _LOW, _HIGH)).permute(2, 0, 1)[None].float().to(self._device)
         b = torch.from_numpy(bits)[None].float().to(self._device)
         u = torch.from_numpy(used)[None].float().to(self._device)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refacex_core.layers import filled
+
 BLOCK = 8
 #: (row, column) of the carrying coefficients in a block, in zigzag order from the first AC coefficient.
 FREQUENCIES: tuple[tuple[int, int], ...] = tuple(
@@ -76,12 +78,8 @@ class Embedder(nn.Module):
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
             nn.GELU(),
-            nn.Conv2d(width, CARRIERS, 1),
+            filled(nn.Conv2d(width, CARRIERS, 1), 2.0),
         )
-        last = self.net[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        nn.init.zeros_(last.weight)
-        nn.init.constant_(last.bias, 2.0)
 
     def forward(self, grid: Tensor, move: Tensor) -> Tensor:
         x = torch.cat([compress(grid), move.abs()], 1)
@@ -100,9 +98,7 @@ class Extractor(nn.Module):
         self.middle = nn.Sequential(
             nn.GELU(), nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"), nn.GELU()
         )
-        self.out = nn.Conv2d(width, 2 * CARRIERS, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.out = filled(nn.Conv2d(width, 2 * CARRIERS, 1))
 
     def forward(self, grid: Tensor, steps: Tensor) -> Tensor:
         phase = grid[:, _INDEX] * (math.pi / steps).view(1, -1, 1, 1)

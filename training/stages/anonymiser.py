@@ -34,7 +34,11 @@ def draw_codes(bank: Tensor, rng: np.random.Generator, batch: int) -> Tensor:
 def roughen(images: Tensor, rng: np.random.Generator) -> Tensor:
     """What a recogniser may meet: blur, noise, flips."""
     if rng.random() < 0.5:
-        images = blur(images, float(rng.uniform(4, 6))) if rng.random() < 0.2 else F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        images = (
+            blur(images, float(rng.uniform(4, 6)))
+            if rng.random() < 0.2
+            else F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        )
     if rng.random() < 0.5:
         images = images + torch.randn_like(images) * float(rng.uniform(0, 0.06))
     return images.flip(3) if rng.random() < 0.3 else images
@@ -73,11 +77,17 @@ def main() -> None:
     figures = {name: evaluate(net, Crops(args.cache, [name], args.limit or 200), args.device, args.run) for name in VAL}
     print(figures)
     if args.export:
-        weights.save(net.unet, args.export, run.card(TRAIN + ["portraits-cc0"], figures, RIGHTS))
+        weights.save(net.unet, args.export, run.card([*TRAIN, "portraits-cc0"], figures, RIGHTS))
 
 
 def objective(
-    crop: Tensor, posed: Tensor, mask: Tensor, source: Tensor, identity: Identity, perceptual: torch.nn.Module, rng: np.random.Generator
+    crop: Tensor,
+    posed: Tensor,
+    mask: Tensor,
+    source: Tensor,
+    identity: Identity,
+    perceptual: torch.nn.Module,
+    rng: np.random.Generator,
 ) -> dict[str, Tensor]:
     """The losses of one batch, weighted."""
     jitter = jitters(len(crop)).to(crop.device)
@@ -90,7 +100,10 @@ def objective(
     near = sum((1 - (a * b).sum(1)).mean() for a, b in zip(seen, of_donor, strict=True))
     top = slice(40, 248)
     half = lambda x: F.avg_pool2d(x[:, :, top, 24:232], 2)  # noqa: E731
-    like = perceptual(half(crop), half(donor_face)).mean() + 0.5 * perceptual(crop[:, :, 60:188, 64:192], donor_face[:, :, 60:188, 64:192]).mean()
+    like = (
+        perceptual(half(crop), half(donor_face)).mean()
+        + 0.5 * perceptual(crop[:, :, 60:188, 64:192], donor_face[:, :, 60:188, 64:192]).mean()
+    )
     light = F.l1_loss(blur(crop, 20.0), blur(source, 20.0))
     change = ((crop - donor_face) ** 2).mean()
     assert isinstance(away, Tensor) and isinstance(near, Tensor)

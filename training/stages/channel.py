@@ -106,7 +106,11 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         psnr = 10 * math.log10(255**2 / max((stego - images).detach().pow(2).mean().item(), 1e-9))
-        run.tick(args.batch, {"loss": loss.item(), "bits_a_block": info.mean().item(), "short": short.mean().item(), "psnr": psnr}, decay=0.995)
+        run.tick(
+            args.batch,
+            {"loss": loss.item(), "bits_a_block": info.mean().item(), "short": short.mean().item(), "psnr": psnr},
+            decay=0.995,
+        )
     run.save()
     run.use_averages()
     figures = {name: evaluate(net, Crops(args.cache, [name], args.limit or 100), args.device) for name in VAL}

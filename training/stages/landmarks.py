@@ -1,6 +1,6 @@
 """Stage `landmarks`: 162 mesh points from a crop.
 
-    python -m training.stages.landmarks --run training/runs/landmarks --export landmarks
+python -m training.stages.landmarks --run training/runs/landmarks --export landmarks
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def sample(data: Crops, indices: NDArray[np.int64], rng: np.random.Generator, st
     for i in indices:
         m = jitter(rng, strength)
         full = half[:, :2] @ m + np.array([[0, 0, half[0, 2]], [0, 0, half[1, 2]]])
-        view = cv2.warpAffine(data.image(int(i)), full, (INPUT, INPUT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        view = cv2.warpAffine(
+            data.image(int(i)), full, (INPUT, INPUT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         if strength and rng.random() < 0.3:
             view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.3, 1.5))
         gain, bias = (rng.uniform(0.7, 1.3, 3), rng.uniform(-25, 25)) if strength else (np.ones(3), 0.0)
@@ -61,7 +63,10 @@ def main() -> None:
     while run.running():
         run.learning_rate(2e-3)
         x, y = sample(data, rng.choice(usable, args.batch), rng, 1.0)
-        loss = (F.smooth_l1_loss(net(x.to(args.device)), y.to(args.device), beta=2.0, reduction="none") * weight.to(args.device)).mean()
+        loss = (
+            F.smooth_l1_loss(net(x.to(args.device)), y.to(args.device), beta=2.0, reduction="none")
+            * weight.to(args.device)
+        ).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -52,8 +52,15 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         middle = level == LEVELS // 2
-        run.tick(args.batch, {"loss": loss.item(), "bytes": bits.mean().item() / 8, "psnr": psnr(error.mean())}
-                 | ({"bytes_mid": bits[middle].mean().item() / 8, "psnr_mid": psnr(error[middle].mean())} if middle.any() else {}))
+        run.tick(
+            args.batch,
+            {"loss": loss.item(), "bytes": bits.mean().item() / 8, "psnr": psnr(error.mean())}
+            | (
+                {"bytes_mid": bits[middle].mean().item() / 8, "psnr_mid": psnr(error[middle].mean())}
+                if middle.any()
+                else {}
+            ),
+        )
     run.save()
     run.use_averages()
     figures = {name: evaluate(net, Crops(args.cache, [name], args.limit or 100), args.device) for name in VAL}
@@ -92,7 +99,9 @@ def evaluate(net: PayloadNetwork, data: Crops, device: str) -> dict[str, list[fl
             level = torch.full((len(part),), k, device=device)
             codes = net.codes(face, mask, level)
             size += (bits_of(codes, net.log_scale.exp() * net.gain(level)).sum((1, 2, 3)) / 8).tolist()
-            error = ((net.decode(codes, level).clamp(-1, 1) - face) ** 2 * mask).sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)))
+            error = ((net.decode(codes, level).clamp(-1, 1) - face) ** 2 * mask).sum((1, 2, 3)) / (
+                3 * mask.sum((1, 2, 3))
+            )
             quality += [psnr(e) for e in error]
         result["bytes"].append(round(float(np.mean(size)), 1))
         result["psnr_in_mask"].append(round(float(np.mean(quality)), 2))

@@ -74,7 +74,9 @@ def main() -> None:
         out = net(released, view)
         error = F.mse_loss(out, original)
         top, left, height, width = WINDOW
-        seen = perceptual(out[:, :, top : top + height, left : left + width], original[:, :, top : top + height, left : left + width]).mean()
+        seen = perceptual(
+            out[:, :, top : top + height, left : left + width], original[:, :, top : top + height, left : left + width]
+        ).mean()
         loss = 20 * error + F.l1_loss(out, original) + 0.5 * seen
         optimiser.zero_grad()
         loss.backward()
@@ -103,7 +105,13 @@ def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Genera
     released = []
     for i in chosen:
         u = rng.random()
-        how = [] if u < 0.35 else [("jpeg", int(rng.integers(70, 96)))] if u < 0.9 else [("webp", int(rng.integers(80, 96)))]
+        how = (
+            []
+            if u < 0.35
+            else [("jpeg", int(rng.integers(70, 96)))]
+            if u < 0.9
+            else [("webp", int(rng.integers(80, 96)))]
+        )
         released.append(recode(pool["released"][i], how))
     parts = [pool["original"][chosen], np.stack(released), pool["view"][chosen]]
     flip = bool(rng.random() < 0.5)

@@ -1,0 +1,306 @@
+"""The figures of the README's table, from saved files of people and images that training never saw.
+
+    python -m training.evaluate --data DATA --loss-networks WEIGHTS --images 200
+
+Every image goes through the whole core as a user's would: file in, released file on disk, read again, recovered from the
+file alone. Beside it stands the donor-paste baseline on the same images. Writes `training/results/robust.json` and contact
+sheets (original | released | recovered | difference x 4) under `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tarfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from refacex_core import images, recognisers
+from refacex_core.errors import CoreError, PayloadMismatch, WrongKey
+from refacex_core.faces import align
+from refacex_core.faces.detect import YuNet
+from refacex_core.faces.landmarks import oval_mask
+from refacex_core.pipeline import Core
+from refacex_core.types import Held, ItemInput, ItemKeys, ItemOptions, Profile, RecoveryKeys, Released, SealContext
+from training.common import Crops, about_run, sheet, to_tensor
+from training.losses import Identity, lpips
+from training.metrics import interval, psnr, ssim
+
+SETS = {"lfw": "lfw-val", "celebahq": "celebahq256-val"}
+RECODE: dict[str, list[tuple[str, int]]] = {
+    "png": [], "jpeg95": [("jpeg", 95)], "jpeg85": [("jpeg", 85)], "jpeg75": [("jpeg", 75)], "jpeg50": [("jpeg", 50)],
+    "webp90": [("webp", 90)], "webp80": [("webp", 80)], "jpeg95_75": [("jpeg", 95), ("jpeg", 75)],
+}  # fmt: skip
+RECOVER = ("png", "jpeg85", "jpeg75")
+
+
+class Keys:
+    """Random keys, remembered by locator."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, int], bytes] = defaultdict(lambda: os.urandom(32))
+
+    def item(self) -> ItemKeys:
+        """For the release."""
+        return ItemKeys(lambda locator: self._known[locator, -1], lambda locator, face: self._known[locator, face])
+
+    def recovery(self, released: Released) -> RecoveryKeys:
+        """For the recovery of all faces."""
+        faces = {f.index: self._known[released.locator, f.index] for f in released.faces}
+        return RecoveryKeys(self._known[released.locator, -1], faces)
+
+
+def recode(data: bytes, how: list[tuple[str, int]]) -> bytes:
+    """A file through the given codecs, one after another."""
+    for name, quality in how:
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB").save(buffer, name, quality=quality)
+        data = buffer.getvalue()
+    return data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--loss-networks", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="for the donors of the baseline")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--profile", type=Profile, default=Profile.ROBUST)
+    parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
+    parser.add_argument("--results", type=Path, default=Path("training/results"))
+    args = parser.parse_args()
+    core = Core.load()
+    judges = Judges(args.loss_networks)
+    result: dict[str, Any] = {
+        "protocol": "files saved, read again, then measured; rank-1 in a gallery of the same originals; LFW: one image a person",
+        "judged_only": ["dlib"], "gated_releases": ["sface"], "trained_the_anonymiser": ["y1", "casia"],
+        "model_version": core.model_version, "profile": args.profile.value, **about_run(),
+    }  # fmt: skip
+    result["command"] = result["command"].replace("training.stages.", "training.")
+    for name, archive in SETS.items():
+        result[name] = Evaluation(core, judges, args, name).run(args.data / f"{archive}.tar")
+        args.results.mkdir(parents=True, exist_ok=True)
+        (args.results / f"{args.profile.value}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({k: result[k] for k in SETS}, indent=2))
+
+
+class Judges:
+    """Recognisers by name, and LPIPS."""
+
+    def __init__(self, folder: Path) -> None:
+        self._identity = Identity(folder)
+        self.lpips = lpips(folder)
+        self._sface, self._dlib = recognisers.sface(), recognisers.dlib()
+        self.names = ("sface", "dlib", "y1", "casia")
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """Unit vectors of crops (N x 256 x 256 x 3), by recogniser."""
+        y1, casia = self._identity(to_tensor(crops))
+        return {"sface": self._sface(crops), "dlib": self._dlib(crops), "y1": y1.numpy(), "casia": casia.numpy()}
+
+
+class Evaluation:
+    """One data set."""
+
+    def __init__(self, core: Core, judges: Judges, args: argparse.Namespace, name: str) -> None:
+        self.core, self.judges, self.args, self.name = core, judges, args, name
+        self.detector, self.keys = YuNet(), Keys()
+        self.out = args.out / name
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.context = SealContext("evaluation", "", "", core.model_version, "default")
+        self.values: dict[str, list[float]] = defaultdict(list)
+        self.vectors: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
+        self.rows: list[list[np.ndarray]] = []
+        self.donors = Crops(args.cache, ["portraits-cc0"])
+        self.rng = np.random.default_rng(0)
+
+    def run(self, archive: Path) -> dict[str, Any]:
+        """All figures of the set."""
+        outcomes: Counter[str] = Counter()
+        previous: tuple[Released, np.ndarray] | None = None
+        started = time.time()
+        for source in self._images(archive):
+            item = ItemInput(source, self.keys.item(), self.context, ItemOptions(profile=self.args.profile))
+            outcome = self.core.anonymise([item], keep_anonymised=True)[0]
+            if not isinstance(outcome, Released):
+                outcomes[f"held:{outcome.reason}" if isinstance(outcome, Held) else f"failed:{outcome.code}"] += 1
+                continue
+            outcomes["released"] += 1
+            path = self.out / f"{outcomes['released']:04d}.png"
+            path.write_bytes(outcome.data)
+            previous = self._one(source, path.read_bytes(), outcome, previous)
+        print(f"{self.name}: {dict(outcomes)} in {time.time() - started:.0f} s", flush=True)
+        for k in range(0, len(self.rows), 10):
+            part = self.rows[k : k + 10]
+            sheet([[row[j] for row in part] for j in range(4)], self.out / f"sheet_{k // 10:02d}.png")
+        return {
+            "outcomes": dict(outcomes),
+            **{k: interval(v) for k, v in sorted(self.values.items())},
+            "identity": self._identity(),
+        }
+
+    def _images(self, archive: Path) -> list[bytes]:
+        """The first images by name; for LFW one a person."""
+        with tarfile.open(archive) as tar:
+            names = sorted(m.name for m in tar.getmembers() if m.isfile() and not m.name.endswith(".mask.png"))
+            if self.name == "lfw":
+                names = [n for i, n in enumerate(names) if i == 0 or n.split("/")[0] != names[i - 1].split("/")[0]]
+            handles = [tar.extractfile(n) for n in names[: self.args.images]]
+            return [h.read() for h in handles if h is not None]
+
+    def _one(
+        self, source: bytes, data: bytes, outcome: Released, previous: tuple[Released, np.ndarray] | None
+    ) -> tuple[Released, np.ndarray]:
+        original, released = images.decode(source).rgb, images.decode(data).rgb
+        keys = self.keys.recovery(outcome)
+        self.values["stego_psnr"].append(outcome.stego_psnr)
+        assert outcome.anonymised is not None
+        self.values["stego_ssim"].append(ssim(outcome.anonymised, released))
+        self.values["payload_bytes"].append(float(np.mean([f.payload_bytes for f in outcome.faces])))
+        self.values["faces"].append(len(outcome.faces))
+        self._decode_rates(data, keys)
+        self._recoveries(data, keys, original, released)
+        self._refusals(data, outcome, keys, original, previous)
+        self._identities(original, released)
+        return outcome, released
+
+    def _decode_rates(self, data: bytes, keys: RecoveryKeys) -> None:
+        for name, how in RECODE.items():
+            if self.args.profile is Profile.ARCHIVE and how:
+                continue
+            try:
+                rgb = images.decode(recode(data, how)).rgb
+                channel = self.core._channel
+                llr = channel.listen(rgb)
+                channel.read_sealed(rgb, llr, channel.read_header(llr), keys.layout_key)
+                good = 1.0
+            except CoreError:
+                good = 0.0
+            self.values[f"decoded_{name}"].append(good)
+
+    def _recoveries(self, data: bytes, keys: RecoveryKeys, original: np.ndarray, released: np.ndarray) -> None:
+        for name in RECOVER if self.args.profile is Profile.ROBUST else ("png",):
+            try:
+                faces = self.core.recover(recode(data, RECODE[name]), keys, self.context)
+            except CoreError:
+                self.values[f"recovered_{name}"].append(0.0)
+                continue
+            self.values[f"recovered_{name}"].append(1.0)
+            for face in faces:
+                truth = align.crop(original, face.matrix)
+                points = self.core._landmarks(to_tensor(truth[None])).numpy()[0]
+                self.values[f"recovery_{name}_psnr"].append(psnr(truth, face.crop))
+                self.values[f"recovery_{name}_psnr_in_mask"].append(psnr(truth, face.crop, oval_mask(points)))
+                self.values[f"recovery_{name}_ssim"].append(ssim(truth, face.crop))
+                with torch.inference_mode():
+                    distance = self.judges.lpips(to_tensor(truth[None]), to_tensor(face.crop[None]))
+                self.values[f"recovery_{name}_lpips"].append(float(distance))
+                pair = recognisers.REGISTRY["sface"]() if not hasattr(self, "_pair") else self._pair
+                self._pair = pair
+                a, b = pair(np.stack([truth, face.crop]))
+                self.values[f"recovery_{name}_cosine_sface"].append(float(a @ b))
+            if name == "jpeg85" or self.args.profile is Profile.ARCHIVE:
+                face = faces[0]
+                truth = align.crop(original, face.matrix)
+                out = align.crop(released, face.matrix)
+                difference = np.clip(np.abs(truth.astype(int) - face.crop.astype(int)) * 4, 0, 255).astype(np.uint8)
+                if len(self.rows) < 40:
+                    self.rows.append([truth, out, face.crop, difference])
+
+    def _refusals(
+        self, data: bytes, outcome: Released, keys: RecoveryKeys, original: np.ndarray,
+        previous: tuple[Released, np.ndarray] | None,
+    ) -> None:  # fmt: skip
+        """A wrong key, one bit wrong, and this image under the payload of the one before."""
+        one_bit = {i: bytes([k[0] ^ 1]) + k[1:] for i, k in keys.face_keys.items()}
+        wrong = {
+            "wrong_layout_key": RecoveryKeys(os.urandom(32), keys.face_keys),
+            "one_bit_wrong_face_key": RecoveryKeys(keys.layout_key, one_bit),
+        }
+        for name, these in wrong.items():
+            self.values[f"refused_{name}"].append(float(_refuses(self.core, data, these, self.context, WrongKey)))
+        if previous is None or previous[1].shape != original.shape or outcome.anonymised is None:
+            return
+        llr = self.core._channel.listen(previous[1])  # raw bits need no key; writing them elsewhere needs none either
+        moved = self.core._channel.write(outcome.anonymised, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
+        theirs = self.keys.recovery(previous[0])
+        refused = _refuses(self.core, images.encode(moved, "png"), theirs, self.context, PayloadMismatch)
+        self.values["refused_transplanted_payload"].append(float(refused))
+
+    def _identities(self, original: np.ndarray, released: np.ndarray) -> None:
+        """Faces found afresh in both images; the baseline pastes a portrait through five points."""
+        there = self._central(original)
+        again = self._central(released)
+        self.values["face_found_again"].append(float(again is not None))
+        if there is None or again is None:
+            return
+        crop = align.crop(original, align.similarity(there))
+        donor = self.donors.image(int(self.rng.integers(0, len(self.donors))))
+        pasted = align.paste(original, _paste_donor(crop, donor), _MEAN_OVAL, align.similarity(there))
+        baseline = self._central(pasted)
+        crops = [crop, align.crop(released, align.similarity(again))]
+        crops.append(align.crop(pasted, align.similarity(baseline if baseline is not None else there)))
+        for name, vectors in self.judges(np.stack(crops)).items():
+            for kind, vector in zip(("original", "released", "donor_paste"), vectors, strict=True):
+                self.vectors[name][kind].append(vector)
+
+    def _central(self, image: np.ndarray) -> np.ndarray | None:
+        found = self.detector(image)
+        middle = np.array(image.shape[1::-1]) / 2
+        return min((d.points for d in found), key=lambda p: float(np.linalg.norm(p.mean(0) - middle)), default=None)
+
+    def _identity(self) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, kinds in self.vectors.items():
+            gallery = np.stack(kinds["original"])
+            impostor = float((gallery @ gallery.T)[~np.eye(len(gallery), dtype=bool)].mean())
+            entry: dict[str, Any] = {"impostor_cosine": round(impostor, 4), "gallery": len(gallery)}
+            for kind in ("released", "donor_paste"):
+                s = np.stack(kinds[kind]) @ gallery.T
+                entry[kind] = {
+                    "cosine": interval(np.diag(s).tolist()),
+                    "rank1": interval((s.argmax(1) == np.arange(len(s))).astype(float).tolist()),
+                }
+            result[name] = entry
+        return result
+
+
+def _mean_oval() -> np.ndarray:
+    from refacex_core.donors import DonorAppearance
+
+    return oval_mask(DonorAppearance().mean_shape.numpy())
+
+
+_MEAN_OVAL = _mean_oval()
+
+
+def _paste_donor(crop: np.ndarray, donor: np.ndarray) -> np.ndarray:
+    """A donor's aligned crop with mean and spread of each colour taken from the source, inside the mean oval."""
+    inside = _MEAN_OVAL > 0.5
+    a, b = crop[inside].astype(float), donor[inside].astype(float)
+    matched = (donor - b.mean(0)) / np.maximum(b.std(0), 1) * a.std(0) + a.mean(0)
+    return np.clip(matched, 0, 255).astype(np.uint8)
+
+
+def _refuses(core: Core, data: bytes, keys: RecoveryKeys, context: SealContext, error: type[CoreError]) -> bool:
+    try:
+        core.recover(data, keys, context)
+    except error:
+        return True
+    except CoreError:
+        return False
+    return False
+
+
+if __name__ == "__main__":
+    main()

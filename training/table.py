@@ -1,0 +1,86 @@
+"""Draw the README's table from `training/results/*.json`.
+
+python -m training.table
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+README = Path("README.md")
+START, END = "<!-- results -->\n", "<!-- /results -->"
+SETS = (("lfw", "LFW"), ("celebahq", "CelebA-HQ"))
+
+
+def main() -> None:
+    """Replace what stands between the marks."""
+    text = README.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    parts = [table(json.loads(path.read_text())) for path in sorted(Path("training/results").glob("*.json"))]
+    README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
+
+
+def table(result: dict[str, Any]) -> str:
+    """One profile."""
+    rows = [
+        f"`{result['profile']}`, model `{result['model_version']}`, 95 % intervals:\n",
+        "| | " + " | ".join(label for _, label in SETS) + " |",
+        "|---|" + "---|" * len(SETS),
+    ]
+    sets = [result[key] for key, _ in SETS]
+    rows.append(row("images: released / held / failed", [outcomes(s["outcomes"]) for s in sets]))
+    rows += [identity_row(sets, name, kind) for name in ("sface", "dlib") for kind in ("released", "donor_paste")]
+    rows.append(row("face found again", [percent(s["face_found_again"]) for s in sets]))
+    rows.append(row("stego PSNR / SSIM", [f"{cell(s['stego_psnr'], 2)} dB / {cell(s['stego_ssim'], 3)}" for s in sets]))
+    rows.append(row("payload, bytes a face", [f"{s['payload_bytes']['mean']:.0f}" for s in sets]))
+    keys = list(sets[0])
+    rows += [row(f"payload decoded, {k[8:]}", [percent(s[k]) for s in sets]) for k in keys if k.startswith("decoded_")]
+    rows += [recovery_row(sets, k) for k in ("png", "jpeg85", "jpeg75") if f"recovery_{k}_psnr" in sets[0]]
+    refused = [k for k in keys if k.startswith("refused_")]
+    rows += [row(f"refused: {k[8:].replace('_', ' ')}", [percent(s[k]) for s in sets]) for k in refused]
+    return "\n".join(rows)
+
+
+def identity_row(sets: list[dict[str, Any]], name: str, kind: str) -> str:
+    """How near releases, or the baseline's, are to their originals by one recogniser."""
+    by = [s["identity"][name] for s in sets]
+    cells = [f"{cell(c[kind]['cosine'], 3)} ({c['impostor_cosine']:.3f}), {percent(c[kind]['rank1'])}" for c in by]
+    return row(f"{name}, {kind.replace('_', ' ')}: cosine to the original (impostors), rank-1", cells)
+
+
+def recovery_row(sets: list[dict[str, Any]], key: str) -> str:
+    """How good the recovered crop is from one kind of file."""
+    cells = []
+    for s in sets:
+        ssim, lpips, cosine = (s[f"recovery_{key}_{m}"]["mean"] for m in ("ssim", "lpips", "cosine_sface"))
+        cells.append(f"{cell(s[f'recovery_{key}_psnr'], 2)} dB / {ssim:.3f} / {lpips:.3f} / {cosine:.3f}")
+    return row(f"recovery from {key}: PSNR / SSIM / LPIPS / cosine (SFace)", cells)
+
+
+def row(label: str, cells: list[str]) -> str:
+    """A line of the table."""
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def outcomes(counts: dict[str, int]) -> str:
+    """Released / held / failed."""
+    held = sum(v for k, v in counts.items() if k.startswith("held"))
+    failed = sum(v for k, v in counts.items() if k.startswith("failed"))
+    return f"{counts.get('released', 0)} / {held} / {failed}"
+
+
+def cell(value: dict[str, float], digits: int) -> str:
+    """A mean with half the width of its interval."""
+    return f"{value['mean']:.{digits}f} ± {(value['high'] - value['low']) / 2:.{digits}f}"
+
+
+def percent(value: dict[str, float]) -> str:
+    """A share in percent, with n."""
+    return f"{100 * value['mean']:.1f} % (n = {value['n']})"
+
+
+if __name__ == "__main__":
+    main()
