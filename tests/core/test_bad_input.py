@@ -291,7 +291,7 @@ def test_a_payload_moved_to_another_photograph_is_refused(core: Core, stego: Ste
     """The attack of one who has no key: read every place of the channel and write the same bits elsewhere."""
     channel = core._channel
     bits = (channel.listen(stego.rgb) < 0).astype(np.uint8)
-    forged = channel._write(other_photograph(), bits, np.ones_like(bits, bool))
+    forged = channel.write(other_photograph(), bits, np.ones_like(bits, bool))
     assert core.inspect(encode(forged, "png")) == core.inspect(stego.data)  # the payload has really arrived there
     refused(core, forged, stego.keys, (PayloadMismatch,))
 
