@@ -57,6 +57,7 @@ class Service:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.sessions: sessionmaker[Session] = session_factory(database.owner_url)
         self.gateway: sessionmaker[Session] = session_factory(database.url_for("gateway"))
+        self.worker: sessionmaker[Session] = session_factory(database.url_for("release"))
 
     # --- processes
 
@@ -103,8 +104,8 @@ class Service:
     def stop(self) -> None:
         for process in self._processes:
             self.kill(process)
-        self.sessions.kw["bind"].dispose()
-        self.gateway.kw["bind"].dispose()
+        for sessions in (self.sessions, self.gateway, self.worker):
+            sessions.kw["bind"].dispose()
 
     def log(self, process: str) -> str:
         path = self.folder / f"{process}.log"

@@ -1,0 +1,173 @@
+"""A chunk in this process, with the stand-in core: engines that stay away, attempts that run out, a trail that refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from schemas.states import ItemState
+from schemas.tables import Attempt, Item
+from tests.workers.releases.harness import Service
+from tests.workers.releases.standin import StandIn
+from workers.app import away
+from workers.custody import keys as custody_keys
+from workers.db import session_factory
+from workers.errors import Superseded
+from workers.releases import lifecycle
+from workers.releases.keys import Sealer
+from workers.releases.runner import Runner
+
+
+@pytest.fixture
+def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterator[Service]:
+    made = Service(tmp_path, database, buckets, brokers)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def runner(service: Service) -> Iterator[Runner]:
+    """Waits half a second for an engine that is away."""
+    settings = service.release_settings.model_copy(update={"patience_seconds": 0.5})
+    sessions = session_factory(settings.database_url)
+    yield Runner(
+        settings, sessions, service.storage, StandIn(), Sealer(custody_keys.load_public(settings.custody_public_key))
+    )
+    sessions.kw["bind"].dispose()
+
+
+def _ids(service: Service, release_id: UUID) -> list[UUID]:
+    with service.sessions() as session:
+        return list(session.scalars(select(Item.id).where(Item.release_id == release_id).order_by(Item.position)))
+
+
+def _items(service: Service, release_id: UUID) -> list[Item]:
+    with service.sessions() as session:
+        return list(session.scalars(select(Item).where(Item.release_id == release_id).order_by(Item.position)))
+
+
+def _attempts(service: Service, item_id: UUID) -> list[str]:
+    with service.sessions() as session:
+        query = select(Attempt.state).where(Attempt.item_id == item_id).order_by(Attempt.fence)
+        return [state.value for state in session.scalars(query)]
+
+
+def test_a_store_that_stays_away_costs_no_attempt(service: Service, runner: Runner, engines: Any) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    engines.kill("s3")
+    try:
+        for _ in range(4):  # more often than an item may be tried
+            with pytest.raises(Exception, match="store") as raised:
+                runner.run(ids)
+            assert away(raised.value)
+            assert [(item.state, item.attempts) for item in _items(service, release_id)] == [(ItemState.COMMITTED, 0)]
+    finally:
+        engines.restart("s3")
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+    assert _attempts(service, ids[0]) == ["abandoned", "published"]
+
+
+def test_a_database_that_stays_away_raises_what_brings_the_message_back(
+    service: Service, runner: Runner, engines: Any
+) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    engines.kill("postgres")
+    try:
+        with pytest.raises(DBAPIError) as raised:
+            runner.run(ids)
+        assert away(raised.value)
+    finally:
+        engines.restart("postgres")
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+@pytest.mark.parametrize("event", ["item:claimed", "item:committed", "item:released"])
+def test_no_audit_event_no_release(event: str, service: Service, runner: Runner) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    with service.sessions.begin() as session:
+        session.execute(text("DELETE FROM audit.grants WHERE event = :event"), {"event": event})
+    try:
+        with pytest.raises(DBAPIError, match="may not write"):
+            runner.run(ids)
+        assert _items(service, release_id)[0].state is not ItemState.DONE
+        if event != "item:released":  # nothing reached the store without its event
+            assert not service._objects(release_id)
+    finally:
+        with service.sessions.begin() as session:
+            values = {"event": event, "role": "refacex_release"}
+            session.execute(text("INSERT INTO audit.grants (event, role) VALUES (:event, :role)"), values)
+    _expire(service, release_id)
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+def test_an_item_that_kills_its_workers_is_quarantined_at_the_third(service: Service, runner: Runner) -> None:
+    release_id = service.submit({"a.png": b"a", "b.png": b"b"})
+    ids = _ids(service, release_id)
+    for attempt in range(1, 4):
+        with service.worker.begin() as session:
+            claims = lifecycle.claim(session, ids[:1], seconds=60, fresh=attempt == 1)
+            assert [claim.attempts for claim in claims] == [attempt]
+        _expire(service, release_id)
+    runner.run(ids)
+    first, second = _items(service, release_id)
+    assert (first.state, first.attempts) == (ItemState.QUARANTINED, 3) and second.state is ItemState.DONE
+
+
+def test_an_item_in_other_hands_is_left_alone(service: Service, runner: Runner) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    with service.worker.begin() as session:
+        (claim,) = lifecycle.claim(session, ids, seconds=60, fresh=True)
+    runner.run(ids)
+    item = _items(service, release_id)[0]
+    assert (item.state, item.fence) == (ItemState.CLAIMED, claim.fence)
+
+
+Step = Callable[[Any, lifecycle.Claim], None]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda session, claim: lifecycle.hold(session, claim, "no_face", {}),
+        lambda session, claim: lifecycle.fail(session, claim, "bad_image"),
+        lambda session, claim: lifecycle.give_back(session, claim, "x", counts=True),
+        lambda session, claim: lifecycle.quarantine(session, claim, "x"),
+        lambda session, claim: lifecycle.abandon(session, claim),
+    ],
+    ids=["hold", "fail", "give_back", "quarantine", "abandon"],
+)
+def test_no_step_counts_under_an_old_fence(step: Step, service: Service) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    with service.worker.begin() as session:
+        (old,) = lifecycle.claim(session, ids, seconds=60, fresh=True)
+    _expire(service, release_id)
+    with service.worker.begin() as session:
+        (new,) = lifecycle.claim(session, ids, seconds=60, fresh=False)
+    assert new.fence > old.fence
+    with service.worker() as session, pytest.raises(Superseded):
+        step(session, old)
+    assert _items(service, release_id)[0].state is ItemState.CLAIMED
+
+
+def _expire(service: Service, release_id: UUID) -> None:
+    with service.sessions.begin() as session:
+        session.execute(
+            update(Item)
+            .where(Item.release_id == release_id, Item.claim_expires_at.is_not(None))
+            .where(Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]))
+            .values(claim_expires_at=func.now())
+        )
