@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.engines.errors import EngineUnknown, HomeUnusable
+from gateway.engines.errors import EngineUnknown, HomeNotReady, HomeUnusable
 from gateway.processes import PROCESSES
 from gateway.provision import Home, read_env, write_env
 
@@ -58,12 +58,12 @@ def _copy(source: Path, target: Path) -> None:
 def become(process: str, home: Home) -> None:
     """Turn this process into one of the system's: its env file over our environment, its command in our place.
 
-    Raises EngineUnknown for a name that is none of them and HomeUnusable without its env file; does not return otherwise.
+    Raises EngineUnknown for a name that is none of them and HomeNotReady without its env file; does not return otherwise.
     """
     if process not in PROCESSES:
         raise EngineUnknown(f"{process}: one of {', '.join(PROCESSES)}")
     if not home.env(process).exists():
-        raise HomeUnusable(f"no env/{process}.env there: `refacex setup` first")
+        raise HomeNotReady(f"no env/{process}.env")
     environment = {**os.environ, **read_env(home.env(process))}
     command = PROCESSES[process].command(home)
     home.run.mkdir(parents=True, exist_ok=True)

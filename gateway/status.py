@@ -12,7 +12,7 @@ from rich.table import Table
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.engines.errors import HomeUnusable
+from gateway.engines.errors import HomeNotReady
 from gateway.processes import PROCESSES, running_processes
 from gateway.provision import Home, read_env
 
@@ -45,10 +45,10 @@ class Report:
 
 
 def look(home: Path) -> Report:
-    """Ask every engine and process. Raises HomeUnusable where nothing was set up."""
+    """Ask every engine and process. Raises HomeNotReady where nothing was set up."""
     place = Home(home)
     if not place.env("gateway").exists():
-        raise HomeUnusable(f"nothing was set up in {home}: `refacex setup` or `refacex up` first")
+        raise HomeNotReady
     gateway, relay = read_env(place.env("gateway")), read_env(place.env("relay"))
     work = _work(gateway["REFACEX_DATABASE_URL"])
     engines = {

@@ -45,7 +45,7 @@ class EngineExternal(EngineError):
 
 
 class EngineUrlInvalid(EngineError):
-    """An external engine's URL cannot be used: see README, 'Your own servers'."""
+    """An external engine's URL cannot be used: write SCHEME://USER:PASSWORD@HOST:PORT."""
 
     code = "engine_url_invalid"
 
@@ -60,3 +60,9 @@ class HomeUnusable(EngineError):
     """The home folder cannot be used: check its rights and free space, or choose another with REFACEX_HOME."""
 
     code = "home_unusable"
+
+
+class HomeNotReady(HomeUnusable):
+    """Nothing was set up in this home folder: run `refacex setup` or `refacex up`, or choose another with REFACEX_HOME."""
+
+    code = "home_not_ready"

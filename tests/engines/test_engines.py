@@ -85,12 +85,11 @@ engines.start()
 print(*[engines.pid(name) for name in engines.running], flush=True)
 time.sleep(60)
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    numbers = [int(word) for word in supervisor.stdout.readline().split()]
-    for number in (*numbers, supervisor.pid):
-        os.kill(number, signal.SIGKILL)
-    supervisor.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        numbers = [int(word) for word in supervisor.stdout.readline().split()]
+        for number in (*numbers, supervisor.pid):
+            os.kill(number, signal.SIGKILL)
     assert (tmp_path / "home/engines/postgres/data/postmaster.pid").exists()
     with light(tmp_path / "home") as engines:
         remember(engines.urls.postgres_admin, "after")
@@ -106,13 +105,12 @@ engines.start()
 print(*[engines.pid(name) for name in engines.running], flush=True)
 time.sleep(60)
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    running = [ProcessId.of(int(word)) for word in supervisor.stdout.readline().split()]
-    known = [process for process in running if process is not None]
-    assert len(known) == 2
-    supervisor.kill()
-    supervisor.wait()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        running = [ProcessId.of(int(word)) for word in supervisor.stdout.readline().split()]
+        known = [process for process in running if process is not None]
+        assert len(known) == 2
+        supervisor.kill()
     assert wait_gone(known), "an engine outlived its supervisor"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psycopg
@@ -41,14 +42,12 @@ engines.start()
 print(engines.pid("postgres"), flush=True)
 time.sleep(60)
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert supervisor.stdout is not None
-    server = ProcessId.of(int(supervisor.stdout.readline()))
-    assert server is not None
-    supervisor.kill()
-    supervisor.wait()
-    for _ in range(300):
-        if not server.alive:
-            break
-        subprocess.run(["sleep", "0.05"], check=True)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        server = ProcessId.of(int(supervisor.stdout.readline()))
+        assert server is not None
+        supervisor.kill()
+    deadline = time.monotonic() + 15
+    while server.alive and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not server.alive, "PostgreSQL outlived its supervisor"

@@ -10,9 +10,10 @@ import pytest
 
 from gateway.deal import DEALT, become, deal
 from gateway.engines import EngineUrls
-from gateway.engines.errors import EngineUnknown, HomeUnusable
+from gateway.engines.errors import EngineUnknown, HomeNotReady
 from gateway.engines.seaweed import new_identities
 from gateway.provision import OWNER, ROLES, Home, create_keys, environments, read_env, write_env
+from gateway.status import look
 
 
 @pytest.fixture
@@ -71,5 +72,7 @@ def test_a_process_is_started_in_our_place_with_its_env_file(home: Home, monkeyp
     assert environment["REFACEX_PRIVILEGED_BROKER_URL"] == "redis://p"
     with pytest.raises(EngineUnknown):
         become("owner", home)
-    with pytest.raises(HomeUnusable):
+    with pytest.raises(HomeNotReady):
         become("relay", Home(home.path / "elsewhere"))
+    with pytest.raises(HomeNotReady):
+        look(home.path / "elsewhere")
