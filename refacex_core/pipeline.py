@@ -15,7 +15,7 @@ from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit, check_faces
 from refacex_core.donors import Donor, DonorBank
-from refacex_core.errors import CoreError, FaceUnknown, ImageTooSmall, PayloadMismatch
+from refacex_core.errors import CoreError, FaceUnknown, PayloadMismatch, PayloadUnreadable
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
@@ -36,6 +36,7 @@ from refacex_core.types import (
     HoldReason,
     ItemInput,
     Outcome,
+    Profile,
     RecoveredFace,
     RecoveryKeys,
     Released,
@@ -107,8 +108,8 @@ class Core:
 
     model_id = MODEL_ID
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, max_pixels: int = images.MAX_PIXELS) -> None:
+        self.device, self._max_pixels = device, max_pixels
         self.model_version = f"refacex-{weights.card('anonymiser').get('version', MODEL_ID)}"
         self._yunet, self._centerface = YuNet(), CenterFace()
         self._landmarks = Landmarks(device)
@@ -122,10 +123,16 @@ class Core:
         self.audit = Audit(self._yunet, self._centerface, self._sface)
 
     @classmethod
-    def load(cls, device: str = "auto") -> Core:
-        """Load all networks. `device`: auto, cpu or cuda. Raises ModelFileMissing and ModelFileCorrupt."""
+    def load(cls, device: str = "auto", *, max_pixels: int = images.MAX_PIXELS) -> Core:
+        """Load all networks. `device`: auto, cpu or cuda. Images of more than `max_pixels` are refused undecoded.
+
+        Raises ModelFileMissing and ModelFileCorrupt.
+        """
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(torch.device(chosen))
+        return cls(torch.device(chosen), max_pixels)
+
+    def _pixels_of(self, data: bytes) -> RGB:
+        return images.decode(data, max_pixels=self._max_pixels).rgb
 
     # -- release ------------------------------------------------------------------------------------------------------
 
@@ -149,14 +156,14 @@ class Core:
 
     def _prepare(self, item: ItemInput, clock: Clock) -> _Job:
         with clock.stage("decode"):
-            rgb = images.decode(item.data).rgb
+            rgb = self._pixels_of(item.data)
         with clock.stage("detect"):
             found = self._yunet(rgb)
             check_faces(found, rgb.shape[:2])
         if not found and not item.options.release_without_face:
             raise _Hold(HoldReason.NO_FACE)
-        if capacity(rgb.shape[0], rgb.shape[1], item.options.profile) < codec.MINIMUM_BYTES:
-            raise ImageTooSmall(f"{rgb.shape[1]} x {rgb.shape[0]} pixels")
+        room = capacity(rgb.shape[0], rgb.shape[1], item.options.profile)
+        share_out(room, [1.0] * max(len(found), 1), item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
         for face in faces:
@@ -241,18 +248,23 @@ class Core:
 
     def inspect(self, data: bytes) -> Header:
         """The public header of a released file. PayloadMissing, BadImage."""
-        return self._channel.read_header(self._channel.listen(images.decode(data).rgb))
+        return self._channel.read_header(self._channel.listen(self._pixels_of(data)))
 
     def recover(self, data: bytes, keys: RecoveryKeys, context: SealContext) -> list[RecoveredFace]:
         """The original faces for which there are keys, from a released file alone.
 
         Raises WrongKey, PayloadMismatch (another photograph's payload), PayloadMissing, PayloadUnreadable, FaceUnknown.
         """
-        rgb = images.decode(data).rgb
+        rgb = self._pixels_of(data)
         llr = self._channel.listen(rgb)
         header = self._channel.read_header(llr)
         sealed = self._channel.read_sealed(rgb, llr, header, keys.layout_key)
-        layout = open_layout(header, sealed, keys.layout_key, context)
+        try:
+            layout = open_layout(header, sealed, keys.layout_key, context)
+        except PayloadMismatch:
+            if header.profile is Profile.ROBUST:  # its error correction answered: these are the bytes, of another item
+                raise
+            raise PayloadUnreadable("an archive release is readable from its PNG alone, as released") from None
         crops = _compare(rgb, layout)
         recovered = []
         for index, key in sorted(keys.face_keys.items()):
@@ -265,7 +277,7 @@ class Core:
 
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:
         """The released image with recovered faces laid back."""
-        whole = images.decode(data).rgb
+        whole = self._pixels_of(data)
         for face in faces:
             points = self._landmarks(_tensor(face.crop[None])).cpu().numpy()[0]
             whole = align.paste(whole, face.crop, oval_mask(points, feather=3.0, shrink=1.04), face.matrix)

@@ -53,7 +53,7 @@ class Crops:
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """B x H x W x 3 uint8 to B x 3 x H x W in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_images(tensor: Tensor) -> NDArray[np.uint8]:

@@ -71,6 +71,7 @@ class YuNet:
     """OpenCV Zoo's YuNet with five points, over the whole image and over tiles of large ones."""
 
     def __init__(self, model_dir: str | None = None, threshold: float = 0.6) -> None:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of targets that nobody asked for
         self._net = cv2.FaceDetectorYN.create(
             str(locate(YUNET, model_dir)), "", (320, 320), score_threshold=threshold, nms_threshold=0.3
         )

@@ -41,5 +41,6 @@ def save(module: torch.nn.Module, name: str, about: dict[str, Any], folder: Path
     path = (folder or _FOLDER) / f"{name}.safetensors"
     half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in module.state_dict().items()}
     save_file(half, path)
+    path.chmod(0o644)
     path.with_suffix(".json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     return path

@@ -45,7 +45,9 @@ def roughen(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def main() -> None:
-    args = arguments(__doc__, minutes=45, batch=6).parse_args()
+    parser = arguments(__doc__, minutes=45, batch=6)
+    parser.add_argument("--realism", type=float, default=1.0, help="weight of looking like the posed donor")
+    args = parser.parse_args()
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     usable = with_mesh(data)
@@ -63,6 +65,8 @@ def main() -> None:
         codes = draw_codes(net.appearance.codes, rng, args.batch)
         out = net(source, points, codes)
         losses = objective(out.crop, out.posed, out.mask, source, identity, perceptual, rng)
+        for part in ("like", "change"):
+            losses[part] = losses[part] * args.realism
         loss = sum(losses.values())
         assert isinstance(loss, Tensor)
         optimiser.zero_grad()

@@ -118,7 +118,7 @@ def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Genera
     return [(to_tensor(p).flip(3) if flip else to_tensor(p)).to(device) for p in parts]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # the scripted LPIPS does not take inference tensors
 def evaluate(net: RecoveryNetwork, pool: dict[str, np.ndarray], perceptual, args) -> dict[str, float]:
     """PSNR over the crop and LPIPS, from PNG and from JPEG 85 and 75."""
     net.eval()

@@ -78,7 +78,12 @@ class Rounds:
         self._next_store_sweep = 0.0
 
     def __call__(self) -> int:
-        steps: list[Callable[[], object]] = [self._bring_back, self._reconciler.finish_releases, self._reconciler.sweep]
+        steps: list[Callable[[], object]] = [
+            self._bring_back,
+            self._reconciler.finish_releases,
+            self._reconciler.expire,
+            self._reconciler.sweep,
+        ]
         if time.monotonic() >= self._next_store_sweep:
             steps += [self._sweep_store, self._reconciler.purge]
         trouble: Exception | None = None

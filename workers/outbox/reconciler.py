@@ -22,6 +22,7 @@ from schemas.states import AttemptState, ExportState, ItemState, KeyState, Recov
 from schemas.tables import Attempt, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
 from workers import audit
 from workers.logs import get_logger
+from workers.recoveries import expiry
 from workers.releases import lifecycle
 from workers.releases.service import DEFAULT_CHUNK, chunk_message
 from workers.settings import RelaySettings
@@ -84,6 +85,13 @@ class Reconciler:
             finished = lifecycle.finish_releases(session, session.scalars(query).all(), actor=ACTOR)
         if finished:
             log.info("releases_finished", releases=[str(release) for release in finished])
+
+    def expire(self) -> None:
+        """Expire requests that nobody decided, tickets that nobody used, and faces that nobody fetched."""
+        with self._sessions.begin() as session:
+            expired = expiry.sweep(session, ACTOR)
+        if expired:
+            log.info("recoveries_expired", rows=expired)
 
     def _lost_items(self, session: Session) -> list[dict[str, Any]]:
         """Items whose claim ran out: each in a message of its own, for one of them may be what killed the worker."""

@@ -1,0 +1,103 @@
+"""Recovery is detached, the anonymiser keeps to its mask, and weights come with their cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from refacex_core import weights
+from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape
+from refacex_core.errors import ModelFileMissing
+from refacex_core.faces import warp
+from refacex_core.faces.landmarks import OVAL, LandmarkNet
+from refacex_core.recovery import RecoveryNetwork
+from refacex_core.stego.network import StegoNetwork
+
+
+@pytest.fixture(scope="module")
+def anonymiser() -> Anonymiser:
+    net = Anonymiser()
+    weights.load_into(net.unet, "anonymiser")
+    return net
+
+
+def _inputs(net: Anonymiser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    source = torch.rand(2, 3, 256, 256) * 2 - 1
+    points = net.appearance.mean_shape[None].repeat(2, 1, 1) + torch.randn(2, 1, 2)
+    return source, points, net.appearance.codes[:2]
+
+
+def test_no_reconstruction_gradient_reaches_the_anonymiser(anonymiser: Anonymiser) -> None:
+    anonymiser.unet.requires_grad_(True)
+    recovery = RecoveryNetwork()
+    out = anonymiser(*_inputs(anonymiser))
+    assert out.crop.requires_grad  # the graph to the anonymiser is there, whole
+    restored = recovery(out.crop, torch.rand(2, 3, 208, 192))
+    (restored - torch.rand_like(restored)).square().mean().backward()
+    assert all(p.grad is None for p in anonymiser.unet.parameters())
+    assert all(p.grad is not None for p in recovery.parameters())
+
+
+def test_the_anonymiser_learns_from_its_own_losses(anonymiser: Anonymiser) -> None:
+    anonymiser.unet.requires_grad_(True)
+    anonymiser.zero_grad()
+    anonymiser(*_inputs(anonymiser)).crop.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in anonymiser.unet.out.parameters())
+
+
+def test_outside_the_mask_every_pixel_stays(anonymiser: Anonymiser) -> None:
+    source, points, codes = _inputs(anonymiser)
+    with torch.no_grad():
+        out = anonymiser(source, points, codes)
+    outside = (out.mask == 0).expand_as(source)
+    assert outside.float().mean() > 0.4
+    assert torch.equal(out.crop[outside], source[outside])
+    inside = (out.mask > 0.99).expand_as(source)
+    assert (out.crop[inside] - source[inside]).abs().mean() > 0.1
+
+
+def test_the_donor_code_steers_the_result(anonymiser: Anonymiser) -> None:
+    source, points, codes = _inputs(anonymiser)
+    with torch.no_grad():
+        a = anonymiser(source, points, codes).crop
+        b = anonymiser(source, points, codes.flip(0)).crop
+    assert (a - b).abs().mean() > 0.01
+
+
+def test_shapes_keep_the_outline_and_take_the_inside_from_the_donor(anonymiser: Anonymiser) -> None:
+    source = anonymiser.appearance.shapes[:1].clone()
+    donor = anonymiser.appearance.shapes[1:2]
+    target = target_shape(source, donor)
+    assert torch.equal(target[:, OVAL], source[:, OVAL])
+    assert (target - source).norm(dim=-1).max() > 1.0
+
+
+def test_a_spline_passes_through_its_points() -> None:
+    torch.manual_seed(0)
+    source = torch.rand(1, 30, 2, dtype=torch.float64) * 256
+    target = source + torch.randn(1, 30, 2, dtype=torch.float64) * 4
+    moved = warp.evaluate(warp.spline(source, target, smooth=0.0), source)
+    assert (moved - target).abs().max() < 1e-3
+    same = warp.field(source.float(), source.float(), 0, 0, 64, 64)
+    ys, xs = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    assert (same[0] - torch.stack([xs, ys], -1)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("anonymiser", FusionUNet), ("channel", StegoNetwork), ("landmarks", LandmarkNet), ("recovery", RecoveryNetwork)],
+)
+def test_shipped_weights_load_and_say_how_they_were_made(name: str, module: type[torch.nn.Module]) -> None:
+    card = weights.load_into(module(), name)
+    assert card["data"] and card["figures"] and card["command"].startswith("python -m training.")
+    assert "draft" not in card
+    size = (Path(weights.__file__).parent / f"{name}.safetensors").stat().st_size
+    assert size < 10_000_000
+
+
+def test_missing_weights_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileMissing, match=r"channel\.safetensors"):
+        weights.load_into(StegoNetwork(), "channel", tmp_path)

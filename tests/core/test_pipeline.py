@@ -1,0 +1,143 @@
+"""The whole core on real photographs, from file to file."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refacex_core import images
+from refacex_core.errors import FaceUnknown, PayloadMismatch, WrongKey
+from refacex_core.faces import align
+from refacex_core.payload.budget import share_out
+from refacex_core.pipeline import MOST_SIMILARITY, Core
+from refacex_core.release import psnr
+from refacex_core.types import Failed, ItemOptions, Profile, RecoveryKeys, Released
+from tests.core.conftest import Vault
+
+
+@pytest.fixture(scope="module")
+def released(core: Core, vault: Vault, photographs: dict[str, bytes]) -> Released:
+    outcome = core.anonymise([vault.item(photographs["astronaut"])], keep_anonymised=True)[0]
+    assert isinstance(outcome, Released), outcome
+    return outcome
+
+
+def _jpeg(data: bytes, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "jpeg", quality=quality)
+    return buffer.getvalue()
+
+
+def test_a_release_looks_like_somebody_else(core: Core, released: Released) -> None:
+    (face,) = released.faces
+    assert face.released and face.audit_similarity is not None and face.audit_similarity <= MOST_SIMILARITY
+    assert face.donor_similarity is not None and face.donor_similarity > 0.3
+    assert released.stego_psnr > 37
+    assert face.payload_bytes >= 420
+
+
+def test_only_the_face_changes_before_embedding(released: Released, photographs: dict[str, bytes]) -> None:
+    original = images.decode(photographs["astronaut"]).rgb
+    assert released.anonymised is not None
+    x, y, w, h = (int(v) for v in released.faces[0].box)
+    changed = (released.anonymised != original).any(2)
+    changed[max(y - h // 3, 0) : y + h + h // 3, max(x - w // 3, 0) : x + w + w // 3] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize(("quality", "least"), [(None, 29.0), (85, 28.0), (75, 27.0)])
+def test_the_face_comes_back_from_the_file(
+    core: Core, vault: Vault, released: Released, photographs: dict[str, bytes], quality: int | None, least: float
+) -> None:
+    data = released.data if quality is None else _jpeg(released.data, quality)
+    (face,) = core.recover(data, vault.opened(released), vault.context)
+    original = align.crop(images.decode(photographs["astronaut"]).rgb, face.matrix)
+    assert psnr(face.crop, original) > least
+    again, before = core._sface(np.stack([face.crop, original]))
+    assert float(again @ before) > 0.6
+
+
+def test_restore_lays_the_face_back(
+    core: Core, vault: Vault, released: Released, photographs: dict[str, bytes]
+) -> None:
+    faces = core.recover(released.data, vault.opened(released), vault.context)
+    original = images.decode(photographs["astronaut"]).rgb
+    whole = core.restore(released.data, faces)
+    assert whole.shape == original.shape
+    assert psnr(whole, original) > psnr(images.decode(released.data).rgb, original) + 2
+
+
+def test_inspect_needs_no_key(core: Core, released: Released) -> None:
+    header = core.inspect(_jpeg(released.data, 75))
+    assert (header.locator, header.faces, header.model_id) == (released.locator, 1, core.model_id)
+
+
+def test_wrong_keys_open_nothing(core: Core, vault: Vault, released: Released) -> None:
+    keys = vault.opened(released)
+    with pytest.raises(WrongKey):
+        core.recover(released.data, RecoveryKeys(bytes(32), keys.face_keys), vault.context)
+    one_bit = {0: bytes([keys.face_keys[0][0] ^ 1]) + keys.face_keys[0][1:]}
+    with pytest.raises(WrongKey):
+        core.recover(released.data, RecoveryKeys(keys.layout_key, one_bit), vault.context)
+    with pytest.raises(FaceUnknown):
+        core.recover(released.data, RecoveryKeys(keys.layout_key, {7: keys.face_keys[0]}), vault.context)
+
+
+def test_a_transplanted_payload_is_refused(core: Core, vault: Vault, released: Released) -> None:
+    """Whoever has the public weights can read the raw bits of one file and write them into another."""
+    assert released.anonymised is not None
+    llr = core._channel.listen(images.decode(released.data).rgb)
+    other = np.ascontiguousarray(np.flip(released.anonymised, (0, 1)))
+    forged = core._channel.write(other, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
+    assert core.inspect(images.encode(forged, "png")).locator == released.locator  # the forgery is a good one
+    with pytest.raises(PayloadMismatch):
+        core.recover(images.encode(forged, "png"), vault.opened(released), vault.context)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "webp"])
+def test_lossy_formats_read_back(core: Core, vault: Vault, photographs: dict[str, bytes], format_: str) -> None:
+    item = vault.item(photographs["astronaut"], ItemOptions(format=format_))
+    outcome = core.anonymise([item])[0]
+    assert isinstance(outcome, Released), outcome
+    assert images.decode(outcome.data).format == format_
+    assert len(core.recover(outcome.data, vault.opened(outcome), vault.context)) == 1
+
+
+def test_archive_recovers_more(core: Core, vault: Vault, released: Released, photographs: dict[str, bytes]) -> None:
+    item = vault.item(photographs["astronaut"], ItemOptions(profile=Profile.ARCHIVE))
+    outcome = core.anonymise([item])[0]
+    assert isinstance(outcome, Released), outcome
+    original = images.decode(photographs["astronaut"]).rgb
+    values = []
+    for release in (released, outcome):
+        (face,) = core.recover(release.data, vault.opened(release), vault.context)
+        values.append(psnr(face.crop, align.crop(original, face.matrix)))
+    assert values[1] > values[0]
+    assert outcome.faces[0].payload_bytes > 8_000
+
+
+def test_several_faces_and_a_bad_item_in_one_batch(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    left, right = (Image.open(io.BytesIO(photographs[n])).convert("RGB") for n in ("astronaut", "biden"))
+    right = right.resize((512 * right.width // right.height, 512))
+    both = Image.new("RGB", (left.width + right.width, 512))
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    buffer = io.BytesIO()
+    both.save(buffer, "png")
+    good, bad = core.anonymise([vault.item(buffer.getvalue()), vault.item(b"not an image")])
+    assert isinstance(bad, Failed) and bad.code == "bad_image"
+    assert isinstance(good, Released), good
+    assert len(good.faces) == 2
+    keys = vault.opened(good)
+    only = core.recover(good.data, RecoveryKeys(keys.layout_key, {1: keys.face_keys[1]}), vault.context)
+    assert [face.index for face in only] == [1]
+
+
+def test_budgets_follow_the_faces() -> None:
+    budgets = share_out(3000, [100.0, 300.0], Profile.ROBUST)
+    assert budgets[0] < budgets[1] and sum(budgets) <= 3000
+    assert share_out(10**6, [1.0], Profile.ROBUST) == [2200]
+    assert share_out(100, [], Profile.ROBUST) == []
