@@ -291,7 +291,8 @@ def give_back(session: Session, claim: Claim, code: str, *, counts: bool) -> Non
         _quarantine(session, claim.item_id, claim.release_id, claim.fence, code)
         return
     attempts = claim.attempts - (0 if counts else 1)
-    known = {"attempts": attempts, "reason": code, "error_code": code}
+    # A fence that nobody holds: a renewal that is on its way must not bring the claim back to life.
+    known = {"attempts": attempts, "fence": claim.fence + 1, "reason": code, "error_code": code}
     if _is(session, claim, ItemState.COMMITTED):
         _move(session, claim, ItemState.COMMITTED, claim_expires_at=func.now(), **known)
     else:

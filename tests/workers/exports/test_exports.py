@@ -52,8 +52,10 @@ def release_id(service: Service) -> UUID:
     sealer = Sealer(custody_keys.load_public(settings.custody_public_key))
     with service.sessions() as session:
         items = list(session.scalars(select(Item.id).where(Item.release_id == release_id)))
-    Runner(settings, sessions, service.storage, StandIn(), sealer).run(items)
-    sessions.kw["bind"].dispose()
+    try:
+        Runner(settings, sessions, service.storage, StandIn(), sealer).run(items)
+    finally:
+        sessions.kw["bind"].dispose()
     return release_id
 
 

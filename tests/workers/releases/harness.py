@@ -175,6 +175,7 @@ class Service:
     def check(self, release_id: UUID) -> dict[ItemState, int]:
         """Every item ended exactly once; no object without its row, no row without its object; the trail is dense."""
         self.eventually(lambda: self._objects(release_id) == self._released(release_id), 15)
+        self.eventually(lambda: not self._unswept(release_id), 15)
         counts: dict[ItemState, int] = {}
         with self.sessions() as session:
             events = self._events(session)
@@ -214,6 +215,15 @@ class Service:
 
     def _objects(self, release_id: UUID) -> set[str]:
         return {each.key for each in self.storage.list(self.release_settings.bucket_releases, f"{release_id}/")}
+
+    def _unswept(self, release_id: UUID) -> bool:
+        """Whether an abandoned attempt still has live keys, which the reconciler has not come to yet."""
+        query = text(
+            "SELECT 1 FROM sealed_keys k JOIN attempts a ON a.id = k.attempt_id JOIN items i ON i.id = a.item_id"
+            " WHERE i.release_id = :id AND a.state = 'abandoned' AND k.state = 'live' LIMIT 1"
+        )
+        with self.sessions() as session:
+            return session.execute(query, {"id": release_id}).first() is not None
 
     def _released(self, release_id: UUID) -> set[str]:
         with self.sessions() as session:

@@ -171,3 +171,19 @@ def _expire(service: Service, release_id: UUID) -> None:
             .where(Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]))
             .values(claim_expires_at=func.now())
         )
+
+
+def test_a_late_renewal_does_not_bring_a_claim_back(service: Service) -> None:
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    with service.worker.begin() as session:
+        (claim,) = lifecycle.claim(session, ids, seconds=60, fresh=True)
+    with service.worker.begin() as session:
+        lifecycle.give_back(session, claim, "storage_away", counts=False)
+    with service.worker.begin() as session:
+        (again,) = lifecycle.claim(session, ids, seconds=0, fresh=True)
+    with service.worker.begin() as session:
+        lifecycle.renew(session, [(claim.item_id, claim.fence)], 60)
+    with service.worker.begin() as session:
+        assert again.fence > claim.fence
+        assert lifecycle.claim(session, ids, seconds=60, fresh=False)
