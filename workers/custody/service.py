@@ -3,7 +3,8 @@ only.
 
 A message tells it a request's id and nothing else counts. In one transaction it judges the request, issues and
 spends the ticket, binds the one recovery row to it, seals the keys to the recovery worker, and writes the events; so
-a crash leaves all or nothing, and a message that comes twice finds the ticket spent.
+a crash leaves all or nothing, and a message that comes twice finds the ticket spent. Only the ledger, a file, is
+written after it; each later message of the request writes it where a crash left it out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.requests import BundleItem, KeyBundle, RequestTerms, bundle_info
-from schemas.states import AttemptState, ItemState, KeyState, RecoveryState, RequestState
+from schemas.states import AttemptState, ItemState, KeyState, RequestState
 from schemas.tables import (
     Approval,
     Attempt,
@@ -36,7 +37,7 @@ from schemas.tables import (
 )
 from workers.audit import append
 from workers.custody.errors import KeyUnknown, Unwrappable
-from workers.custody.judge import Case, Refusal, Refused, judge
+from workers.custody.judge import Case, Refusal, Refused, judge, terms_of
 from workers.custody.ledger import Ledger
 from workers.custody.opening import unwrap
 from workers.custody.roster import load_roster
@@ -76,7 +77,6 @@ class Custodian:
 
         Raises RosterInvalid or LedgerInvalid where its own files cannot be trusted; database errors pass through.
         """
-        spent: tuple[UUID, UUID] | None = None
         try:
             with self.sessions.begin() as session:
                 opened, spent = self._open(session, request_id)
@@ -85,21 +85,28 @@ class Custodian:
                 _record_refusal(session, request_id, refused.refusal)
             return Opened(None, refused.refusal)
         # After the commit: were it before, a crash between the two would leave an approved request that nobody can
-        # open. The message comes again after a crash here, finds the ticket spent, and gets to this line.
+        # open. The message comes again after a crash here, finds the ticket spent, and gets to this line, however far
+        # the recovery has got meanwhile.
         self.ledger.record_spent(request_id, *spent)
+        if opened.refusal is not None:
+            with self.sessions.begin() as session:
+                _record_refusal(session, request_id, opened.refusal)
         return opened
 
     def _open(self, session: Session, request_id: UUID) -> tuple[Opened, tuple[UUID, UUID]]:
-        """The transaction. Raises Refused; nothing of it stays then."""
+        """The transaction: what became of it, and the ticket and recovery that the ledger must know. Raises Refused;
+        nothing of it stays then.
+        """
         request = session.get(RecoveryRequest, request_id, with_for_update=True)
         if request is None:
             raise Refused(Refusal.UNKNOWN)
         now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
         bound = _bound_recovery(session, request_id)
         if bound is not None:
-            if bound.state is not RecoveryState.BOUND or bound.expires_at <= now:
-                raise Refused(Refusal.SPENT)
-            return Opened(bound.id, again=True), (bound.ticket_id, bound.id)
+            known = (bound.ticket_id, bound.id)
+            if _is_replay(_load_case(session, request, now)):
+                return Opened(None, Refusal.SPENT), known
+            return Opened(bound.id, again=True), known
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
         terms = judge(_load_case(session, request, now), load_roster(self.roster))
@@ -175,6 +182,17 @@ class Custodian:
 def _bound_recovery(session: Session, request_id: UUID) -> Recovery | None:
     query = select(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id).where(Ticket.request_id == request_id)
     return session.execute(query).scalar_one_or_none()
+
+
+def _is_replay(case: Case) -> bool:
+    """Whether somebody wants more of a spent ticket: the request approved anew, or for other faces or grounds.
+
+    A message that only comes twice is none, and finds the request as the opening left it or further on.
+    """
+    request = case.request
+    return request.state is RequestState.APPROVED or terms_of(request, case.faces).canonical() != bytes(
+        request.canonical
+    )
 
 
 def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Case:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from tests.governance import MODEL, POLICY, SHORT, Member, World
 from workers.custody import keys
 from workers.custody.errors import LedgerInvalid, RosterInvalid, Unwrappable
 from workers.custody.judge import Refusal
+from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
 from workers.custody.roster import write_roster
 
@@ -102,14 +104,67 @@ def test_a_message_that_comes_twice_opens_once(world: World) -> None:
     assert [each["event"] for each in world.events()].count("ticket:spent") == 1
 
 
-def test_a_spent_ticket_is_not_spent_again(world: World) -> None:
+ENDS = [RecoveryState.RECOVERED, RecoveryState.FETCHED, RecoveryState.FAILED, RecoveryState.EXPIRED]
+
+
+def end(world: World, recovery: UUID, state: RecoveryState) -> None:
+    """Puts a recovery into this state, by the way that leads there."""
+    role = "gateway" if state is RecoveryState.EXPIRED else "recovery"
+    steps = [RecoveryState.RECOVERED, state] if state is RecoveryState.FETCHED else [state]
+    with world.as_(role).begin() as session:
+        for step in steps:
+            session.execute(update(Recovery).where(Recovery.id == recovery).values(state=step, key_bundle=None))
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_a_message_that_comes_after_the_recovery_changes_nothing(world: World, state: RecoveryState) -> None:
     terms = world.approved()
     recovery = world.custodian().open(terms.id).recovery
-    with world.as_("recovery").begin() as session:
-        session.execute(
-            update(Recovery).where(Recovery.id == recovery).values(state=RecoveryState.FAILED, key_bundle=None)
-        )
+    assert recovery is not None
+    end(world, recovery, state)
+    events = world.events()
+    opened = world.custodian().open(terms.id)
+    assert (opened.recovery, opened.refusal, opened.again) == (recovery, None, True)
+    assert world.events() == events, "nothing was refused, for nothing was asked for anew"
+
+
+@pytest.mark.parametrize("state", [RecoveryState.BOUND, *ENDS])
+def test_a_crash_before_the_ledger_is_made_good_by_the_next_message(world: World, state: RecoveryState) -> None:
+    """The custodian dies between its commit and its ledger; the message comes again, be it after the recovery."""
+
+    class Killed(Ledger):
+        def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
+            raise KeyboardInterrupt
+
+    terms = world.approved()
+    with pytest.raises(KeyboardInterrupt):
+        replace(world.custodian(), ledger=Killed(world.folder / "tombstones.json")).open(terms.id)
+    assert not world.ledger.spent(terms.id)
+    recovery = world.one(select(Recovery.id))
+    if state is not RecoveryState.BOUND:
+        end(world, recovery, state)
+    again = world.custodian().open(terms.id)
+    assert (again.recovery, again.again) == (recovery, True)
+    assert world.ledger.spent(terms.id)
+    assert "ticket:refused" not in [each["event"] for each in world.events()]
+
+
+def test_a_spent_ticket_is_not_spent_again(world: World) -> None:
+    """Approved anew by the owner's hand, or for one face more by a stolen gateway's."""
+    terms = world.approved((0, 0))
+    assert world.custodian().open(terms.id).recovery is not None
+    before = world.one(select(func.count()).select_from(Recovery.__table__))
+    with world.as_("gateway").begin() as session:
+        session.execute(insert(RequestFace).values(request_id=terms.id, item_id=world.items[0], face=1))
     refused(world, terms.id, Refusal.SPENT)
+    other = world.approved((1, 0))
+    recovery = world.custodian().open(other.id).recovery
+    assert recovery is not None
+    end(world, recovery, RecoveryState.FAILED)
+    world.owner(*UNGUARD, f"UPDATE recovery_requests SET state = 'approved' WHERE id = '{other.id}'")
+    refused(world, other.id, Refusal.SPENT)
+    assert state_of(world, other.id) is RequestState.FAILED
+    assert world.one(select(func.count()).select_from(Recovery.__table__)) == before + 1
 
 
 def test_a_database_taken_back_does_not_give_the_ticket_back(world: World) -> None:
@@ -253,8 +308,6 @@ def test_a_rewritten_request_with_its_hash_is_refused_by_the_signatures(world: W
     """The owner changes a face, the canonical form and its hash all together."""
     terms = world.approved((0, 0))
     world.owner(*UNGUARD, "UPDATE request_faces SET face = 1")
-    from dataclasses import replace
-
     from schemas.requests import FaceRef
 
     forged = replace(terms, faces=(FaceRef(world.items[0], 1),)).canonical().hex()
