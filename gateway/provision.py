@@ -24,7 +24,7 @@ from gateway.engines.errors import HomeUnusable
 from gateway.engines.seaweed import BUCKETS
 from gateway.engines.state import write_private
 from workers.custody import keys
-from workers.custody.roster import write_roster
+from workers.custody.roster import LEAST_QUORUM, write_roster
 from workers.db import migrate
 
 OWNER = "refacex_owner"
@@ -111,7 +111,7 @@ def create_keys(home: Home) -> None:
         known = keys.load(path, kind).public_json() if path.exists() else create(path)
         keys.write_public(home.key(public), known)
     if not home.key("roster.json").exists():
-        write_roster(home.key("roster.json"), [])
+        write_roster(home.key("roster.json"), [], least_quorum=LEAST_QUORUM)
 
 
 def environments(

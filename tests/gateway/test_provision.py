@@ -15,6 +15,7 @@ from gateway.engines.errors import HomeUnusable
 from gateway.provision import DATABASE, Home, create_keys, create_roles, provision, read_env, write_env
 from tests.conftest import Database
 from workers.custody.errors import KeyFileCorrupt
+from workers.custody.roster import load_roster
 from workers.settings import (
     BeatSettings,
     CustodianSettings,
@@ -45,6 +46,7 @@ PROCESSES = ("release", "custodian", "recovery", "relay", "notary", "beat", "gat
 def test_provisioning_twice_keeps_keys_and_passwords(tmp_path: Path, provisioned: Home, engines: Engines) -> None:
     before = {path: path.read_bytes() for path in provisioned.path.rglob("*") if path.is_file()}
     assert {path.name for path in before} >= {"custody.keyring.json", "recovery.private.json", "audit.signing.json"}
+    assert load_roster(provisioned.key("roster.json")).least_quorum == 2, "one approver alone opens nothing"
     again = provision(provisioned.path, engines, source_roots=[tmp_path])
     changed = {path.name for path, content in before.items() if path.read_bytes() != content}
     assert changed == {"release.env", "gateway.env"}, "only the source folders are new"

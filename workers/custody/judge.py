@@ -96,7 +96,8 @@ def judge(case: Case, roster: Roster) -> RequestTerms:
         raise Refused(Refusal.RECIPIENT)
     for approval in case.approvals:
         _judge_approval(approval, terms, roster)
-    if len({each.approver for each in case.approvals}) < max(terms.quorum, roster.least_quorum):
+    # A request that asks for too few is refused however many approved it: who signed it signed too low a bar.
+    if terms.quorum < roster.least_quorum or len({each.approver for each in case.approvals}) < terms.quorum:
         raise Refused(Refusal.QUORUM)
     return terms
 

@@ -23,6 +23,7 @@ FORMAT = "refacex-roster"
 VERSION = 1
 APPROVER = "approver"
 REQUESTER = "requester"
+LEAST_QUORUM = 2  # what a roster says that nobody said otherwise for: one person alone opens nothing
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Roster:
         return found if found is not None and found.tenant == tenant and role in found.roles else None
 
 
-def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum: int = 1) -> None:
+def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum: int = LEAST_QUORUM) -> None:
     """Writes the roster in one step, mode 0600. Raises RosterInvalid for two people with one id or one key."""
     path, members = Path(path), sorted(people, key=lambda person: person.id)
     _check(members, least_quorum)
@@ -93,7 +94,7 @@ def add_person(path: Path | str, person: RosterPerson) -> None:
     """Puts one person on the roster, which is made where there is none. Raises RosterInvalid for an id or key
     already on it.
     """
-    roster = load_roster(path) if Path(path).exists() else Roster({}, 1)
+    roster = load_roster(path) if Path(path).exists() else Roster({}, LEAST_QUORUM)
     write_roster(path, [*roster.people.values(), person], roster.least_quorum)
 
 

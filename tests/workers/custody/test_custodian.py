@@ -14,7 +14,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import undefer
 
-from schemas.requests import KeyBundle, bundle_info
+from schemas.requests import KeyBundle, RequestTerms, bundle_info
 from schemas.states import Decision, KeyState, RecoveryState, RequestState
 from schemas.tables import Approval, Outbox, Recovery, RecoveryRequest, RequestFace, SealedKey, Ticket
 from tests.governance import MODEL, POLICY, SHORT, Member, World
@@ -201,6 +201,26 @@ def test_one_approval_and_a_forced_state_are_not_enough(world: World) -> None:
 def test_the_rosters_least_quorum_stands_above_the_database(world: World) -> None:
     write_roster(world.roster, [member.on_roster() for member in world.people.values()], least_quorum=3)
     refused(world, world.approved().id, Refusal.QUORUM)
+    assert world.custodian().open(approved_by_three(world, quorum=3).id).recovery is not None
+
+
+def test_a_request_below_the_rosters_least_quorum_is_refused_however_many_approved(world: World) -> None:
+    write_roster(world.roster, [member.on_roster() for member in world.people.values()], least_quorum=3)
+    refused(world, approved_by_three(world).id, Refusal.QUORUM)
+
+
+def test_one_approval_is_not_enough_for_a_roster_that_says_nothing(world: World) -> None:
+    """A policy that asks for one approval, which whoever owns the database can write."""
+    world.owner("ALTER TABLE releases DISABLE TRIGGER USER", "UPDATE releases SET policy = policy || '{\"quorum\": 1}'")
+    terms = world.request()
+    assert (terms.quorum, world.approve(terms, "bob")) == (1, RequestState.APPROVED)
+    refused(world, terms.id, Refusal.QUORUM)
+
+
+def approved_by_three(world: World, **options: Any) -> RequestTerms:
+    terms = world.request(**options)
+    world.approve(terms, "bob", "carol", "dave")
+    return terms
 
 
 def forge(world: World, terms: Any, approver: str, signature: bytes, decision: Decision = Decision.APPROVE) -> None:

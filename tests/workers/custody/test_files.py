@@ -220,11 +220,11 @@ def test_a_secret_that_does_not_belong_to_its_public_half(tmp_path: Path) -> Non
 def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
     path = tmp_path / "roster.json"
     alice, bob = Member("alice", ("requester",)), Member("bob", ("approver",))
-    write_roster(path, [alice.on_roster()], least_quorum=2)
+    write_roster(path, [alice.on_roster()], least_quorum=3)
     add_person(path, bob.on_roster())
     roster = load_roster(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert (roster.least_quorum, set(roster.people)) == (2, {"alice", "bob"})
+    assert (roster.least_quorum, set(roster.people)) == (3, {"alice", "bob"})
     assert roster.find("bob", "acme", "approver") == bob.on_roster()
     assert roster.find("bob", "acme", "requester") is None
     assert roster.find("bob", "another tenant", "approver") is None
@@ -236,6 +236,8 @@ def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
         write_roster(path, [], least_quorum=0)
     with pytest.raises(RosterInvalid):
         load_roster(tmp_path / "none.json")
+    add_person(tmp_path / "new.json", alice.on_roster())
+    assert load_roster(tmp_path / "new.json").least_quorum == 2
 
 
 # --- ledger
