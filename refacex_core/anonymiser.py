@@ -136,9 +136,11 @@ class FusionUNet(nn.Module):
 
 @dataclass(frozen=True)
 class Anonymised:
-    """What the anonymiser made: the crop, the mask that it changed (B x 1), and the donor's face before correction."""
+    """What the anonymiser made: the crop with the face in it, the mask that it changed (B x 1), the face alone without
+    anything of the source blended in, and the donor's face before correction."""
 
     crop: Tensor
+    face: Tensor
     mask: Tensor
     posed: Tensor
 
@@ -169,4 +171,4 @@ class Anonymiser(nn.Module):
         posed, mask = self.pose(source, points, codes)
         correction = self.unet(torch.cat([source, posed, mask], 1), codes)
         face = (posed + correction).clamp(-1, 1)
-        return Anonymised(source + mask * (face - source), mask, posed)
+        return Anonymised(source + mask * (face - source), face, mask, posed)

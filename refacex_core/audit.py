@@ -3,76 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refacex_core.faces import align
-from refacex_core.faces.detect import CenterFace, Detection, YuNet, iou
+from refacex_core.faces.detect import CenterFace, Detection, YuNet, same_face
 from refacex_core.recognisers import Recogniser
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import RGB, Box, HoldReason
 
 SMALLEST_FACE = 36.0  # pixels, longer side of the box; faces of 40 px have boxes of 36 and more
 _OUTSIDE = 0.22  # the most of a box that may lie beyond the image
-#: A second detector's finding counts from this score: below, it reports folds and leaves.
-_SECOND_OPINION = 0.65
 
 
 class Unfit(Exception):
-    """Internal: a face that cannot be replaced; the image is held."""
+    """Internal: the image is held, because of these faces (boxes; none where the reason is not a face)."""
 
-    def __init__(self, reason: HoldReason) -> None:
-        self.reason = reason
+    def __init__(self, reason: HoldReason, boxes: Sequence[Box] = ()) -> None:
+        self.reason, self.boxes = reason, tuple(boxes)
 
 
-def check_faces(found: Sequence[Detection], size: tuple[int, ...]) -> None:
-    """Raises Unfit for a face that is too small or cut by the edge of an image of `size` (height, width)."""
-    height, width = size[0], size[1]
-    for face in found:
-        x, y, w, h = face.box
-        if max(w, h) < SMALLEST_FACE:
-            raise Unfit(HoldReason.FACE_TOO_SMALL)
-        inside = max(min(x + w, width) - max(x, 0), 0) * max(min(y + h, height) - max(y, 0), 0)
-        cut = ((face.points < 0) | (face.points > [width - 1, height - 1])).any()
-        if inside < (1 - _OUTSIDE) * w * h or cut:
-            raise Unfit(HoldReason.FACE_AT_EDGE)
+@dataclass(frozen=True)
+class Verdict:
+    """What the audit found: no reason, or why the image must be held and which faces (numbers) or places (boxes) do it."""
+
+    similar: tuple[float, ...]  # cosine to the original, a face
+    reason: HoldReason | None = None
+    faces: tuple[int, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 class Audit:
-    """Looks at a finished file as a stranger would."""
+    """Two independent detectors and a recogniser, before and after."""
 
     def __init__(self, first: YuNet, second: CenterFace, recogniser: Recogniser) -> None:
         self._first, self._second, self._recogniser = first, second, recogniser
 
+    def find(self, rgb: RGB) -> list[Detection]:
+        """The faces that can be replaced. Unfit when one is too small, is cut, or is seen by the second detector alone."""
+        height, width = rgb.shape[:2]
+        found = self._first(rgb)
+        small = [d.box for d in found if max(d.box[2:]) < SMALLEST_FACE]
+        if small:
+            raise Unfit(HoldReason.FACE_TOO_SMALL, small)
+        cut = [d.box for d in found if _is_cut(d, height, width)]
+        if cut:
+            raise Unfit(HoldReason.FACE_AT_EDGE, cut)
+        missed = _unmatched(self._second(rgb), [d.box for d in found])
+        if missed:
+            raise Unfit(HoldReason.FACE_MISSED, missed)
+        return found
+
     def __call__(
         self, seen: RGB, faces: Sequence[tuple[FaceGeometry, Box, NDArray[np.float32]]], most: float
-    ) -> list[float] | HoldReason:
-        """The similarity of each released face to its original (cosine), or why the image must be held.
+    ) -> Verdict:
+        """Looks at a finished file (its pixels) as a stranger would.
 
-        Every face that either detector finds must be one that was replaced; each replaced face must still look like a
-        face; none may be nearer to its original than `most`.
+        Every face that either detector finds must be one that was replaced; each replaced face must still be found; none
+        may be nearer to its original (its code) than the cosine `most`.
         """
         replaced = [box for _, box, _ in faces]
         first = self._first(seen)
-        second = [d for d in self._second(seen) if d.score >= _SECOND_OPINION]
-        for detection in (*first, *second):
-            if not any(overlaps(detection.box, box) for box in replaced):
-                return HoldReason.FACE_MISSED
-        for box in replaced:
-            if not any(overlaps(d.box, box) for d in first):
-                return HoldReason.FACE_LOST
-        if not faces:
-            return []
-        crops = np.stack([align.crop(seen, g.matrix()) for g, _, _ in faces])
-        similar = [float(a @ b) for a, (_, _, b) in zip(self._recogniser(crops), faces, strict=True)]
-        return HoldReason.IDENTITY_LEAK if max(similar) > most else similar
+        crops = [align.crop(seen, geometry.matrix()) for geometry, _, _ in faces]
+        codes = self._recogniser(np.stack(crops)) if crops else np.zeros((0, 1), np.float32)
+        similar = tuple(float(a @ code) for a, (_, _, code) in zip(codes, faces, strict=True))
+        missed = _unmatched([*first, *self._second(seen)], replaced)
+        if missed:
+            return Verdict(similar, HoldReason.FACE_MISSED, boxes=tuple(missed))
+        lost = tuple(i for i, box in enumerate(replaced) if not any(_overlaps(d.box, box) for d in first))
+        if lost:
+            return Verdict(similar, HoldReason.FACE_LOST, lost)
+        alike = tuple(i for i, value in enumerate(similar) if value > most)
+        return Verdict(similar, HoldReason.IDENTITY_LEAK if alike else None, alike)
 
 
-def overlaps(a: Box, b: Box) -> bool:
-    """Whether two boxes are of one face: they overlap well, or one holds the other's middle and is of like size."""
-    if iou(a, b) > 0.3:
+def _is_cut(face: Detection, height: int, width: int) -> bool:
+    x, y, w, h = face.box
+    inside = max(min(x + w, width) - max(x, 0), 0) * max(min(y + h, height) - max(y, 0), 0)
+    beyond = (face.points < 0) | (face.points > [width - 1, height - 1])
+    return bool(inside < (1 - _OUTSIDE) * w * h or beyond.any())
+
+
+def _unmatched(found: Sequence[Detection], boxes: Sequence[Box]) -> list[Box]:
+    return [d.box for d in found if not any(_overlaps(d.box, box) for box in boxes)]
+
+
+def _overlaps(a: Box, b: Box) -> bool:
+    """Whether two detectors' boxes, which are drawn differently, are of one face."""
+    if same_face(a, b):
         return True
-    middle = (a[0] + a[2] / 2, a[1] + a[3] / 2)
-    holds = b[0] <= middle[0] <= b[0] + b[2] and b[1] <= middle[1] <= b[1] + b[3]
-    return holds and 0.25 < (a[2] * a[3]) / max(b[2] * b[3], 1e-6) < 4
+    between = np.hypot(a[0] + a[2] / 2 - b[0] - b[2] / 2, a[1] + a[3] / 2 - b[1] - b[3] / 2)
+    ratio = (a[2] * a[3]) / max(b[2] * b[3], 1e-6)
+    return bool(0.4 < ratio < 2.5 and between < 0.35 * max(b[2:]))

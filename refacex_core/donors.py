@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from refacex_core.errors import ModelFileMissing
 from refacex_core.payload.network import WINDOW
+from refacex_core.stego.framing import keyed_permutation
 from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
@@ -89,15 +90,17 @@ class DonorBank:
     ) -> list[Donor]:
         """`count` different donors in the order in which they are to be tried.
 
-        `random` and `stable` draw among the half of the bank that is nearer in shape and skin colour (measured, not
-        guessed attributes) and mix two of them; `matched` takes the nearest. `stable` draws with `seed`, so a subject keeps
-        its first choice. Donors near to the source's own code (128) are left out. `shape` is 162 x 2 in crop pixels, `skin`
-        the mean colour (3) of the face, 0..1.
+        `random` draws among the half of the bank that is nearer in shape and skin colour (measured, not guessed
+        attributes), and mixes two of them half of the time; `matched` takes the nearest; `stable` draws from the whole bank
+        with `seed` alone, so that a subject keeps its first choice from photograph to photograph. Donors near to the
+        source's own code (128) are left out. `shape` is 162 x 2 in crop pixels, `skin` the mean colour (3) of the face, 0..1.
         """
+        if policy is DonorPolicy.STABLE:
+            return self._stable(source_code, count, seed or secrets.token_bytes(16))
         distance = self._distance(shape, skin)
         usable = np.argsort(distance)
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
-        rng = np.random.Generator(np.random.Philox(int.from_bytes(seed or secrets.token_bytes(16), "big") % 2**128))
+        rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         if policy is DonorPolicy.MATCHED:
             return [Donor(f"d{i}", self.codes[i]) for i in usable[:count]]
         pool = usable[: max(len(self) // 2, 2 * count)]
@@ -110,6 +113,12 @@ class DonorBank:
             if code @ source_code < TOO_NEAR and all(code @ c.code < 0.9 for c in chosen):
                 chosen.append(Donor(f"d{a}" if share == 1.0 else f"d{a}+d{b}", code))
         return chosen
+
+    def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
+        """The donors in the order that the seed gives them, whatever the photograph looks like."""
+        order = keyed_permutation(b"stable donor" + seed, len(self))
+        far = [int(i) for i in order if self.codes[i] @ source_code < TOO_NEAR]
+        return [Donor(f"d{i}", self.codes[i]) for i in far[:count]]
 
     def _distance(self, shape: NDArray[np.floating], skin: NDArray[np.floating]) -> NDArray[np.float64]:
         by_shape = np.linalg.norm(self._shapes - _normal_shape(np.asarray(shape)[None]), axis=(1, 2))

@@ -45,7 +45,7 @@ class ImageTruncated(BadImage):
 
 
 class ImageTooLarge(BadImage):
-    """The image has more pixels than the limit: scale it down, or raise REFACEX_MAX_PIXELS."""
+    """The image has more pixels than the limit: scale it down."""
 
     code = "image_too_large"
 

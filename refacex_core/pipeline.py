@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,26 +11,24 @@ from numpy.typing import NDArray
 
 from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
-from refacex_core.audit import Audit, Unfit, check_faces
-from refacex_core.donors import Donor, DonorBank
-from refacex_core.errors import CoreError, FaceUnknown, PayloadMismatch, PayloadUnreadable
+from refacex_core.audit import Audit, Unfit
+from refacex_core.donors import DonorBank
+from refacex_core.errors import FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
+from refacex_core.item import MOST_SIMILARITY, Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
 from refacex_core.recognisers import sface
 from refacex_core.recovery import Recovery
 from refacex_core.release import ReadBackFailed, Stego, write_release
-from refacex_core.sealing import open_face, open_layout
+from refacex_core.sealing import open_face, open_layout, sealed_size
 from refacex_core.stego.channel import Channel, capacity
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
 from refacex_core.types import (
     RGB,
-    FaceReport,
-    Failed,
-    Held,
     HoldReason,
     ItemInput,
     Outcome,
@@ -45,62 +41,8 @@ from refacex_core.types import (
 
 MODEL_ID = 1
 DONORS_TRIED = 5
-#: Cosine on SFace between original and released face: good enough to stop trying donors, and the most that is released.
-GOOD_SIMILARITY, MOST_SIMILARITY = 0.12, 0.30
 _BATCH = 16  # faces through the network at once
-_SHARES = (1.0, 0.7, 0.5)  # of an image's capacity, where a file does not read back at full load
-
-
-class _Hold(Exception):
-    """Internal: the image is held."""
-
-    def __init__(self, reason: HoldReason) -> None:
-        self.reason = reason
-
-
-@dataclass
-class _Face:
-    """A face on its way: where it is, its original, its donors, and the best result so far."""
-
-    detection: Detection
-    geometry: FaceGeometry
-    crop: RGB
-    points: NDArray[np.float32]
-    code: NDArray[np.float32]
-    mask: NDArray[np.float32]
-    donors: list[Donor] = field(default_factory=list)
-    tried: int = 0
-    result: RGB = field(default_factory=lambda: np.zeros((256, 256, 3), np.uint8))
-    donor: Donor | None = None
-    similarity: float = 1.0
-    donor_similarity: float = 0.0
-    payload: bytes = b""
-
-
-@dataclass
-class _Job:
-    """An item on its way."""
-
-    item: ItemInput
-    rgb: RGB
-    faces: list[_Face]
-    clock: Clock
-
-
-class Clock:
-    """Milliseconds a stage."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, share: int = 1) -> Iterator[None]:
-        """Adds the time spent inside, divided by `share` items that were worked on together."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - start) * 1000 / share
+_WRITES, _LESS = 3, 0.7  # a file that does not read back is written again with so much of its payload
 
 
 class Core:
@@ -111,7 +53,6 @@ class Core:
     def __init__(self, device: torch.device, max_pixels: int = images.MAX_PIXELS) -> None:
         self.device, self._max_pixels = device, max_pixels
         self.model_version = f"refacex-{weights.card('anonymiser').get('version', MODEL_ID)}"
-        self._yunet, self._centerface = YuNet(), CenterFace()
         self._landmarks = Landmarks(device)
         self._anonymiser = Anonymiser()
         weights.load_into(self._anonymiser.unet, "anonymiser")
@@ -120,7 +61,7 @@ class Core:
         self._sface = sface()
         self._channel = Channel(device)
         self._recovery = Recovery(device)
-        self.audit = Audit(self._yunet, self._centerface, self._sface)
+        self.audit = Audit(YuNet(), CenterFace(), self._sface)
 
     @classmethod
     def load(cls, device: str = "auto", *, max_pixels: int = images.MAX_PIXELS) -> Core:
@@ -139,41 +80,41 @@ class Core:
     def anonymise(self, items: Sequence[ItemInput], *, keep_anonymised: bool = False) -> list[Outcome]:
         """Each item released, held or failed, in order. One bad item never stops the others."""
         outcomes: dict[int, Outcome] = {}
-        jobs: dict[int, _Job] = {}
+        jobs: dict[int, Job] = {}
         for i, item in enumerate(items):
             clock = Clock()
             try:
                 jobs[i] = self._prepare(item, clock)
             except Exception as error:  # one item's failure is that item's outcome
-                outcomes[i] = _outcome(error, clock)
+                outcomes[i] = outcome(error, clock)
         self._replace([(job, face) for job in jobs.values() for face in job.faces])
         for i, job in jobs.items():
             try:
                 outcomes[i] = self._finish(job, keep_anonymised)
             except Exception as error:
-                outcomes[i] = _outcome(error, job.clock, job)
+                outcomes[i] = outcome(error, job.clock, job)
         return [outcomes[i] for i in range(len(items))]
 
-    def _prepare(self, item: ItemInput, clock: Clock) -> _Job:
+    def _prepare(self, item: ItemInput, clock: Clock) -> Job:
         with clock.stage("decode"):
             rgb = self._pixels_of(item.data)
         with clock.stage("detect"):
-            found = self._yunet(rgb)
-            check_faces(found, rgb.shape[:2])
+            found = self.audit.find(rgb)
         if not found and not item.options.release_without_face:
-            raise _Hold(HoldReason.NO_FACE)
+            raise Unfit(HoldReason.NO_FACE)
         room = capacity(rgb.shape[0], rgb.shape[1], item.options.profile)
         share_out(room, [1.0] * max(len(found), 1), item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
-        for face in faces:
-            skin = _skin(face)
-            face.donors = self._bank.choose(
-                item.options.donor_policy, face.code, face.points, skin, DONORS_TRIED, item.options.donor_seed
-            )
-        return _Job(item, rgb, faces, clock)
+        for i, face in enumerate(faces):
+            seed = item.options.donor_seed
+            if seed is not None and i:
+                seed += bytes([i])  # a subject's seed names one donor; others beside it get donors of their own
+            policy = item.options.donor_policy
+            face.donors = self._bank.choose(policy, face.code, face.points, _skin(face), DONORS_TRIED, seed)
+        return Job(item, rgb, faces, clock)
 
-    def _align(self, rgb: RGB, found: Sequence[Detection]) -> list[_Face]:
+    def _align(self, rgb: RGB, found: Sequence[Detection]) -> list[Face]:
         if not found:
             return []
         geometries = [FaceGeometry.from_matrix(align.similarity(d.points)) for d in found]
@@ -181,68 +122,104 @@ class Core:
         points = self._landmarks(_tensor(crops)).cpu().numpy()
         codes = self._sface(crops)
         return [
-            _Face(d, g, c, p, e, oval_mask(p))
+            Face(d, g, c, p, e, oval_mask(p))
             for d, g, c, p, e in zip(found, geometries, crops, points, codes, strict=True)
         ]
 
-    def _replace(self, work: list[tuple[_Job, _Face]]) -> None:
+    def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
         for attempt in range(DONORS_TRIED):
-            open_ = [(j, f) for j, f in work if attempt < len(f.donors) and f.similarity > GOOD_SIMILARITY]
+            open_ = [(j, f) for j, f in work if j.error is None and attempt < len(f.donors) and not good(j, f)]
             for start in range(0, len(open_), _BATCH):
-                part = open_[start : start + _BATCH]
-                with part[0][0].clock.stage("anonymise"):
-                    self._replace_batch([f for _, f in part], attempt)
+                self._replace_some(open_[start : start + _BATCH])
+
+    def _replace_some(self, part: list[tuple[Job, Face]]) -> None:
+        """One batch; when it fails, face by face, so that only the item at fault fails."""
+        start = time.perf_counter()
+        try:
+            self._try_next_donor([face for _, face in part])
+        except Exception as error:
+            if len(part) == 1:
+                part[0][0].error = error
+                return
+            for one in part:
+                self._replace_some([one])
+            return
+        for job, _ in part:
+            job.clock.add("anonymise", (time.perf_counter() - start) / len(part))
 
     @torch.inference_mode()
-    def _replace_batch(self, faces: list[_Face], attempt: int) -> None:
+    def _try_next_donor(self, faces: list[Face]) -> None:
         source = _tensor(np.stack([f.crop for f in faces])).to(self.device)
         points = torch.from_numpy(np.stack([f.points for f in faces])).to(self.device)
-        donors = [f.donors[attempt] for f in faces]
+        donors = [f.donors[f.tried] for f in faces]
         out = self._anonymiser(source, points, torch.from_numpy(np.stack([d.code for d in donors])).to(self.device))
-        crops = _pixels(out.crop)
-        for face, donor, crop, seen in zip(faces, donors, crops, self._sface(crops), strict=True):
-            face.tried = attempt + 1
-            similarity = float(seen @ face.code)
-            if face.donor is None or similarity < face.similarity:
-                face.result, face.donor, face.similarity = crop, donor, similarity
-                face.donor_similarity = float(seen @ donor.code)
+        seen = self._sface(_pixels(out.crop))
+        for face, donor, pixels, code in zip(faces, donors, _pixels(out.face), seen, strict=True):
+            face.tried += 1
+            face.candidates.append(Candidate(donor, pixels, float(code @ face.code), float(code @ donor.code)))
 
-    def _finish(self, job: _Job, keep_anonymised: bool) -> Released:
-        if any(face.donor is None or face.similarity > MOST_SIMILARITY for face in job.faces):
-            raise _Hold(HoldReason.IDENTITY_LEAK)
+    def _finish(self, job: Job, keep_anonymised: bool) -> Released:
+        """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""
+        if job.error is not None:
+            raise job.error
+        for face in job.faces:
+            order(job, face)
+        while True:
+            anonymised = self._paste(job)
+            stego = self._write(job, anonymised)
+            with job.clock.stage("audit"):
+                verdict = self.audit(stego.seen, [(f.geometry, f.box, f.code) for f in job.faces], MOST_SIMILARITY)
+            for i, (face, value) in enumerate(zip(job.faces, verdict.similar, strict=True)):
+                face.audited, face.reason = value, verdict.reason if i in verdict.faces else None
+            if verdict.reason is None:
+                return released(job, stego, anonymised if keep_anonymised else None)
+            if not verdict.faces or not all(self._next_candidate(job, job.faces[i]) for i in verdict.faces):
+                raise Unfit(verdict.reason, verdict.boxes)
+
+    def _paste(self, job: Job) -> RGB:
+        for face in job.faces:
+            while face.candidates[0].similarity > MOST_SIMILARITY:
+                face.audited = face.candidates[0].similarity
+                if not self._next_candidate(job, face):
+                    face.reason = HoldReason.IDENTITY_LEAK
+                    raise Unfit(HoldReason.IDENTITY_LEAK)
         with job.clock.stage("paste"):
             anonymised = job.rgb
             for face in job.faces:
-                anonymised = align.paste(anonymised, face.result, face.mask, face.geometry.matrix())
-        stego = self._write(job, anonymised)
-        with job.clock.stage("audit"):
-            similar = self.audit(
-                stego.seen, [(f.geometry, f.detection.box, f.code) for f in job.faces], MOST_SIMILARITY
-            )
-            if isinstance(similar, HoldReason):
-                raise _Hold(similar)
-        for face, value in zip(job.faces, similar, strict=True):
-            face.similarity = value
-        return _released(job, stego, anonymised if keep_anonymised else None)
+                anonymised = align.paste(anonymised, face.candidates[0].face, face.mask, face.geometry.matrix())
+        return anonymised
 
-    def _write(self, job: _Job, anonymised: RGB) -> Stego:
+    def _next_candidate(self, job: Job, face: Face) -> bool:
+        """Drop the donor in use for the next best, trying those that were not yet; False when there is none."""
+        if len(face.candidates) == 1 and face.tried < len(face.donors):
+            with job.clock.stage("anonymise"):
+                self._try_next_donor([face])
+        if len(face.candidates) == 1:
+            return False
+        face.candidates.pop(0)
+        return True
+
+    def _write(self, job: Job, anonymised: RGB) -> Stego:
         """The finished file; one that does not read back is written again with less payload, then held."""
         options = job.item.options
-        sizes = [f.detection.box[2] * f.detection.box[3] for f in job.faces]
-        for share in _SHARES:
+        areas = [f.box[2] * f.box[3] for f in job.faces]
+        room = capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
+        for _ in range(_WRITES):
             with job.clock.stage("payload"):
-                room = int(capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile) * share)
-                for face, budget in zip(job.faces, share_out(room, sizes, options.profile), strict=True):
+                try:
+                    budgets = share_out(room, areas, options.profile)
+                except ImageTooSmall:
+                    break
+                for face, budget in zip(job.faces, budgets, strict=True):
                     face.payload = codec.encode(face.crop, face.mask, budget)
+            faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):
-                    return write_release(
-                        self._channel, anonymised, [(f.geometry, f.payload) for f in job.faces], job.item, MODEL_ID
-                    )
+                    return write_release(self._channel, anonymised, faces, job.item, MODEL_ID, self._max_pixels)
             except ReadBackFailed:
-                continue
-        raise _Hold(HoldReason.READ_BACK_FAILED)
+                room = int(sealed_size([len(f.payload) for f in job.faces]) * _LESS)
+        raise Unfit(HoldReason.READ_BACK_FAILED)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 
@@ -295,51 +272,7 @@ def _compare(rgb: RGB, layout: Layout) -> list[RGB]:
     return crops
 
 
-def _released(job: _Job, stego: Stego, anonymised: RGB | None) -> Released:
-    return Released(
-        data=stego.data,
-        format=job.item.options.format,
-        sha256=stego.sha256,
-        locator=stego.header.locator,
-        width=job.rgb.shape[1],
-        height=job.rgb.shape[0],
-        faces=_reports(job, True),
-        payload_bytes=stego.header.sealed_bytes,
-        stego_psnr=stego.psnr,
-        timings_ms=_rounded(job.clock.ms),
-        anonymised=anonymised,
-    )
-
-
-def _reports(job: _Job, released: bool) -> tuple[FaceReport, ...]:
-    return tuple(
-        FaceReport(
-            index=i,
-            box=tuple(round(float(v), 1) for v in f.detection.box),  # type: ignore[arg-type]
-            released=released,
-            reason=HoldReason.IDENTITY_LEAK if not released and f.similarity > MOST_SIMILARITY else None,
-            donor=f.donor.name if f.donor else None,
-            donor_similarity=round(f.donor_similarity, 4) if f.donor else None,
-            audit_similarity=round(f.similarity, 4) if f.donor else None,
-            payload_bytes=len(f.payload),
-            donors_tried=f.tried,
-        )
-        for i, f in enumerate(job.faces)
-    )
-
-
-def _outcome(error: Exception, clock: Clock, job: _Job | None = None) -> Outcome:
-    if isinstance(error, _Hold | Unfit):
-        return Held(error.reason, _reports(job, False) if job else (), _rounded(clock.ms))
-    code = error.code if isinstance(error, CoreError) else "internal_error"
-    return Failed(error, code, _rounded(clock.ms))
-
-
-def _rounded(ms: Mapping[str, float]) -> dict[str, float]:
-    return {k: round(v, 2) for k, v in ms.items()}
-
-
-def _skin(face: _Face) -> NDArray[np.float64]:
+def _skin(face: Face) -> NDArray[np.float64]:
     """Mean colour under the mask, 0..1."""
     weight = face.mask[..., None]
     colour: NDArray[np.float64] = (face.crop / 255.0 * weight).sum((0, 1)) / max(float(weight.sum()), 1e-6)

@@ -36,7 +36,12 @@ class Stego:
 
 
 def write_release(
-    channel: Channel, image: RGB, faces: Sequence[tuple[FaceGeometry, bytes]], item: ItemInput, model_id: int
+    channel: Channel,
+    image: RGB,
+    faces: Sequence[tuple[FaceGeometry, bytes]],
+    item: ItemInput,
+    model_id: int,
+    max_pixels: int = images.MAX_PIXELS,
 ) -> Stego:
     """`image` with the sealed payloads of its faces, as the file that is released. ReadBackFailed, ImageTooSmall."""
     locator = new_locator()
@@ -54,9 +59,9 @@ def write_release(
     )
     stego = channel.embed(image, header, sealed, layout_key)
     data = images.encode(stego, item.options.format, item.options.quality)
-    seen = images.decode(data).rgb
+    seen = images.decode(data, max_pixels=max_pixels).rgb
     _read_back(channel, seen, header, sealed, layout_key)
-    return Stego(data, hashlib.sha256(data).hexdigest(), header, seen, psnr(stego, image))
+    return Stego(data, hashlib.sha256(data).hexdigest(), header, seen, psnr(seen, image))
 
 
 def _read_back(channel: Channel, seen: RGB, header: Header, sealed: bytes, layout_key: bytes) -> None:

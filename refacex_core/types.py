@@ -101,7 +101,7 @@ class FaceReport:
 
 @dataclass(frozen=True)
 class Released:
-    """A finished stego file. `stego_psnr` in dB against the anonymised image before embedding."""
+    """A finished stego file. `stego_psnr` in dB of the file as released against the anonymised image before embedding."""
 
     data: bytes = field(repr=False)
     format: str

@@ -204,7 +204,7 @@ class Evaluation:
             self.values[f"recovered_{name}"].append(1.0)
             for face in faces:
                 truth = align.crop(original, face.matrix)
-                points = self.core._landmarks(to_tensor(truth[None])).numpy()[0]
+                points = self.core._landmarks(to_tensor(truth[None])).cpu().numpy()[0]
                 self.values[f"recovery_{name}_psnr"].append(psnr(truth, face.crop))
                 self.values[f"recovery_{name}_psnr_in_mask"].append(psnr(truth, face.crop, oval_mask(points)))
                 self.values[f"recovery_{name}_ssim"].append(ssim(truth, face.crop))

@@ -106,7 +106,7 @@ def anonymise(
     options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy))
     jobs = _jobs(inputs, out, EXTENSIONS[file_format.value])
     typer.echo(UNGOVERNED, err=True)
-    with _problems(), _Run(jobs, out, report) as run:
+    with _problems(), _Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -129,7 +129,7 @@ def recover(
     """
     jobs = _jobs(inputs, out, ".png")
     typer.echo(UNGOVERNED, err=True)
-    with _problems(), _Run(jobs, out, report) as run:
+    with _problems(), _Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -215,6 +215,7 @@ class _Run:
     jobs: list[Job]
     out: Path | None
     report: Path | None
+    ring: Path | None = None
     done: int = 0
     problems: list[str] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -225,6 +226,10 @@ class _Run:
 
         if self.out is not None:
             _check_writable(self.out)
+        if self.report is not None:
+            precious = [job.source for job in self.jobs] + ([self.ring] if self.ring else [])
+            if self.report.resolve() in {path.resolve() for path in precious}:
+                raise _stop("the report would replace a photograph or the key ring: choose another --report.")
         try:
             self._file = self._stack.enter_context(self.report.open("w")) if self.report else None
         except OSError as error:
@@ -260,6 +265,10 @@ class _Run:
             return None
         except OSError as error:
             self.note(job, {"outcome": "failed", "code": "file_error"}, f"failed, {error.strerror}: check the file.")
+            return None
+        except Exception as error:  # a defect of ours on one image must not stop the others
+            problem = f"failed, internal error ({type(error).__name__}): please report it."
+            self.note(job, {"outcome": "failed", "code": "internal_error"}, problem)
             return None
         self.note(job, fields)
         return fields

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refacex_core.models import CENTERFACE, YUNET, locate
+from refacex_core.types import Box
 
 _LONG_SIDE = 1280  # whole-image pass
 _TILE, _OVERLAP = 1024, 192
@@ -23,12 +24,12 @@ _TILE, _OVERLAP = 1024, 192
 class Detection:
     """A face: `box` is (x, y, width, height) in pixels, `points` 5 x 2 in the template's order, `score` 0..1."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     points: NDArray[np.float64]
     score: float
 
 
-def iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+def iou(a: Box, b: Box) -> float:
     """Intersection over union of two (x, y, width, height) boxes."""
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
@@ -37,20 +38,47 @@ def iou(a: tuple[float, float, float, float], b: tuple[float, float, float, floa
     return w * h / (a[2] * a[3] + b[2] * b[3] - w * h)
 
 
-def _contained(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+def _contained(a: Box, b: Box) -> float:
     """The share of the smaller box that lies in the other."""
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(w, 0.0) * max(h, 0.0) / max(min(a[2] * a[3], b[2] * b[3]), 1e-9)
 
 
-def suppress(found: list[Detection], threshold: float = 0.35) -> list[Detection]:
+def same_face(a: Box, b: Box) -> bool:
+    """Whether two boxes are of one face: they overlap well, or are of like size with one mostly inside the other.
+
+    A small face in the corner of a large one's box (a child before a parent) is another face.
+    """
+    if iou(a, b) > 0.35:
+        return True
+    small, large = sorted((a[2] * a[3], b[2] * b[3]))
+    return small > 0.4 * large and _contained(a, b) > 0.8
+
+
+def suppress(found: list[Detection]) -> list[Detection]:
     """Non-maximum suppression over boxes from several scales and tiles, best score first."""
     kept: list[Detection] = []
     for d in sorted(found, key=lambda d: -d.score):
-        if all(iou(d.box, k.box) < threshold and _contained(d.box, k.box) < 0.8 for k in kept):
+        if not any(same_face(d.box, k.box) for k in kept):
             kept.append(d)
     return kept
+
+
+def _whole(found: list[Detection], view: tuple[int, int, int, int], image: tuple[int, ...]) -> list[Detection]:
+    """Without the pieces of faces that a tile (x, y, width, height) cuts: a neighbour or the whole image has them whole."""
+    x, y, w, h = view
+    left, top = (x if x > 0 else -np.inf), (y if y > 0 else -np.inf)
+    right, bottom = (x + w if x + w < image[1] else np.inf), (y + h if y + h < image[0] else np.inf)
+    near = 4.0  # pixels
+    return [
+        d
+        for d in found
+        if d.box[0] > left + near
+        and d.box[1] > top + near
+        and d.box[0] + d.box[2] < right - near
+        and d.box[1] + d.box[3] < bottom - near
+    ]
 
 
 def _views(image: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], float, int, int]]:
@@ -80,7 +108,9 @@ class YuNet:
         """The faces of an RGB image (H x W x 3, uint8), best score first."""
         found: list[Detection] = []
         for view, scale, x, y in _views(image):
-            found += self._view(view, scale, x, y)
+            seen = self._view(view, scale, x, y)
+            tile = (x, y, view.shape[1], view.shape[0])
+            found += seen if scale < 1.0 else _whole(seen, tile, image.shape)
         return suppress(found)
 
     def _view(self, view: NDArray[np.uint8], scale: float, x: int, y: int) -> list[Detection]:
@@ -113,7 +143,9 @@ class CenterFace:
         """The faces of an RGB image (H x W x 3, uint8), best score first."""
         found: list[Detection] = []
         for view, scale, x, y in _views(image):
-            found += self._view(view, scale, x, y)
+            seen = self._view(view, scale, x, y)
+            tile = (x, y, view.shape[1], view.shape[0])
+            found += seen if scale < 1.0 else _whole(seen, tile, image.shape)
         return suppress(found)
 
     def _view(self, view: NDArray[np.uint8], scale: float, x: int, y: int) -> list[Detection]:

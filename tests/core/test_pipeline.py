@@ -11,8 +11,9 @@ from PIL import Image
 from refacex_core import images
 from refacex_core.errors import FaceUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
+from refacex_core.item import MOST_SIMILARITY
 from refacex_core.payload.budget import share_out
-from refacex_core.pipeline import MOST_SIMILARITY, Core
+from refacex_core.pipeline import Core
 from refacex_core.release import psnr
 from refacex_core.types import Failed, ItemOptions, Profile, RecoveryKeys, Released
 from tests.core.conftest import Vault

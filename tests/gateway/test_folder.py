@@ -379,3 +379,17 @@ def test_images_of_one_subfolder_are_one_subject() -> None:
 
     assert subject("ann/1.jpg") == subject("ann/2.jpg") != subject("bob/1.jpg")
     assert subject("1.jpg") != subject("2.jpg")
+
+
+@pytest.mark.parametrize("target", ["ring", "photograph"])
+def test_a_report_never_replaces_what_cannot_be_made_again(
+    refacex: Any, tmp_path: Path, world: World, target: str
+) -> None:
+    ring, photograph = tmp_path / "ring.json", tmp_path / "a.png"
+    shutil.copy(world.keys, ring)
+    shutil.copy(world.originals / "astronaut.png", photograph)
+    precious = {"ring": ring, "photograph": photograph}[target]
+    before = precious.read_bytes()
+    said = refacex("anonymise", photograph, "--out", tmp_path / "out", "--keys", ring, "--report", precious)
+    assert said.code == 1 and "--report" in said.err
+    assert precious.read_bytes() == before
