@@ -23,7 +23,17 @@ from refacex_core.errors import CoreError
 from refacex_core.types import FaceReport, Failed, Held, ItemInput, Outcome, Released
 from workers.app import away
 from workers.core import Core
-from workers.errors import Away, ObjectExists, ObjectMissing, Superseded, WorkerError
+from workers.errors import (
+    Away,
+    ObjectExists,
+    ObjectMissing,
+    SourceMissing,
+    SourceRefused,
+    SourceTooLarge,
+    StorageError,
+    Superseded,
+    WorkerError,
+)
 from workers.logs import get_logger
 from workers.releases import lifecycle, sources
 from workers.releases.faults import Faults
@@ -38,6 +48,11 @@ T = TypeVar("T")
 
 CONTENT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 UPLOADS = 3
+SOURCE_ERRORS = (SourceMissing, SourceRefused, SourceTooLarge)
+
+
+class ReadRefused(StorageError):
+    """The object store lets this worker read no file: give its identity its rights back, and the work goes on by itself."""
 
 
 class Runner:
@@ -117,6 +132,8 @@ class Runner:
                     read.append(None)
                 else:
                     read.append(self._source(claim))
+            except StorageError as error:
+                read.append(ReadRefused(error.detail))
             except WorkerError as error:
                 read.append(error)
         self._faults.reach("after-read")
@@ -180,7 +197,7 @@ class Runner:
             log.info("item_superseded", fence=claim.fence)
         except Exception as error:
             log.warning("item_given_back", exc_info=error)
-            self._hand_back(claim, getattr(error, "code", "internal_error"), counts=not away(error))
+            self._hand_back(claim, getattr(error, "code", "internal_error"), counts=_costs_an_attempt(error))
             raise
 
     def _hand_back(self, claim: Claim, code: str, *, counts: bool) -> None:
@@ -195,7 +212,7 @@ class Runner:
             log.warning("claim_left_to_expire")
 
     def _refuse(self, claim: Claim, error: WorkerError) -> None:
-        if isinstance(error, Away):
+        if not isinstance(error, SOURCE_ERRORS):  # it says nothing of the image, nor of an attempt that may be good
             raise error
         self._abandon(claim)
         self._end(claim, lambda session: lifecycle.fail(session, claim, error.code))
@@ -322,6 +339,10 @@ def _made(claim: Claim, attempt_id: UUID, outcome: Released, model_version: str)
         stego_psnr=float(outcome.stego_psnr),
         report=report_of(outcome),
     )
+
+
+def _costs_an_attempt(error: Exception) -> bool:
+    return not (away(error) or isinstance(error, ReadRefused))
 
 
 def _bind(step: Callable[..., None], *arguments: Any) -> Callable[[], None]:

@@ -18,10 +18,11 @@ from tests.workers.releases.standin import StandIn
 from workers.app import away
 from workers.custody import keys as custody_keys
 from workers.db import session_factory
-from workers.errors import Superseded
+from workers.errors import DatabaseAway, StorageError, Superseded
 from workers.releases import lifecycle
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
+from workers.storage import Storage
 
 
 @pytest.fixture
@@ -89,6 +90,58 @@ def test_a_database_that_stays_away_raises_what_brings_the_message_back(
         engines.restart("postgres")
     runner.run(ids)
     assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+def _committed(service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> tuple[UUID, list[UUID]]:
+    """A release of one item whose file is in the store, and whose worker was lost before it could say so."""
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+
+    def lost(*_: Any) -> None:
+        raise DatabaseAway
+
+    with monkeypatch.context() as patched, pytest.raises(DatabaseAway):
+        patched.setattr(runner, "_finish", lost)
+        runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.COMMITTED
+    return release_id, ids
+
+
+@pytest.mark.parametrize("refusal", ["NoSuchBucket", "AccessDenied"])
+def test_a_store_that_refuses_costs_no_good_attempt(
+    refusal: str, service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_id, ids = _committed(service, runner, monkeypatch)
+    settings = runner._settings
+    unusable = {"bucket_releases": "no-such-bucket"} if refusal == "NoSuchBucket" else {"s3_secret_key": "x" * 40}
+    runner._settings = settings.model_copy(update=unusable)
+    runner._storage = Storage(runner._settings)
+    for _ in range(4):  # more often than an item may be tried
+        with pytest.raises(StorageError):
+            runner.run(ids)
+        assert [(item.state, item.attempts) for item in _items(service, release_id)] == [(ItemState.COMMITTED, 0)]
+        assert _attempts(service, ids[0]) == ["committed"]
+    runner._settings, runner._storage = settings, service.storage
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+    assert _attempts(service, ids[0]) == ["published"]
+
+
+@pytest.mark.parametrize("left", [None, b"half"])
+def test_an_attempt_whose_file_is_missing_or_not_whole_is_made_again(
+    left: bytes | None, service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_id, ids = _committed(service, runner, monkeypatch)
+    bucket = service.release_settings.bucket_releases
+    with service.sessions() as session:
+        key = session.scalars(select(Attempt.object_key).where(Attempt.item_id == ids[0])).one()
+    if left is None:
+        service.storage.delete(bucket, key)
+    else:
+        service.storage.put(bucket, key, left, if_none_match=False)
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+    assert _attempts(service, ids[0]) == ["abandoned", "published"]
 
 
 @pytest.mark.parametrize("event", ["item:claimed", "item:committed", "item:released"])
