@@ -66,7 +66,7 @@ def submit(
         except ValueError:
             raise OptionsInvalid("profile is robust or archive, donor policy random or matched") from None
         options.check()
-        found = sources.collect(paths, [] if upload else settings.source_roots)
+        found = sources.collect(paths, None if upload else settings.source_roots)
         release_id = uuid4()
         if upload:
             found = sources.upload(Storage(settings), settings.bucket_input, release_id, found)

@@ -30,6 +30,10 @@ IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".
 MANIFEST_SUFFIXES = frozenset([".jsonl", ".csv"])
 
 
+class OutsideRoots(SourceRefused):
+    """The service may not read there: start it with `refacex up --source FOLDER`, or submit with `--upload`."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One image: where its bytes are (`file:` or `s3:` URI) and what its submitter calls it. Neither is ever logged."""
@@ -43,18 +47,19 @@ class Source:
         return cls("file://" + quote(str(path.resolve())), relative_name)
 
 
-def collect(arguments: Sequence[str], roots: Sequence[Path] = ()) -> list[Source]:
+def collect(arguments: Sequence[str], roots: Sequence[Path] | None = None) -> list[Source]:
     """The images that files, folders, globs and manifests (.jsonl, .csv) name, in order and each once.
 
     A folder gives the images below it by their suffixes; a file that is named itself is taken whatever it is called.
-    With `roots`, a file outside them is refused here already. Raises NothingToSubmit, ManifestInvalid, SourceRefused.
+    A file outside `roots`, which the workers would refuse, is refused here already; None, for files that are going to
+    be uploaded, takes them from anywhere. Raises NothingToSubmit, ManifestInvalid, OutsideRoots.
     """
     found: dict[str, Source] = {}
     for argument in arguments:
         before = len(found)
         for source in _expand(argument):
-            if roots:
-                _inside(_path_of(source.uri), roots)
+            if roots is not None:
+                _inside(path_of(source.uri), roots)
             found.setdefault(source.uri, source)
         if len(found) == before and not any(True for _ in _expand(argument)):
             raise NothingToSubmit
@@ -114,7 +119,7 @@ def upload(storage: Storage, bucket: str, release_id: UUID, sources: Sequence[So
     for source in sources:
         key = f"{release_id}/{uuid4().hex}"
         try:
-            storage.put(bucket, key, _path_of(source.uri).read_bytes())
+            storage.put(bucket, key, path_of(source.uri).read_bytes())
         except OSError:
             raise SourceMissing from None
         uploaded.append(Source(f"s3://{bucket}/{key}", source.relative_name))
@@ -141,7 +146,7 @@ def read(uri: str, roots: Sequence[Path], storage: Storage, bucket: str, limit: 
             return storage.get(bucket, key)
         except ObjectMissing:
             raise SourceMissing from None
-    path = _inside(_path_of(uri), roots)
+    path = _inside(path_of(uri), roots)
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > limit:
@@ -151,7 +156,8 @@ def read(uri: str, roots: Sequence[Path], storage: Storage, bucket: str, limit: 
         raise SourceMissing from None
 
 
-def _path_of(uri: str) -> Path:
+def path_of(uri: str) -> Path:
+    """The file of a `file:` URI. Raises SourceRefused for any other."""
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc:
         raise SourceRefused
@@ -164,5 +170,5 @@ def _inside(path: Path, roots: Sequence[Path]) -> Path:
     except (OSError, RuntimeError):
         raise SourceMissing from None
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
-        raise SourceRefused
+        raise OutsideRoots
     return resolved

@@ -88,4 +88,11 @@ def test_a_source_is_neither_shown_nor_followed_out_of_its_root(folder: Path) ->
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=60))
 def test_any_file_name_survives_its_uri(name: str) -> None:
     path = Path("/photographs") / ("x" + name)
-    assert sources._path_of(Source.of_file(path, name).uri) == path
+    assert sources.path_of(Source.of_file(path, name).uri) == path
+
+
+@pytest.mark.parametrize("roots", [[], ["elsewhere"]])
+def test_what_the_workers_would_refuse_is_refused_at_once(roots: list[str], folder: Path) -> None:
+    with pytest.raises(SourceRefused, match=r"refacex up --source FOLDER.*--upload"):
+        sources.collect([str(folder)], [folder / root for root in roots])
+    assert sources.collect([str(folder)], [folder]) == sources.collect([str(folder)], None)
