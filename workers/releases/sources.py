@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 from uuid import UUID, uuid4
 
 from workers.errors import (
@@ -43,8 +43,9 @@ class Source:
 
     @classmethod
     def of_file(cls, path: Path, relative_name: str) -> Source:
-        """The source for a file of this machine."""
-        return cls("file://" + quote(str(path.resolve())), relative_name)
+        """The source for a file of this machine. A name that is not UTF-8 keeps its bytes in the URI alone."""
+        shown = relative_name.encode("utf-8", errors="replace").decode()
+        return cls("file://" + quote(os.fsencode(path.resolve())), shown)
 
 
 def collect(arguments: Sequence[str], roots: Sequence[Path] | None = None) -> list[Source]:
@@ -106,7 +107,7 @@ def _manifest(manifest: Path) -> Iterator[Source]:
                 raise ManifestInvalid(f"line {number}")
             path = manifest.parent / row["path"]  # an absolute path stays absolute
             yield Source.of_file(path, str(row.get("name") or row["path"]))
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error):
+    except (ValueError, csv.Error):  # not UTF-8, not JSON, or a path that no file can have
         raise ManifestInvalid from None
 
 
@@ -161,13 +162,13 @@ def path_of(uri: str) -> Path:
     parts = urlsplit(uri)
     if parts.scheme != "file" or parts.netloc:
         raise SourceRefused
-    return Path(unquote(parts.path))
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
 
 
 def _inside(path: Path, roots: Sequence[Path]) -> Path:
     try:
         resolved = path.resolve()  # follows links, so that none of them leads out
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):
         raise SourceMissing from None
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise OutsideRoots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,10 @@ def test_manifests(folder: Path) -> None:
     assert _names(sources.collect([str(folder / "m.csv")])) == ["b.JPG", "last"]
 
 
-@pytest.mark.parametrize("text", ["{", '{"file": "a.png"}', '{"path": 3}', "[]", '{"path": ""}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"file": "a.png"}', '{"path": 3}', "[]", '{"path": ""}', r'{"path": "\ud800"}', r'{"path": "\u0000"}'],
+)
 def test_a_bad_manifest(text: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(text + "\n")
     with pytest.raises(ManifestInvalid):
@@ -89,6 +93,18 @@ def test_a_source_is_neither_shown_nor_followed_out_of_its_root(folder: Path) ->
 def test_any_file_name_survives_its_uri(name: str) -> None:
     path = Path("/photographs") / ("x" + name)
     assert sources.path_of(Source.of_file(path, name).uri) == path
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path: Path) -> None:
+    bad = tmp_path / os.fsdecode(b"caf\xe9.png")
+    bad.write_bytes(b"x")
+    (tmp_path / "good.png").write_bytes(b"y")
+    first, second = sources.collect([str(tmp_path)], [tmp_path])
+    assert (first.relative_name, second.relative_name) == ("caf?.png", "good.png")
+    assert sources.path_of(first.uri) == bad
+    assert sources.read(first.uri, [tmp_path], None, "b", 10) == b"x"  # type: ignore[arg-type]
+    for told in (first.uri, first.relative_name):
+        assert told.encode()  # as the database takes it
 
 
 @pytest.mark.parametrize("roots", [[], ["elsewhere"]])
