@@ -77,6 +77,9 @@ def main() -> None:
     parser.add_argument(
         "--sets", nargs="*", default=list(SETS), choices=list(SETS), help="the others keep their figures"
     )
+    parser.add_argument(
+        "--minutes", type=float, default=1e9, help="a set ends by the clock, with the images done so far"
+    )
     parser.add_argument("--profile", type=Profile, default=Profile.ROBUST)
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
     parser.add_argument("--results", type=Path, default=Path("training/results"))
@@ -136,6 +139,8 @@ class Evaluation:
         previous: tuple[Released, np.ndarray] | None = None
         started = time.time()
         for source in self._images(archive):
+            if time.time() - started > 60 * self.args.minutes:
+                break
             item = ItemInput(source, self.keys.item(), self.context, ItemOptions(profile=self.args.profile))
             outcome = self.core.anonymise([item], keep_anonymised=True)[0]
             if not isinstance(outcome, Released):
