@@ -1,7 +1,9 @@
 """SeaweedFS, the S3 storage: an identity with its own rights for every process, Object Lock, conditional writes.
 
-Its inner ports (master, volume, filer) know no S3 rights; they listen on loopback only. In production use the compose file or a
-store of your own.
+Its inner ports (master, volume, filer, and the gRPC port of each) know no S3 rights: whoever reaches one could delete an object
+under COMPLIANCE retention. They listen on loopback and speak only to the certificate that the process itself holds, drawn afresh
+at every start (`storage_tls`). What stays open: the system's administrator, and whoever runs as the same user, can read that
+key or the data folder. In production use the compose file or a store of your own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from gateway.engines import storage_tls
 from gateway.engines.base import Engine
 from gateway.engines.errors import EngineMissing
 from gateway.engines.state import LOOPBACK, write_private
@@ -107,6 +110,7 @@ class Seaweed(Engine):
         (self.folder / "data").mkdir(mode=0o700, exist_ok=True)
         write_private(self.folder / "s3.json", identities_json(self.identities(), family=self.bucket_families))
         self.state.secret(f"{self.name}.kek", 64)
+        storage_tls.draw(self.folder)
         for socket in ("filer.sock", "s3.sock"):
             (self.folder / socket).unlink(missing_ok=True)  # left by a crash
 
@@ -127,7 +131,7 @@ class Seaweed(Engine):
             "-master.raftBootstrap",
             "-master.volumeSizeLimitMB=64",
             "-volume.preStopSeconds=0",
-            "-volume.max=50",
+            "-volume.max=1000",  # a bucket takes seven; 64 MB each at most
             "-filer.localSocket=filer.sock",
             "-s3.localSocket=s3.sock",
             *(f"-{option}.port={self.port(option)}" for option in ("s3", "master", "volume", "filer")),
@@ -136,8 +140,10 @@ class Seaweed(Engine):
         return [_binary(), "-logtostderr=true", "server", *options]
 
     def environment(self) -> Mapping[str, str]:
-        # Without a key-encryption key SeaweedFS answers SSE-S3 requests with 500
-        return {**os.environ, "WEED_S3_SSE_KEK": self.state.secret(f"{self.name}.kek", 64), "HOME": str(self.folder)}
+        # A WEED_ variable of the caller's would win over security.toml. Without a key-encryption key SeaweedFS answers SSE-S3
+        # requests with 500.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WEED_")}
+        return {**kept, "WEED_S3_SSE_KEK": self.state.secret(f"{self.name}.kek", 64), "HOME": str(self.folder)}
 
     def check(self) -> None:
         """Write, read and delete an object: the port opens seconds before the first PUT can succeed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ class Service(Strict):
     build: Build | None = None
     entrypoint: list[str] = []
     command: list[str] = []
+    working_dir: str | None = None
     environment: dict[str, str] = {}
     volumes: list[str] = []
     networks: list[str] = []
@@ -137,7 +139,7 @@ def test_only_the_relay_stands_on_both_brokers(compose: Compose) -> None:
 
 def test_ours_run_without_rights_and_the_custodian_without_torch(compose: Compose) -> None:
     ours = [service for service in compose.services.values() if service.image.startswith("refacex:")]
-    assert len(ours) == len(PROCESSES) + 3  # set-up, command line, storage identities
+    assert len(ours) == len(PROCESSES) + 4  # set-up, command line, storage identities and certificates
     for service in ours:
         assert service.read_only and service.cap_drop == ["ALL"]
         assert service.security_opt == ["no-new-privileges:true"]
@@ -159,6 +161,34 @@ def test_engines_are_official_images_and_no_secret_stands_in_the_file(compose: C
         for name, value in service.environment.items():
             if re.search("PASSWORD|KEK|AUTH|URL", name) and name != "REFACEX_EXTERNAL_S3_URL":
                 assert re.search(r"\$\{[A-Z_]+(:\?[^}]*)?\}", value), name
+
+
+def test_only_s3_listens_on_the_network_that_workers_join(compose: Compose) -> None:
+    s3 = compose.services["s3"]
+    options = dict(part.removeprefix("-").split("=", 1) for part in s3.command if "=" in part)
+    assert options["ip"] == options["ip.bind"] == "127.0.0.1"
+    open_to_others = [name for name, value in options.items() if name.endswith("ip.bind") and value != "127.0.0.1"]
+    assert open_to_others == ["s3.ip.bind"]
+    assert f"s3-certificates:{s3.working_dir}:ro" in s3.volumes
+    assert s3.depends_on["s3-certificates"].condition == "service_completed_successfully"
+    holders = {name for name, service in compose.services.items() if "s3-certificates" in mounts(service)}
+    assert holders == {"s3", "s3-certificates"}
+
+
+def test_the_storages_certificate_is_drawn_once(compose: Compose, tmp_path: Path) -> None:
+    service = compose.services["s3-certificates"]
+    assert service.volumes == [f"s3-certificates:{service.command[0]}"]
+    command = [sys.executable, *service.entrypoint[1:], str(tmp_path)]
+    drawn = []
+    for _ in range(2):
+        subprocess.run(command, cwd=ROOT, check=True)
+        drawn.append({file.name: file.read_bytes() for file in tmp_path.iterdir()})
+    assert drawn[0] == drawn[1]
+    parts = tomllib.loads(drawn[0]["security.toml"].decode())
+    assert {"master", "volume", "filer", "s3"} <= set(parts["grpc"])
+    assert {"master", "volume", "filer"} <= set(parts["https"])
+    named = {part[kind] for part in (*parts["https"].values(),) for kind in ("ca", "cert", "key")}
+    assert named | {"security.toml"} == set(drawn[0])
 
 
 def test_the_set_up_service_passes_urls_that_are_accepted(compose: Compose, tmp_path: Path) -> None:
@@ -196,6 +226,7 @@ importlib.import_module(sys.argv[1])
         "gateway.cli.governance",
         "gateway.cli.releases",
         "gateway.provision",
+        "gateway.engines.draw_storage_certificate",
     ],
 )
 def test_what_the_slim_image_runs_needs_no_networks_and_no_decoders(module: str) -> None:
