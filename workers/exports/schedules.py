@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterError, croniter
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -17,6 +19,11 @@ from schemas.states import ExportState, ReleaseState
 from schemas.tables import Export, ExportSchedule, Outbox, Release
 from workers.errors import ScheduleInvalid
 from workers.exports.service import export_message
+from workers.logs import get_logger
+
+log = get_logger(__name__)
+
+AT_ONCE = 100  # windows of one schedule in one transaction; what is left comes with the next
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,22 @@ def latest_window(cron: str, time_zone: str, now: datetime) -> Window:
     return Window(start.astimezone(UTC), end.astimezone(UTC))
 
 
+def windows_after(start: datetime, cron: str, time_zone: str, now: datetime) -> Iterator[Window]:
+    """The windows that closed after the one that began at `start`, the oldest first, each beginning where the last
+    ended.
+
+    Raises ScheduleInvalid as `latest_window` does.
+    """
+    try:
+        zone = ZoneInfo(time_zone)
+        following = croniter(cron, start.astimezone(zone)).get_next(datetime)
+        while (end := croniter(cron, following).get_next(datetime)).astimezone(UTC) <= now:
+            yield Window(following.astimezone(UTC), end.astimezone(UTC))
+            following = end
+    except (CroniterError, ZoneInfoNotFoundError, ValueError) as error:
+        raise ScheduleInvalid from error
+
+
 def add_schedule(
     session: Session, *, tenant: str, name: str, cron: str, time_zone: str, only: dict[str, Any] | None = None
 ) -> UUID:
@@ -59,31 +82,48 @@ def add_schedule(
 
 
 def record_due(session: Session, now: datetime | None = None) -> list[UUID]:
-    """Record and start each enabled schedule's latest window that no export was made for; gives the new exports' ids.
+    """Record and start the export of every window that closed since each enabled schedule's last one; gives their ids.
 
-    Windows before the latest, missed while nothing ran, are not made up for one by one.
+    A new schedule begins with its latest window. Windows missed while nothing ran are made up for one by one, the
+    oldest first and at most AT_ONCE of a schedule in one call. Whoever else records them at the same time meets the
+    unique key.
     """
     moment = now or datetime.now(UTC)
     made: list[UUID] = []
-    for schedule in session.scalars(select(ExportSchedule).where(ExportSchedule.enabled)):
-        window = latest_window(schedule.cron, schedule.time_zone, moment)
-        export_id = uuid4()
-        recorded = session.scalar(
-            upsert(Export)
-            .values(
-                id=export_id,
-                schedule_id=schedule.id,
-                window_start=window.start,
-                state=ExportState.PENDING,
-                object_prefix=f"{export_id}/",
-            )
-            .on_conflict_do_nothing(index_elements=[Export.schedule_id, Export.window_start])
-            .returning(Export.id)
-        )
-        if recorded is not None:
-            session.execute(insert(Outbox).values(**export_message(recorded)))
-            made.append(recorded)
+    for schedule in session.scalars(select(ExportSchedule).where(ExportSchedule.enabled).order_by(ExportSchedule.id)):
+        try:
+            windows = _due(session, schedule, moment)
+        except ScheduleInvalid as error:  # the others' exports do not wait until it is put right
+            log.error("schedule_invalid", schedule=str(schedule.id), exc_info=error)
+            continue
+        made += [export_id for window in windows if (export_id := _record(session, schedule, window)) is not None]
     return made
+
+
+def _due(session: Session, schedule: ExportSchedule, now: datetime) -> list[Window]:
+    last = session.scalar(select(func.max(Export.window_start)).where(Export.schedule_id == schedule.id))
+    if last is None:
+        return [latest_window(schedule.cron, schedule.time_zone, now)]
+    return list(islice(windows_after(last, schedule.cron, schedule.time_zone, now), AT_ONCE))
+
+
+def _record(session: Session, schedule: ExportSchedule, window: Window) -> UUID | None:
+    export_id = uuid4()
+    recorded = session.scalar(
+        upsert(Export)
+        .values(
+            id=export_id,
+            schedule_id=schedule.id,
+            window_start=window.start,
+            state=ExportState.PENDING,
+            object_prefix=f"{export_id}/",
+        )
+        .on_conflict_do_nothing(index_elements=[Export.schedule_id, Export.window_start])
+        .returning(Export.id)
+    )
+    if recorded is not None:
+        session.execute(insert(Outbox).values(**export_message(recorded)))
+    return recorded
 
 
 def releases_of(session: Session, schedule: ExportSchedule, window: Window) -> list[UUID]:

@@ -81,6 +81,7 @@ class Rounds:
         steps: list[Callable[[], object]] = [
             self._bring_back,
             self._reconciler.finish_releases,
+            self._reconciler.record_exports,
             self._reconciler.expire,
             self._reconciler.sweep,
         ]

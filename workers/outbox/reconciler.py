@@ -21,6 +21,7 @@ from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
 from schemas.states import AttemptState, ExportState, ItemState, KeyState, RecoveryState, ReleaseState, RequestState
 from schemas.tables import Attempt, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
 from workers import audit
+from workers.exports import schedules
 from workers.logs import get_logger
 from workers.recoveries import expiry
 from workers.releases import lifecycle
@@ -85,6 +86,13 @@ class Reconciler:
             finished = lifecycle.finish_releases(session, session.scalars(query).all(), actor=ACTOR)
         if finished:
             log.info("releases_finished", releases=[str(release) for release in finished])
+
+    def record_exports(self) -> None:
+        """Record the exports whose windows have come up; here, for the exports' own worker may be busy for hours."""
+        with self._sessions.begin() as session:
+            made = schedules.record_due(session)
+        if made:
+            log.info("exports_recorded", exports=[str(export) for export in made])
 
     def expire(self) -> None:
         """Expire requests that nobody decided, tickets that nobody used, and faces that nobody fetched."""

@@ -36,7 +36,9 @@ app.database_url = _settings.database_url
 app.conf.beat_schedule = {
     "exports-due": {
         "task": "exports.due",
-        "schedule": crontab(),  # each minute; a unique key a window makes more than one beat harmless
+        # Each minute. The reconciler records them too, for this message runs out behind a chunk that takes longer; a
+        # unique key a window makes it harmless.
+        "schedule": crontab(),
         "options": {"queue": Queue.EXPORTS.value, "expires": 50},
     }
 }

@@ -7,7 +7,8 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import releases as commands
 from schemas.states import ExportState, ItemState
-from schemas.tables import Export, Item, Outbox, Release
+from schemas.tables import Export, ExportSchedule, Item, Outbox, Release
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
 from workers.custody import keys as custody_keys
@@ -28,6 +29,8 @@ from workers.errors import ExportCorrupt, ReleaseUnfinished, ReleaseUnknown, Sch
 from workers.exports import fetching, schedules
 from workers.exports import service as exports
 from workers.exports.runner import ExportRunner
+from workers.outbox.__main__ import Rounds
+from workers.outbox.reconciler import Reconciler
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 
@@ -183,6 +186,55 @@ def test_one_export_a_window_however_many_beats(service: Service, release_id: UU
     with service.sessions() as session:
         assert session.scalars(select(Outbox.id).where(Outbox.args == [str(made[0])])).all()
     release_sessions.kw["bind"].dispose()
+
+
+def test_windows_missed_while_nothing_ran_are_made_up_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the reconciler's own role, a few at a time, beside a schedule that nobody can read."""
+    with service.gateway.begin() as session:
+        made = {"tenant": "t", "cron": "0 * * * *", "time_zone": "Europe/Berlin"}
+        schedule = schedules.add_schedule(session, name="missed", **made)
+    with service.sessions.begin() as session:
+        session.execute(update(ExportSchedule).where(ExportSchedule.id != schedule).values(enabled=False))
+        session.add(ExportSchedule(tenant="t", name="unreadable", cron="x", time_zone="UTC"))
+    relay = session_factory(service.relay_settings.database_url)
+    moment = datetime.now(UTC).replace(minute=5)
+
+    def starts() -> list[datetime]:
+        with service.sessions() as session:
+            query = select(Export.window_start).where(Export.schedule_id == schedule).order_by(Export.window_start)
+            return [start for start in session.scalars(query) if start is not None]
+
+    try:
+        with relay.begin() as session:
+            assert len(schedules.record_due(session, moment - timedelta(hours=30))) == 1
+        monkeypatch.setattr(schedules, "AT_ONCE", 20)
+        for expected in (21, 31, 31):
+            with relay.begin() as session:
+                schedules.record_due(session, moment)
+            assert len(starts()) == expected
+        assert {later - earlier for earlier, later in pairwise(starts())} == {timedelta(hours=1)}
+        with service.sessions() as session:
+            asked = select(func.count()).where(
+                Export.schedule_id == schedule, Outbox.args == func.jsonb_build_array(Export.id)
+            )
+            assert session.scalars(asked).one() == len(starts())
+        with service.gateway.begin() as session:
+            schedule = schedules.add_schedule(session, name="round", **made)
+        Rounds(service.relay_settings, Reconciler(service.relay_settings, relay, service.storage))()
+        assert len(starts()) == 1
+    finally:
+        with service.sessions.begin() as session:
+            session.execute(update(ExportSchedule).values(enabled=False))
+        relay.kw["bind"].dispose()
+
+
+@pytest.mark.parametrize("day", ["2026-03-27", "2026-10-23"])
+@pytest.mark.parametrize("cron", ["30 2 * * *", "0 2 * * *", "*/15 * * * *"])
+def test_windows_leave_no_gap_where_the_clocks_change(cron: str, day: str) -> None:
+    start = datetime.fromisoformat(day).replace(tzinfo=UTC)
+    windows = list(schedules.windows_after(start, cron, "Europe/Berlin", start + timedelta(days=5)))
+    assert all(earlier.end == later.start for earlier, later in pairwise(windows))
+    assert all(window.start < window.end for window in windows) and len(windows) >= 4
 
 
 @pytest.mark.parametrize(
