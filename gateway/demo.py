@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -34,7 +35,7 @@ from workers.logs import configure_logs
 from workers.recoveries import service as recoveries
 from workers.recoveries.errors import NothingToFetch, OwnRequest
 from workers.releases import service as releases
-from workers.releases.sources import collect
+from workers.releases.sources import collect, path_of
 from workers.settings import GatewaySettings
 from workers.storage import Storage
 
@@ -58,6 +59,7 @@ class Photograph:
     """One photograph on its way through the demo."""
 
     name: str
+    stem: str  # what files made of it are called, and of no other
     source: Path
     item: UUID
     state: ItemState
@@ -112,6 +114,23 @@ def wide_console() -> Console:
     """A terminal as it is; 120 columns where the output goes to a file or another program."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
+
+
+def apart(names: Iterable[str]) -> list[str]:
+    """Names without their suffixes, no two of them one file where upper and lower case are one: IMG_1.heic and
+    IMG_1.jpg give IMG_1 and IMG_1-2.
+    """
+    taken: set[str] = set()
+    stems: list[str] = []
+    for name in names:
+        plain = stem = str(Path(name).with_suffix(""))
+        number = 1
+        while stem.casefold() in taken:
+            number += 1
+            stem = f"{plain}-{number}"
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
 
 
 class Steps:
@@ -185,11 +204,13 @@ class Steps:
             raise DemoFailed(f"the release did not finish in {RELEASE_SECONDS:.0f} s: {self._log('release')}")
         self._result.release_seconds = time.monotonic() - started
         with self._sessions() as session:
-            for source, entry in zip(sources, releases.report(session, release), strict=True):
+            stems = apart(source.relative_name for source in sources)
+            for source, stem, entry in zip(sources, stems, releases.report(session, release), strict=True):
                 self._result.photographs.append(
                     Photograph(
                         name=str(entry["name"]),
-                        source=self._folder / source.relative_name,
+                        stem=stem,
+                        source=path_of(source.uri),
                         item=UUID(entry["item"]),
                         state=ItemState(entry["state"]),
                         reason=entry["reason"] or entry["error_code"],
@@ -212,7 +233,7 @@ class Steps:
             with self._sessions() as session:
                 item = session.get_one(Item, photograph.item)
                 key, suffix = str(item.object_key), Path(str(item.object_key)).suffix
-            photograph.released = (folder / photograph.name).with_suffix(suffix)
+            photograph.released = folder / f"{photograph.stem}{suffix}"
             photograph.released.parent.mkdir(parents=True, exist_ok=True)
             photograph.released.write_bytes(self._storage.get(self._settings.bucket_releases, key))
         self._say(f"fetched {len(self._done())} released files from storage")
@@ -280,7 +301,7 @@ class Steps:
         by_item = {photograph.item: photograph for photograph in self._done()}
         for face in sealed:
             photograph = by_item[face.item]
-            path = self._out / "recovered" / f"{Path(photograph.name).with_suffix('')}.face{face.face}.png"
+            path = self._out / "recovered" / f"{photograph.stem}.face{face.face}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(open_sealed(private, face.sealed, face_info(recovery, face.item, face.face)))
             photograph.recovered[face.face] = path

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gateway.demo import DemoFailed, run_demo
+from gateway.demo import DemoFailed, apart, run_demo
 from gateway.demo_figures import _CELL, COLUMNS, _difference, _sheet, ssim
 from gateway.provision import Home
 
@@ -53,6 +53,13 @@ def _plain_picture() -> bytes:
     ramp = np.linspace(40, 210, 320, dtype=np.uint8)
     Image.fromarray(np.stack([np.tile(ramp, (256, 1))] * 3, axis=-1)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_no_two_photographs_make_one_file() -> None:
+    names = ["IMG_1.heic", "IMG_1.jpg", "img_1.PNG", "IMG_1-2.jpg", "a/IMG_1.jpg", "a.b.jpg", "a.c.jpg"]
+    made = apart(names)
+    assert made == ["IMG_1", "IMG_1-2", "img_1-3", "IMG_1-2-2", "a/IMG_1", "a.b", "a.c"]
+    assert len({stem.casefold() for stem in made}) == len(names)
 
 
 def test_images_must_be_a_folder(tmp_path: Path) -> None:
