@@ -63,8 +63,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Its name in a shard."""
-        return f"{str(self.release)[:8]}/{self.position:06d}.{self.object_key.rsplit('.', 1)[-1]}"
+        """Its name in a shard. The release's whole id: a window may hold so many that the beginnings of two are alike."""
+        return f"{self.release}/{self.position:06d}.{self.object_key.rsplit('.', 1)[-1]}"
 
     def line(self, shard: str) -> dict[str, Any]:
         """Its line in the manifest."""
