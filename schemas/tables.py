@@ -244,13 +244,16 @@ class Ticket(Base):
 
 
 class Recovery(Base):
-    """The one recovery of a ticket. `key_bundle` is sealed to the recovery worker's key and gone once it was used."""
+    """The one recovery of a ticket. `key_bundle` is sealed to the recovery worker's key and gone once it was used;
+    `attempts` counts how often a worker began.
+    """
 
     __tablename__ = "recoveries"
 
     id: Mapped[uuid.UUID] = new_id()
     ticket_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tickets.id"), unique=True)
     state: Mapped[RecoveryState] = mapped_column(server_default=text("'bound'"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
     key_bundle: Mapped[bytes | None] = mapped_column(deferred=True)
     expires_at: Mapped[datetime]
     error_code: Mapped[str | None]

@@ -47,7 +47,7 @@ GRANT UPDATE (spent_at) ON tickets TO refacex_custodian;
 GRANT SELECT ON releases, items, attempts, request_faces, tickets, recoveries TO refacex_recovery;
 GRANT SELECT (id, tenant, release_id, requester, state, expires_at) ON recovery_requests TO refacex_recovery;
 GRANT UPDATE (state) ON recovery_requests TO refacex_recovery;
-GRANT UPDATE (state, key_bundle, error_code) ON recoveries TO refacex_recovery;
+GRANT UPDATE (state, attempts, key_bundle, error_code) ON recoveries TO refacex_recovery;
 GRANT INSERT ON recovered_faces TO refacex_recovery;
 GRANT SELECT (recovery_id, item_id, face, sha256, fetched_at) ON recovered_faces TO refacex_recovery;
 
@@ -73,7 +73,7 @@ GRANT SELECT, INSERT ON releases, items, people, recovery_requests, request_face
 GRANT SELECT ON attempts, tickets, recovered_faces TO refacex_gateway;
 GRANT UPDATE (state, finished_at) ON releases TO refacex_gateway;
 GRANT UPDATE (state) ON recovery_requests TO refacex_gateway;
-GRANT SELECT (id, ticket_id, state, expires_at, error_code, created_at) ON recoveries TO refacex_gateway;
+GRANT SELECT (id, ticket_id, state, attempts, expires_at, error_code, created_at) ON recoveries TO refacex_gateway;
 GRANT UPDATE (state, key_bundle) ON recoveries TO refacex_gateway;
 GRANT UPDATE (sealed, fetched_at) ON recovered_faces TO refacex_gateway;
 GRANT UPDATE (state, manifest, finished_at) ON exports TO refacex_gateway;

@@ -150,6 +150,7 @@ CREATE TABLE recoveries (
     id uuid PRIMARY KEY,
     ticket_id uuid NOT NULL UNIQUE REFERENCES tickets (id),
     state text NOT NULL DEFAULT 'bound' CHECK (state IN ('bound', 'recovered', 'fetched', 'failed', 'expired')),
+    attempts integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     key_bundle bytea,
     expires_at timestamptz NOT NULL,
     error_code text,

@@ -89,6 +89,14 @@ class BundleUnreadable(RecoveryError):
     code = "bundle_unreadable"
 
 
+class AttemptsUsedUp(RecoveryError):
+    """The recovery killed its worker, or failed in a way that nobody foresaw, each time it was tried: see the worker's
+    log, and open another request once the cause is known.
+    """
+
+    code = "attempts_used_up"
+
+
 class ObjectChanged(RecoveryError):
     """The released file in the store is not the one that was released: nothing was recovered from it."""
 

@@ -2,19 +2,22 @@
 requester.
 
 The keys and the faces are in memory only while that lasts. The result is one transaction, so a crash leaves the
-recovery bound, with its keys, and the next message does it again until it expires.
+recovery bound, with its keys, and the next message does it again: three times at the most, counted before the first
+file is read, for a file that kills its worker must not hold up everybody else's recoveries.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from refacex_core.errors import CoreError
@@ -27,13 +30,14 @@ from workers.audit import append
 from workers.custody.errors import Unwrappable
 from workers.custody.opening import open_sealed
 from workers.custody.sealing import seal
-from workers.errors import ObjectMissing
-from workers.recoveries.errors import BundleUnreadable, ObjectChanged
+from workers.errors import Away, ObjectMissing
+from workers.recoveries.errors import AttemptsUsedUp, BundleUnreadable, ObjectChanged
 
 if TYPE_CHECKING:
     from workers.core import Core
 
 ACTOR = "recovery worker"
+MAX_ATTEMPTS = 3
 _SYNC = {"synchronize_session": False}
 
 
@@ -46,6 +50,7 @@ class _Bound:
     state: RecoveryState
     key_bundle: bytes | None = field(repr=False)
     expires_at: datetime
+    attempts: int
     now: datetime
 
 
@@ -69,25 +74,65 @@ class Recoverer:
     def recover(self, recovery_id: UUID) -> RecoveryState | None:
         """Does one bound recovery; gives its state afterwards, None where there is none of that id.
 
-        What is wrong with a file or a key becomes the recovery's failure. Errors of engines that are away pass
-        through, and the recovery stays bound.
+        What is wrong with a file or a key becomes the recovery's failure, and so does a third attempt that came to no
+        end. Errors of engines that are away pass through, and the recovery stays bound. One that another worker has in
+        hand stays with that one.
         """
-        bound = self._load(recovery_id)
-        if bound is None or bound.state is not RecoveryState.BOUND:
-            return bound.state if bound is not None else None
+        with self._in_hand(recovery_id) as mine:
+            bound = self._load(recovery_id)
+            if bound is None or bound.state is not RecoveryState.BOUND or not mine:
+                return bound.state if bound is not None else None
+            return self._recover(bound)
+
+    def _recover(self, bound: _Bound) -> RecoveryState:
         if bound.expires_at <= bound.now:
             return self._end(bound, RecoveryState.EXPIRED, AuditEvent.RECOVERY_EXPIRED, None)
+        if bound.attempts >= MAX_ATTEMPTS:
+            return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, AttemptsUsedUp.code)
+        self._count(bound.id, 1)
         try:
             bundle = self._open(bound)
         except BundleUnreadable as error:
             return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, error.code)
+        try:
+            result = self._recover_items(bundle)
+        except Away:
+            self._count(bound.id, -1)  # a store that is down is not the file's fault
+            raise
+        return self._store(bound, bundle, result)
+
+    def _recover_items(self, bundle: KeyBundle) -> _Result:
         result = _Result()
         for item in bundle.items:
             try:
                 result.faces += self._recover_item(bundle, item)
             except (CoreError, ObjectChanged, ObjectMissing) as error:
                 result.failed[item.item] = error.code
-        return self._store(bound, bundle, result)
+        return result
+
+    @contextmanager
+    def _in_hand(self, recovery_id: UUID) -> Iterator[bool]:
+        """Whether no other worker has this recovery: a message that comes twice must not use up its attempts.
+
+        A session's advisory lock, on a connection of its own that is in no transaction: it goes with the process.
+        """
+        key = int.from_bytes(recovery_id.bytes[:8], "big", signed=True)
+        bind: Engine = self.sessions.kw["bind"]
+        with bind.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.detach()  # closed and not pooled: whatever happens, the lock does not outlive this
+            mine: bool = connection.execute(select(func.pg_try_advisory_lock(key))).scalar_one()
+            try:
+                yield mine
+            finally:
+                with suppress(DBAPIError):  # closing the connection gives it back as well, only a little later
+                    if mine:
+                        connection.execute(select(func.pg_advisory_unlock(key)))
+
+    def _count(self, recovery_id: UUID, change: int) -> None:
+        """Counts an attempt, or takes it back; committed when it returns."""
+        counted = update(Recovery).where(Recovery.id == recovery_id).values(attempts=Recovery.attempts + change)
+        with self.sessions.begin() as session:
+            session.execute(counted, execution_options=_SYNC)
 
     def _load(self, recovery_id: UUID) -> _Bound | None:
         with self.sessions() as session:
@@ -95,7 +140,7 @@ class Recoverer:
             row = session.get(Recovery, recovery_id, options=[undefer(Recovery.key_bundle)])
             if row is None:
                 return None
-            return _Bound(row.id, row.ticket_id, row.state, row.key_bundle, row.expires_at, now)
+            return _Bound(row.id, row.ticket_id, row.state, row.key_bundle, row.expires_at, row.attempts, now)
 
     def _open(self, bound: _Bound) -> KeyBundle:
         try:
@@ -187,7 +232,6 @@ def _set_request(session: Session, request_id: UUID, state: RequestState) -> Non
 
 
 def _request_of(session: Session, ticket: UUID) -> UUID:
-
     return session.execute(select(Ticket.request_id).where(Ticket.id == ticket)).scalar_one()
 
 

@@ -25,6 +25,7 @@ from workers.app import make_app
 from workers.custody import keys
 from workers.custody.opening import open_sealed
 from workers.recoveries import service
+from workers.recoveries.worker import MAX_ATTEMPTS
 
 ROOT = Path(__file__).parents[3]
 CELERY = ["-m", "celery", "--quiet", "-A"]
@@ -152,6 +153,26 @@ def test_through_the_privileged_broker_and_through_kills(processes: Processes, w
     processes.until(lambda: recovered(world, second.id))
     logs = processes.logs()
     assert not [word for word in ("private", "0.png", "a court asked") if word in logs]
+
+
+@pytest.mark.slow
+def test_a_file_that_kills_its_worker_is_given_up_and_holds_nobody_up(processes: Processes, world: World) -> None:
+    (world.folder / "poison").write_bytes(world.items[0].bytes)
+    for role in ("relay", "custodian", "recovery"):
+        processes.start(role)
+    poisoned = world.approved((0, 0))
+
+    def failed() -> Recovery | None:
+        found = recovery_of(world, poisoned.id)
+        return found if found is not None and found.state is not RecoveryState.BOUND else None
+
+    found = processes.until(failed)
+    assert (found.state, found.attempts, found.error_code) == (RecoveryState.FAILED, MAX_ATTEMPTS, "attempts_used_up")
+    last = world.events()[-1]
+    assert (last["event"], last["fields"]["detail"]["code"]) == ("recovery:failed", "attempts_used_up")
+    assert len((world.folder / "killed").read_text().split()) == MAX_ATTEMPTS
+    good = world.approved((1, 0))
+    processes.until(lambda: recovered(world, good.id))
 
 
 @pytest.mark.slow

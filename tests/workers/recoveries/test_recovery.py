@@ -28,7 +28,7 @@ from workers.custody.errors import Unwrappable
 from workers.custody.opening import open_sealed
 from workers.errors import ObjectMissing, StorageAway
 from workers.recoveries import errors, expiry, service
-from workers.recoveries.worker import Recoverer
+from workers.recoveries.worker import MAX_ATTEMPTS, Recoverer
 from workers.settings import RecoverySettings
 from workers.storage import Storage
 
@@ -155,9 +155,49 @@ def test_an_engine_that_is_away_leaves_it_bound(world: World) -> None:
     def away(_: str) -> bytes:
         raise StorageAway
 
-    with pytest.raises(StorageAway):
-        recoverer(world, read=away).recover(recovery)
+    for _ in range(MAX_ATTEMPTS + 1):
+        with pytest.raises(StorageAway):
+            recoverer(world, read=away).recover(recovery)
+    assert world.one(select(Recovery.attempts)) == 0, "a store that is down uses up no attempt"
     assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED
+
+
+def test_a_recovery_that_never_ends_is_given_up(world: World) -> None:
+    terms, recovery = opened(world)
+    seen = []
+
+    def crash(_: str) -> bytes:
+        seen.append(world.one(select(Recovery.attempts)))
+        raise KeyboardInterrupt
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(KeyboardInterrupt):
+            recoverer(world, read=crash).recover(recovery)
+    assert seen == [1, 2, 3], "each is counted before a file is read"
+    assert world.one(select(Recovery.state)) is RecoveryState.BOUND
+    assert recoverer(world, read=crash).recover(recovery) is RecoveryState.FAILED
+    assert len(seen) == MAX_ATTEMPTS
+    last = world.events()[-1]
+    assert (last["event"], last["fields"]["request"]) == ("recovery:failed", str(terms.id))
+    assert last["fields"]["detail"] == {"faces": 0, "code": "attempts_used_up"}
+    assert world.one(select(RecoveryRequest.state)) is RequestState.FAILED
+    with world.as_("recovery")() as session:
+        row = session.get_one(Recovery, recovery, options=[undefer(Recovery.key_bundle)])
+        assert (row.key_bundle, row.error_code) == (None, "attempts_used_up"), "its keys are gone"
+
+
+def test_what_another_worker_has_in_hand_is_left_to_it(world: World) -> None:
+    """Messages that come again while a long recovery runs neither repeat it nor use up its attempts."""
+    _, recovery = opened(world)
+    core = KeyedCore()
+
+    def read(key: str) -> bytes:
+        for _ in range(MAX_ATTEMPTS + 1):
+            assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
+        return world.files[key]
+
+    assert recoverer(world, read=read, core=core).recover(recovery) is RecoveryState.RECOVERED
+    assert (len(core.asked), world.one(select(Recovery.attempts))) == (1, 1)
 
 
 @pytest.mark.parametrize(
