@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import governance
 from refacex_core.types import RecoveredFace as CoreFace
-from schemas.tables import Item, Recovery
+from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import World, build
 from workers.audit.heads import Anchors, HeadSigner
@@ -143,6 +143,77 @@ def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path],
     )
     assert world.one(select(Recovery.state)) == "fetched"
     assert request in refacex("request", "list", "--state", "done", "--json").stdout
+
+
+@pytest.fixture
+def recovered(refacex: Refacex, people: dict[str, Path], world: World) -> str:
+    """A request whose one face waits to be fetched."""
+    request = ask(refacex, world, "1.png:0")
+    for approver in ("bob", "carol"):
+        refacex("request", "approve", request, "--as", approver, "--key", people[approver], "--yes")
+    recover(world, request)
+    return request
+
+
+def state_of(world: World, request: str) -> str:
+    query = select(Recovery.state).join(Ticket, Ticket.id == Recovery.ticket_id).where(Ticket.request_id == request)
+    return world.one(query)  # type: ignore[no-any-return]
+
+
+def test_a_face_that_does_not_open_is_kept_sealed(
+    refacex: Refacex,
+    people: dict[str, Path],
+    world: World,
+    recovered: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = ["request", "fetch", recovered, "--as", "alice", "--key", people["alice"], "--out", tmp_path]
+
+    def full(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(governance, "_write_face", full)
+        line = refacex(*fetch, ok=False).stderr
+    assert state_of(world, recovered) == "fetched"
+    (sealed,) = tmp_path.iterdir()
+    assert sealed.stat().st_mode & 0o777 == 0o600
+    assert f"not opened: kept as {sealed}" in line
+    elsewhere = tmp_path / "elsewhere"
+    assert "nothing to fetch" in refacex(*fetch[:-1], elsewhere, ok=False).stderr
+    elsewhere.rmdir()
+    written = Path(refacex(*fetch).stdout.strip())
+    assert Image.open(io.BytesIO(written.read_bytes())).size == (256, 256)
+    assert list(tmp_path.iterdir()) == [written]
+    assert "nothing to fetch" in refacex(*fetch, ok=False).stderr
+
+
+def test_the_sealed_face_is_on_disk_before_the_commit(
+    refacex: Refacex,
+    people: dict[str, Path],
+    world: World,
+    recovered: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = ["request", "fetch", recovered, "--as", "alice", "--key", people["alice"], "--out", tmp_path]
+    sync = governance._sync_folder
+    seen: list[tuple[str, list[str]]] = []
+
+    def broken(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def watched(folder: Path) -> None:
+        sync(folder)
+        seen.append((state_of(world, recovered), sorted(path.suffix for path in folder.iterdir())))
+
+    monkeypatch.setattr(governance, "_sync_folder", broken)
+    assert "No space left on device): nothing was fetched" in refacex(*fetch, ok=False).stderr
+    assert (state_of(world, recovered), list(tmp_path.iterdir())) == ("recovered", [])
+    monkeypatch.setattr(governance, "_sync_folder", watched)
+    refacex(*fetch)
+    assert seen == [("recovered", [".sealed"]), ("fetched", [".png", ".sealed"])]
 
 
 def test_denied_and_withdrawn(refacex: Refacex, people: dict[str, Path], world: World) -> None:

@@ -175,7 +175,8 @@ def withdraw(session: Session, request_id: UUID, actor: str) -> RequestState:
 
 
 def fetch(session: Session, recovery_id: UUID, actor: str) -> list[SealedFace]:
-    """The recovered faces, sealed to the requester; once. Hand them out only after the commit, which takes them away.
+    """The recovered faces, sealed to the requester; once. The commit takes the only other copy away: have them on disk
+    before it, and hand them out only after it.
 
     Raises NothingToFetch, NotTheRequester.
     """
