@@ -74,6 +74,12 @@ class PayloadUnreadable(CoreError):
     code = "payload_unreadable"
 
 
+class ModelUnknown(PayloadUnreadable):
+    """Another model version wrote this payload: use a ReFaceX that carries that model."""
+
+    code = "model_unknown"
+
+
 class PayloadMismatch(CoreError):
     """The payload belongs to another photograph: nothing was recovered."""
 

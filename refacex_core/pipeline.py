@@ -13,7 +13,7 @@ from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
-from refacex_core.errors import FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
+from refacex_core.errors import FaceUnknown, ImageTooSmall, ModelUnknown, PayloadMismatch, PayloadUnreadable
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
@@ -230,11 +230,13 @@ class Core:
     def recover(self, data: bytes, keys: RecoveryKeys, context: SealContext) -> list[RecoveredFace]:
         """The original faces for which there are keys, from a released file alone.
 
-        Raises WrongKey, PayloadMismatch (another photograph's payload), PayloadMissing, PayloadUnreadable, FaceUnknown.
+        Raises ModelUnknown, WrongKey, PayloadMismatch (another photograph's payload), PayloadMissing, PayloadUnreadable, FaceUnknown.
         """
         rgb = self._pixels_of(data)
         llr = self._channel.listen(rgb)
         header = self._channel.read_header(llr)
+        if header.model_id != MODEL_ID:  # another model's networks would give pixels, and wrong ones
+            raise ModelUnknown(f"model {header.model_id}")
         sealed = self._channel.read_sealed(rgb, llr, header, keys.layout_key)
         try:
             layout = open_layout(header, sealed, keys.layout_key, context)

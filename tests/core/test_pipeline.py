@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from refacex_core import images
-from refacex_core.errors import FaceUnknown, PayloadMismatch, WrongKey
+from refacex_core.errors import FaceUnknown, ModelUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
 from refacex_core.item import MOST_SIMILARITY
 from refacex_core.payload.budget import share_out
@@ -85,6 +86,15 @@ def test_wrong_keys_open_nothing(core: Core, vault: Vault, released: Released) -
         core.recover(released.data, RecoveryKeys(keys.layout_key, one_bit), vault.context)
     with pytest.raises(FaceUnknown):
         core.recover(released.data, RecoveryKeys(keys.layout_key, {7: keys.face_keys[0]}), vault.context)
+
+
+def test_another_models_payload_is_not_guessed_at(
+    core: Core, vault: Vault, released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = replace(core.inspect(released.data), model_id=core.model_id + 1)
+    monkeypatch.setattr(core._channel, "read_header", lambda llr: header)
+    with pytest.raises(ModelUnknown, match="model 2"):
+        core.recover(released.data, vault.opened(released), vault.context)
 
 
 def test_a_transplanted_payload_is_refused(core: Core, vault: Vault, released: Released) -> None:
