@@ -98,11 +98,12 @@ class Run:
         self.averages = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in networks.items()}
         args.run.mkdir(parents=True, exist_ok=True)
         self.path = args.run / "checkpoint.pt"
+        self.history: list[dict[str, str]] = []  # every call that this run was made of
         if self.path.exists():
             self._resume()
+        self.history.append(about_run())
         self.started = self.last = time.monotonic()
         self.before = self.seconds
-        (args.run / "command.json").write_text(json.dumps(about_run(), indent=2))
 
     def _resume(self) -> None:
         state = torch.load(self.path, map_location=self.args.device, weights_only=True)
@@ -110,7 +111,7 @@ class Run:
             module.load_state_dict(state["networks"][key])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.averages = state["averages"]
+        self.averages, self.history = state["averages"], state.get("history", [])
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
 
     def progress(self) -> float:
@@ -170,7 +171,7 @@ class Run:
             "step": self.step,
             "seen": self.seen,
             "seconds": self.seconds,
-            "about": about_run(),
+            "history": self.history,
         }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -191,6 +192,7 @@ class Run:
             "rights": rights,
             "figures": figures,
             **about_run(),
+            "calls": [call["command"] for call in self.history],
         }
 
 
@@ -200,7 +202,7 @@ RIGHTS = (
 )
 
 
-def about_run() -> dict[str, Any]:
+def about_run() -> dict[str, str]:
     """Command line, git commit, torch version."""
     try:
         commit = subprocess.run(
