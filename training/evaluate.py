@@ -245,8 +245,10 @@ class Evaluation:
         llr = self.core._channel.listen(previous[1])  # raw bits need no key; writing them elsewhere needs none either
         moved = self.core._channel.write(outcome.anonymised, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
         theirs = self.keys.recovery(previous[0])
-        refused = _refuses(self.core, images.encode(moved, "png"), theirs, self.context, PayloadMismatch)
-        self.values["refused_transplanted_payload"].append(float(refused))
+        forged = images.encode(moved, "png")
+        for name, error in (("", CoreError), ("_as_mismatch", PayloadMismatch)):  # a forgery may also be unreadable
+            refused = _refuses(self.core, forged, theirs, self.context, error)
+            self.values[f"refused_transplanted_payload{name}"].append(float(refused))
 
     def _identities(self, original: np.ndarray, released: np.ndarray) -> None:
         """Faces found afresh in both images; the baseline pastes a portrait through five points."""
