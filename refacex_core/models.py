@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,11 +51,12 @@ DLIB_RESNET = ModelFile(
 
 @cache
 def locate(model: ModelFile, model_dir: str | None = None) -> Path:
-    """The checked path of `model`, from `model_dir` when given, else from its package.
+    """The checked path of `model`, from `model_dir` or REFACEX_MODEL_DIR where one is given, else from its package.
 
     Raises ModelFileMissing when there is no such file and ModelFileCorrupt when its bytes are others than expected.
     """
-    path = Path(model_dir) / Path(model.path).name if model_dir else _in_package(model)
+    folder = model_dir or os.environ.get("REFACEX_MODEL_DIR")
+    path = Path(folder) / Path(model.path).name if folder else _in_package(model)
     if not path.is_file():
         raise ModelFileMissing(Path(model.path).name)
     if hashlib.sha256(path.read_bytes()).hexdigest() != model.sha256:

@@ -24,7 +24,6 @@ HEADER_PLACES = 2048  # a tile
 _LOW, _HIGH = 5, 250  # rounding and clipping at the ends of the range would cost bits
 #: Information bits a place: at most (or the image is too small), and at least (more places only cost quality).
 _FULLEST, _SPARSEST = 0.36, 0.26
-_LLR_SCALE = 1.0
 
 
 def _tile_places() -> NDArray[np.bool_]:
@@ -126,7 +125,7 @@ class Channel:
         there = _tiled(_TILE, rows, columns).astype(bool)
         heard = np.bincount(_tiled(_TILE_BIT, rows, columns)[there], llr[there], HEADER_PLACES).astype(np.float32)
         try:
-            bits = ldpc.decode(heard * np.float32(_LLR_SCALE), 8 * HEADER_BYTES)
+            bits = ldpc.decode(heard, 8 * HEADER_BYTES)
         except PayloadUnreadable:
             raise PayloadMissing from None
         return Header.unpack(np.packbits(bits).tobytes())
@@ -144,5 +143,5 @@ class Channel:
         free = np.flatnonzero(~_tiled(_TILE, rows, columns).astype(bool).ravel())
         n = _length(header.sealed_bytes, len(free))
         places = free[permutation(layout_key, header.locator, len(free))[:n]]
-        bits = ldpc.decode(llr.ravel()[places] * np.float32(_LLR_SCALE), 8 * header.sealed_bytes)
+        bits = ldpc.decode(llr.ravel()[places], 8 * header.sealed_bytes)
         return np.packbits(bits).tobytes()
