@@ -3,8 +3,8 @@
     python -m training.evaluate --data DATA --loss-networks WEIGHTS --images 200
 
 Every image goes through the whole core as a user's would: file in, released file on disk, read again, recovered from the
-file alone. Beside it stands the donor-paste baseline on the same images. Writes `training/results/robust.json` and contact
-sheets (original | released | recovered | difference x 4) under `--out`.
+file alone. Beside it stands the donor-paste baseline on the same images, with one donor and with the pipeline's own gate.
+Writes `training/results/robust.json` and contact sheets (original | released | recovered | difference x 4) under `--out`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from PIL import Image
 from refacex_core import images, recognisers
 from refacex_core.errors import CoreError, PayloadMismatch, WrongKey
 from refacex_core.faces import align
-from refacex_core.faces.detect import YuNet
+from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import oval_mask
 from refacex_core.pipeline import Core
+from refacex_core.sealing import open_layout
 from refacex_core.types import Held, ItemInput, ItemKeys, ItemOptions, Profile, RecoveryKeys, Released, SealContext
+from training.baselines import DonorPaste
 from training.common import Crops, about_run, sheet, to_tensor
 from training.losses import Identity, lpips
 from training.metrics import interval, psnr, ssim
@@ -108,14 +110,14 @@ class Judges:
     def __init__(self, folder: Path) -> None:
         self._identity = Identity(folder)
         self.lpips = lpips(folder)
-        self._sface, self._dlib = recognisers.sface(), recognisers.dlib()
+        self.sface, self._dlib = recognisers.sface(), recognisers.dlib()
         self.names = ("sface", "dlib", "y1", "casia")
 
     @torch.no_grad()
     def __call__(self, crops: np.ndarray) -> dict[str, np.ndarray]:
         """Unit vectors of crops (N x 256 x 256 x 3), by recogniser."""
         y1, casia = self._identity(to_tensor(crops))
-        return {"sface": self._sface(crops), "dlib": self._dlib(crops), "y1": y1.numpy(), "casia": casia.numpy()}
+        return {"sface": self.sface(crops), "dlib": self._dlib(crops), "y1": y1.numpy(), "casia": casia.numpy()}
 
 
 class Evaluation:
@@ -123,15 +125,14 @@ class Evaluation:
 
     def __init__(self, core: Core, judges: Judges, args: argparse.Namespace, name: str) -> None:
         self.core, self.judges, self.args, self.name = core, judges, args, name
-        self.detector, self.keys = YuNet(), Keys()
+        self.detector, self.second, self.keys = YuNet(), CenterFace(), Keys()
         self.out = args.out / name
         self.out.mkdir(parents=True, exist_ok=True)
         self.context = SealContext("evaluation", "", "", core.model_version, "default")
         self.values: dict[str, list[float]] = defaultdict(list)
         self.vectors: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
         self.rows: list[list[np.ndarray]] = []
-        self.donors = Crops(args.cache, ["portraits-cc0"])
-        self.rng = np.random.default_rng(0)
+        self.baseline = DonorPaste(Crops(args.cache, ["portraits-cc0"]), judges.sface, self._central)
 
     def run(self, archive: Path) -> dict[str, Any]:
         """All figures of the set."""
@@ -141,6 +142,7 @@ class Evaluation:
         for source in self._images(archive):
             if time.time() - started > 60 * self.args.minutes:
                 break
+            self._misses(images.decode(source).rgb)
             item = ItemInput(source, self.keys.item(), self.context, ItemOptions(profile=self.args.profile))
             outcome = self.core.anonymise([item], keep_anonymised=True)[0]
             if not isinstance(outcome, Released):
@@ -193,7 +195,9 @@ class Evaluation:
                 rgb = images.decode(recode(data, how)).rgb
                 channel = self.core._channel
                 llr = channel.listen(rgb)
-                channel.read_sealed(rgb, llr, channel.read_header(llr), keys.layout_key)
+                header = channel.read_header(llr)
+                sealed = channel.read_sealed(rgb, llr, header, keys.layout_key)
+                open_layout(header, sealed, keys.layout_key, self.context)  # least significant bits always give bytes
                 good = 1.0
             except CoreError:
                 good = 0.0
@@ -216,9 +220,7 @@ class Evaluation:
                 with torch.no_grad():
                     distance = self.judges.lpips(to_tensor(truth[None]), to_tensor(face.crop[None]))
                 self.values[f"recovery_{name}_lpips"].append(float(distance))
-                pair = recognisers.REGISTRY["sface"]() if not hasattr(self, "_pair") else self._pair
-                self._pair = pair
-                a, b = pair(np.stack([truth, face.crop]))
+                a, b = self.judges.sface(np.stack([truth, face.crop]))
                 self.values[f"recovery_{name}_cosine_sface"].append(float(a @ b))
             if name == "jpeg85" or self.args.profile is Profile.ARCHIVE:
                 face = faces[0]
@@ -250,21 +252,28 @@ class Evaluation:
             refused = _refuses(self.core, forged, theirs, self.context, error)
             self.values[f"refused_transplanted_payload{name}"].append(float(refused))
 
+    def _misses(self, original: np.ndarray) -> None:
+        """Every image of the sets shows a face in its middle: how often does a detector, or do both, not see it?"""
+        seen = [_middle(detector(original), original) is not None for detector in (self.detector, self.second)]
+        for name, value in (("yunet", seen[0]), ("centerface", seen[1]), ("both", any(seen))):
+            self.values[f"face_missed_by_{name}"].append(float(not value))
+
     def _identities(self, original: np.ndarray, released: np.ndarray) -> None:
-        """Faces found afresh in both images; the baseline pastes a portrait through five points."""
+        """Faces found afresh in both images; the baseline pastes portraits through five points."""
         there = self._central(original)
         again = self._central(released)
         self.values["face_found_again"].append(float(again is not None))
         if there is None or again is None:
             return
-        crop = align.crop(original, align.similarity(there))
-        donor = self.donors.image(int(self.rng.integers(0, len(self.donors))))
-        pasted = align.paste(original, _paste_donor(crop, donor), _MEAN_OVAL, align.similarity(there))
-        baseline = self._central(pasted)
-        crops = [crop, align.crop(released, align.similarity(again))]
-        crops.append(align.crop(pasted, align.similarity(baseline if baseline is not None else there)))
-        for name, vectors in self.judges(np.stack(crops)).items():
-            for kind, vector in zip(("original", "released", "donor_paste"), vectors, strict=True):
+        pasted = self.baseline(original, there)
+        crops = {
+            "original": align.crop(original, align.similarity(there)),
+            "released": align.crop(released, align.similarity(again)),
+            "donor_paste": pasted.first,
+            "donor_paste_gated": pasted.gated,
+        }
+        for name, vectors in self.judges(np.stack(list(crops.values()))).items():
+            for kind, vector in zip(crops, vectors, strict=True):
                 self.vectors[name][kind].append(vector)
 
     def _central(self, image: np.ndarray) -> np.ndarray | None:
@@ -278,7 +287,7 @@ class Evaluation:
             gallery = np.stack(kinds["original"])
             impostor = float((gallery @ gallery.T)[~np.eye(len(gallery), dtype=bool)].mean())
             entry: dict[str, Any] = {"impostor_cosine": round(impostor, 4), "gallery": len(gallery)}
-            for kind in ("released", "donor_paste"):
+            for kind in [k for k in kinds if k != "original"]:
                 s = np.stack(kinds[kind]) @ gallery.T
                 entry[kind] = {
                     "cosine": interval(np.diag(s).tolist()),
@@ -288,21 +297,14 @@ class Evaluation:
         return result
 
 
-def _mean_oval() -> np.ndarray:
-    from refacex_core.donors import DonorAppearance
-
-    return oval_mask(DonorAppearance().mean_shape.numpy())
-
-
-_MEAN_OVAL = _mean_oval()
-
-
-def _paste_donor(crop: np.ndarray, donor: np.ndarray) -> np.ndarray:
-    """A donor's aligned crop with mean and spread of each colour taken from the source, inside the mean oval."""
-    inside = _MEAN_OVAL > 0.5
-    a, b = crop[inside].astype(float), donor[inside].astype(float)
-    matched = (donor - b.mean(0)) / np.maximum(b.std(0), 1) * a.std(0) + a.mean(0)
-    return np.clip(matched, 0, 255).astype(np.uint8)
+def _middle(found: list[Detection], image: np.ndarray) -> Detection | None:
+    """The detection whose box holds the middle of the image, where the data sets have their face."""
+    height, width = image.shape[:2]
+    for d in found:
+        x, y, w, h = d.box
+        if x <= width / 2 <= x + w and y <= height / 2 <= y + h:
+            return d
+    return None
 
 
 def _refuses(core: Core, data: bytes, keys: RecoveryKeys, context: SealContext, error: type[CoreError]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 README = Path("README.md")
 START, END = "<!-- results -->\n", "<!-- /results -->"
+KINDS = ("released", "donor_paste", "donor_paste_gated")
 SETS = (("lfw", "LFW"), ("celebahq", "CelebA-HQ"))
 
 
@@ -32,8 +33,10 @@ def table(result: dict[str, Any]) -> str:
     ]
     sets = [result[key] for key, _ in SETS]
     rows.append(row("images: released / held / failed", [outcomes(s["outcomes"]) for s in sets]))
-    rows += [identity_row(sets, name, kind) for name in ("sface", "dlib") for kind in ("released", "donor_paste")]
-    rows.append(row("face found again", [percent(s["face_found_again"]) for s in sets]))
+    rows += [identity_row(sets, name, kind) for name in ("sface", "dlib") for kind in KINDS]
+    missed = ("yunet", "centerface", "both")
+    rows += [row(f"face missed by {n}", [percent(s[f"face_missed_by_{n}"]) for s in sets]) for n in missed]
+    rows.append(row("face found again in the release", [percent(s["face_found_again"]) for s in sets]))
     rows.append(row("stego PSNR / SSIM", [f"{cell(s['stego_psnr'], 2)} dB / {cell(s['stego_ssim'], 3)}" for s in sets]))
     rows.append(row("payload, bytes a face", [f"{s['payload_bytes']['mean']:.0f}" for s in sets]))
     keys = list(sets[0])
