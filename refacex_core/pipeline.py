@@ -13,7 +13,7 @@ from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
-from refacex_core.errors import FaceUnknown, ImageTooSmall, ModelUnknown, PayloadMismatch, PayloadUnreadable
+from refacex_core.errors import FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
@@ -21,11 +21,11 @@ from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matche
 from refacex_core.item import MOST_SIMILARITY, Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
+from refacex_core.reader import CURRENT, Reader
 from refacex_core.recognisers import sface
-from refacex_core.recovery import Recovery
 from refacex_core.release import ReadBackFailed, Stego, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
-from refacex_core.stego.channel import Channel, capacity
+from refacex_core.stego.channel import capacity
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
 from refacex_core.types import (
     RGB,
@@ -39,28 +39,28 @@ from refacex_core.types import (
     SealContext,
 )
 
-MODEL_ID = 1
 DONORS_TRIED = 5
 _BATCH = 16  # faces through the network at once
-_WRITES, _LESS = 3, 0.7  # a file that does not read back is written again with so much of its payload
+#: A file that does not read back is written again: spread wider, then with so much less of its payload.
+_WRITES = ((1.0, 0), (1.0, 1), (0.7, 1), (0.5, 1))
 
 
 class Core:
     """Everything loaded once. `model_version` names the weights; `model_id` is its number in a released header."""
 
-    model_id = MODEL_ID
+    model_id = CURRENT
 
     def __init__(self, device: torch.device, max_pixels: int = images.MAX_PIXELS) -> None:
         self.device, self._max_pixels = device, max_pixels
-        self.model_version = f"refacex-{weights.card('anonymiser').get('version', MODEL_ID)}"
+        self.model_version = f"refacex-{self.model_id}"
         self._landmarks = Landmarks(device)
         self._anonymiser = Anonymiser()
         weights.load_into(self._anonymiser.unet, "anonymiser")
         self._anonymiser.to(device).eval()
         self._bank = DonorBank(self._anonymiser.appearance)
         self._sface = sface()
-        self._channel = Channel(device)
-        self._recovery = Recovery(device)
+        self.reader = Reader(device)
+        self._channel = self.reader.model(self.model_id).channel
         self.audit = Audit(YuNet(), CenterFace(), self._sface)
 
     @classmethod
@@ -205,10 +205,10 @@ class Core:
         options = job.item.options
         areas = [f.box[2] * f.box[3] for f in job.faces]
         room = capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
-        for _ in range(_WRITES):
+        for share, spread in _WRITES:
             with job.clock.stage("payload"):
                 try:
-                    budgets = share_out(room, areas, options.profile)
+                    budgets = share_out(int(room * share), areas, options.profile)
                 except ImageTooSmall:
                     break
                 for face, budget in zip(job.faces, budgets, strict=True):
@@ -216,16 +216,18 @@ class Core:
             faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):
-                    return write_release(self._channel, anonymised, faces, job.item, MODEL_ID, self._max_pixels)
+                    return write_release(
+                        self._channel, anonymised, faces, job.item, self.model_id, self._max_pixels, spread
+                    )
             except ReadBackFailed:
-                room = int(sealed_size([len(f.payload) for f in job.faces]) * _LESS)
+                room = min(room, sealed_size([len(f.payload) for f in job.faces]))
         raise Unfit(HoldReason.READ_BACK_FAILED)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 
     def inspect(self, data: bytes) -> Header:
-        """The public header of a released file. PayloadMissing, BadImage."""
-        return self._channel.read_header(self._channel.listen(self._pixels_of(data)))
+        """The public header of a released file. PayloadMissing, ModelUnknown, BadImage."""
+        return self.reader.listen(self._pixels_of(data)).header
 
     def recover(self, data: bytes, keys: RecoveryKeys, context: SealContext) -> list[RecoveredFace]:
         """The original faces for which there are keys, from a released file alone.
@@ -233,11 +235,9 @@ class Core:
         Raises ModelUnknown, WrongKey, PayloadMismatch (another photograph's payload), PayloadMissing, PayloadUnreadable, FaceUnknown.
         """
         rgb = self._pixels_of(data)
-        llr = self._channel.listen(rgb)
-        header = self._channel.read_header(llr)
-        if header.model_id != MODEL_ID:  # another model's networks would give pixels, and wrong ones
-            raise ModelUnknown(f"model {header.model_id}")
-        sealed = self._channel.read_sealed(rgb, llr, header, keys.layout_key)
+        heard = self.reader.listen(rgb)
+        header = heard.header
+        sealed = heard.model.channel.read_sealed(rgb, heard.llr, header, keys.layout_key)
         try:
             layout = open_layout(header, sealed, keys.layout_key, context)
         except PayloadMismatch:
@@ -250,7 +250,7 @@ class Core:
             if not 0 <= index < len(layout.faces):
                 raise FaceUnknown(f"face {index} of {len(layout.faces)}")
             view = codec.decode(open_face(header, sealed, layout, index, key, context))
-            crop = self._recovery(crops[index], view)
+            crop = heard.model.recovery(crops[index], view)
             recovered.append(RecoveredFace(index, crop, layout.faces[index].geometry.matrix()))
         return recovered
 

@@ -56,11 +56,11 @@ class RecoveryNetwork(nn.Module):
 
 
 class Recovery:
-    """The trained network, ready to use."""
+    """The trained network with the weights `name`, ready to use."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str, name: str) -> None:
         self._net = RecoveryNetwork()
-        weights.load_into(self._net, "recovery")
+        weights.load_into(self._net, name)
         self._net.to(device)
         self._device = device
 

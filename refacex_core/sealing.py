@@ -130,6 +130,7 @@ def seal(
     context: SealContext,
     faces: Sequence[SealedFace],
     fingerprint: bytes,
+    spread: int = 0,
 ) -> tuple[Header, bytes]:
     """The public header and the sealed part for the faces of one image. `locator` must be fresh (`framing.new_locator`).
 
@@ -144,7 +145,7 @@ def seal(
     size = sealed_size([len(face.payload) for face in faces])
     if size > MAX_SEALED_BYTES:
         raise ValueError("the sealed part is larger than its header can say")
-    header = Header(profile, model_id, len(faces), size, locator, key_check(layout_key, locator))
+    header = Header(profile, model_id, len(faces), size, locator, key_check(layout_key, locator), spread)
     layout_cipher = _layout_cipher(layout_key, locator, context)
     parts = [layout_cipher.encrypt(SUITE.nonce, plain, _canonical(context, None, header))]
     for i, (face, key) in enumerate(zip(faces, face_keys, strict=True)):

@@ -193,11 +193,11 @@ class Evaluation:
                 continue
             try:
                 rgb = images.decode(recode(data, how)).rgb
-                channel = self.core._channel
-                llr = channel.listen(rgb)
-                header = channel.read_header(llr)
-                sealed = channel.read_sealed(rgb, llr, header, keys.layout_key)
-                open_layout(header, sealed, keys.layout_key, self.context)  # least significant bits always give bytes
+                heard = self.core.reader.listen(rgb)
+                sealed = heard.model.channel.read_sealed(rgb, heard.llr, heard.header, keys.layout_key)
+                open_layout(
+                    heard.header, sealed, keys.layout_key, self.context
+                )  # least significant bits always give bytes
                 good = 1.0
             except CoreError:
                 good = 0.0
@@ -244,8 +244,9 @@ class Evaluation:
             self.values[f"refused_{name}"].append(float(_refuses(self.core, data, these, self.context, WrongKey)))
         if previous is None or previous[1].shape != original.shape or outcome.anonymised is None:
             return
-        llr = self.core._channel.listen(previous[1])  # raw bits need no key; writing them elsewhere needs none either
-        moved = self.core._channel.write(outcome.anonymised, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
+        channel = self.core.reader.model(self.core.model_id).channel
+        llr = channel.listen(previous[1])  # raw bits need no key; writing them elsewhere needs none either
+        moved = channel.write(outcome.anonymised, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
         theirs = self.keys.recovery(previous[0])
         forged = images.encode(moved, "png")
         for name, error in (("", CoreError), ("_as_mismatch", PayloadMismatch)):  # a forgery may also be unreadable

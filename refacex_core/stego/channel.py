@@ -22,8 +22,10 @@ from refacex_core.types import RGB, Profile
 TILE = 32  # blocks
 HEADER_PLACES = 2048  # a tile
 _LOW, _HIGH = 5, 250  # rounding and clipping at the ends of the range would cost bits
-#: Information bits a place: at most (or the image is too small), and at least (more places only cost quality).
-_FULLEST, _SPARSEST = 0.36, 0.26
+#: Information bits a place: at most, or the image is too small; and at least, by the header's `spread` (more places make
+#: the payload harder to lose and the picture a little worse).
+_FULLEST = 0.36
+_SPARSEST = (0.26, 0.13)
 
 
 def _tile_places() -> NDArray[np.bool_]:
@@ -63,17 +65,17 @@ def capacity(height: int, width: int, profile: Profile) -> int:
     return int(free * _FULLEST) // 8
 
 
-def _length(sealed_bytes: int, free: int) -> int:
-    """How many places carry a sealed part of this size: a rule that writer and reader share."""
-    return min(free, int(sealed_bytes * 8 / _SPARSEST))
+def _length(header: Header, free: int) -> int:
+    """How many places carry the sealed part: a rule that writer and reader share."""
+    return min(free, int(header.sealed_bytes * 8 / _SPARSEST[header.spread]))
 
 
 class Channel:
-    """The trained network with its framing. One instance serves any number of images."""
+    """The trained network with the weights `name`, and its framing. One instance serves any number of images."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str, name: str) -> None:
         self._net = StegoNetwork()
-        weights.load_into(self._net, "channel")
+        weights.load_into(self._net, name)
         self._net.to(device)
         self._device = device
 
@@ -89,7 +91,7 @@ class Channel:
         bits[used] = word[_tiled(_TILE_BIT, rows, columns)[used]]
         if header.profile is Profile.ROBUST:
             free = np.flatnonzero(~used.ravel())
-            n = _length(len(sealed), len(free))
+            n = _length(header, len(free))
             places = free[permutation(layout_key, header.locator, len(free))[:n]]
             bits.ravel()[places] = ldpc.encode(_bits(sealed), n)
             used.ravel()[places] = True
@@ -141,7 +143,7 @@ class Channel:
             return np.packbits(flat[places] & 1).tobytes()
         rows, columns = llr.shape[1:]
         free = np.flatnonzero(~_tiled(_TILE, rows, columns).astype(bool).ravel())
-        n = _length(header.sealed_bytes, len(free))
+        n = _length(header, len(free))
         places = free[permutation(layout_key, header.locator, len(free))[:n]]
         bits = ldpc.decode(llr.ravel()[places], 8 * header.sealed_bytes)
         return np.packbits(bits).tobytes()

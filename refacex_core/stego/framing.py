@@ -1,6 +1,6 @@
 """The bytes of a payload: the public header, the layout of the faces, and the key-driven interleaver.
 
-Header, 24 bytes, big-endian: format version u8 | profile u8 | model id u16 | faces u8 | sealed bytes u24 | locator 8 |
+Header, 24 bytes, big-endian: format version u8 | spread u4 | profile u4 | model id u16 | faces u8 | sealed bytes u24 | locator 8 |
 key check 4 | CRC-32 of the 20 bytes before it. It stands at fixed places and needs no key.
 
 Layout, 16 + 20 bytes a face, only ever stored sealed: fingerprint of the image 16, then for each face centre x and y
@@ -26,6 +26,7 @@ HEADER_BYTES = 24
 LOCATOR_BYTES = 8
 KEY_CHECK_BYTES = 4
 MAX_FACES = 255
+SPREADS = 2  # how widely the sealed part is spread over the image's places: see `channel`
 MAX_PAYLOAD_BYTES = 0xFFFF
 MAX_SEALED_BYTES = 0xFFFFFF
 IMAGE_FINGERPRINT_BYTES = 16
@@ -54,13 +55,17 @@ class Header:
     sealed_bytes: int
     locator: bytes
     key_check: bytes
+    spread: int = 0
     format_version: int = FORMAT_VERSION
 
     def pack(self) -> bytes:
         """The 24 bytes. ValueError when a field is out of its range."""
         if len(self.locator) != LOCATOR_BYTES or len(self.key_check) != KEY_CHECK_BYTES:
             raise ValueError("a locator has 8 bytes and a key check 4")
-        numbers = ((self.format_version, 1), (_PROFILES.index(self.profile), 1), (self.model_id, 2), (self.faces, 1))
+        if self.spread not in range(SPREADS):
+            raise ValueError(f"the spread is 0..{SPREADS - 1}")
+        how = self.spread << 4 | _PROFILES.index(self.profile)
+        numbers = ((self.format_version, 1), (how, 1), (self.model_id, 2), (self.faces, 1))
         try:
             body = b"".join(value.to_bytes(size, "big") for value, size in (*numbers, (self.sealed_bytes, 3)))
         except OverflowError as error:
@@ -73,11 +78,13 @@ class Header:
         """The header in `data` (24 bytes). PayloadMissing when the checksum, version or profile is not one of ours."""
         if len(data) != HEADER_BYTES or zlib.crc32(data[:20]) != int.from_bytes(data[20:], "big"):
             raise PayloadMissing
-        if data[0] != FORMAT_VERSION or data[1] >= len(_PROFILES):
+        spread, profile = divmod(data[1], 16)
+        if data[0] != FORMAT_VERSION or profile >= len(_PROFILES) or spread >= SPREADS:
             raise PayloadMissing(f"it is of format {data[0]}.{data[1]}, which this version cannot read")
         return cls(
             format_version=data[0],
-            profile=_PROFILES[data[1]],
+            profile=_PROFILES[profile],
+            spread=spread,
             model_id=int.from_bytes(data[2:4], "big"),
             faces=data[4],
             sealed_bytes=int.from_bytes(data[5:8], "big"),

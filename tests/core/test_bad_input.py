@@ -289,7 +289,7 @@ def other_photograph() -> RGB:
 
 def test_a_payload_moved_to_another_photograph_is_refused(core: Core, stego: Stego) -> None:
     """The attack of one who has no key: read every place of the channel and write the same bits elsewhere."""
-    channel = core._channel
+    channel = core.reader.model(core.model_id).channel
     bits = (channel.listen(stego.rgb) < 0).astype(np.uint8)
     forged = channel.write(other_photograph(), bits, np.ones_like(bits, bool))
     assert core.inspect(encode(forged, "png")) == core.inspect(stego.data)  # the payload has really arrived there

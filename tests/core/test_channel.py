@@ -11,10 +11,11 @@ from PIL import Image
 
 from refacex_core import images
 from refacex_core.errors import ImageTooSmall, PayloadMissing, PayloadUnreadable, WrongKey
+from refacex_core.reader import CURRENT, MODELS
 from refacex_core.release import psnr
 from refacex_core.sealing import key_check
 from refacex_core.stego.channel import Channel, capacity
-from refacex_core.stego.framing import Header, new_locator
+from refacex_core.stego.framing import SPREADS, Header, new_locator
 from refacex_core.types import RGB, Profile
 
 KEY = bytes(range(32))
@@ -22,7 +23,7 @@ KEY = bytes(range(32))
 
 @pytest.fixture(scope="module")
 def channel() -> Channel:
-    return Channel()
+    return Channel("cpu", MODELS[CURRENT][0])
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def photo(photographs: dict[str, bytes]) -> RGB:
     return images.decode(photographs["astronaut"]).rgb
 
 
-def _header(sealed: bytes, profile: Profile = Profile.ROBUST) -> Header:
+def _header(sealed: bytes, profile: Profile = Profile.ROBUST, spread: int = 0) -> Header:
     locator = new_locator()
-    return Header(profile, 1, 1, len(sealed), locator, key_check(KEY, locator))
+    return Header(profile, CURRENT, 1, len(sealed), locator, key_check(KEY, locator), spread)
 
 
 def _recoded(rgb: RGB, name: str, quality: int) -> RGB:
@@ -108,3 +109,23 @@ def test_a_crushed_file_is_unreadable_not_wrong(channel: Channel, photo: RGB) ->
     llr = channel.listen(seen)
     with pytest.raises((PayloadUnreadable, PayloadMissing)):
         channel.read_sealed(seen, llr, channel.read_header(llr), KEY)
+
+
+def test_a_wider_spread_survives_more(channel: Channel, photo: RGB) -> None:
+    """The lowest JPEG quality at which each spread is still read."""
+    sealed = os.urandom(1200)
+    lowest = []
+    for spread in range(SPREADS):
+        header = _header(sealed, spread=spread)
+        stego = channel.embed(photo, header, sealed, KEY)
+        read = [quality for quality in range(80, 15, -4) if _reads(channel, _recoded(stego, "jpeg", quality), sealed)]
+        lowest.append(min(read))
+    assert lowest[1] < lowest[0]
+
+
+def _reads(channel: Channel, seen: RGB, sealed: bytes) -> bool:
+    llr = channel.listen(seen)
+    try:
+        return channel.read_sealed(seen, llr, channel.read_header(llr), KEY) == sealed
+    except (PayloadMissing, PayloadUnreadable):
+        return False

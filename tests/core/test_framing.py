@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from refacex_core.errors import PayloadMismatch, PayloadMissing
 from refacex_core.stego.framing import (
+    SPREADS,
     FaceEntry,
     FaceGeometry,
     Header,
@@ -29,6 +30,7 @@ headers = st.builds(
     Header,
     profile=st.sampled_from(Profile),
     model_id=st.integers(0, 0xFFFF),
+    spread=st.integers(0, SPREADS - 1),
     faces=st.integers(0, 255),
     sealed_bytes=st.integers(0, 0xFFFFFF),
     locator=st.binary(min_size=8, max_size=8),
@@ -87,13 +89,15 @@ def test_a_header_of_a_later_version_says_so() -> None:
         {"sealed_bytes": -1},
         {"locator": b"short"},
         {"key_check": b""},
+        {"spread": 2},
+        {"spread": -1},
     ],
     ids=str,
 )
 def test_a_header_that_does_not_fit_is_not_written(wrong: dict[str, object]) -> None:
     fields = {"profile": Profile.ROBUST, "model_id": 1, "faces": 1, "sealed_bytes": 1, "locator": bytes(8)}
     fields |= {"key_check": bytes(4), **wrong}
-    with pytest.raises(ValueError, match=r"locator|field"):
+    with pytest.raises(ValueError, match=r"locator|field|spread"):
         Header(**fields).pack()  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import OVAL, LandmarkNet
+from refacex_core.reader import MODELS
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
 
@@ -88,7 +89,12 @@ def test_a_spline_passes_through_its_points() -> None:
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("anonymiser", FusionUNet), ("channel", StegoNetwork), ("landmarks", LandmarkNet), ("recovery", RecoveryNetwork)],
+    [
+        ("anonymiser", FusionUNet),
+        ("landmarks", LandmarkNet),
+        *((channel, StegoNetwork) for channel, _ in MODELS.values()),
+        *((recovery, RecoveryNetwork) for _, recovery in MODELS.values()),
+    ],
 )
 def test_shipped_weights_load_and_say_how_they_were_made(name: str, module: type[torch.nn.Module]) -> None:
     card = weights.load_into(module(), name)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refacex_core import images
+from refacex_core import images, release
 from refacex_core.errors import FaceUnknown, ModelUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
 from refacex_core.item import MOST_SIMILARITY
 from refacex_core.payload.budget import share_out
 from refacex_core.pipeline import Core
 from refacex_core.release import psnr
-from refacex_core.types import Failed, ItemOptions, Profile, RecoveryKeys, Released
+from refacex_core.types import DonorPolicy, Failed, Held, HoldReason, ItemOptions, Profile, RecoveryKeys, Released
 from tests.core.conftest import Vault
 
 
@@ -92,17 +92,18 @@ def test_another_models_payload_is_not_guessed_at(
     core: Core, vault: Vault, released: Released, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     header = replace(core.inspect(released.data), model_id=core.model_id + 1)
-    monkeypatch.setattr(core._channel, "read_header", lambda llr: header)
-    with pytest.raises(ModelUnknown, match="model 2"):
+    monkeypatch.setattr(core.reader.model(core.model_id).channel, "read_header", lambda llr: header)
+    with pytest.raises(ModelUnknown, match=f"model {core.model_id + 1}"):
         core.recover(released.data, vault.opened(released), vault.context)
 
 
 def test_a_transplanted_payload_is_refused(core: Core, vault: Vault, released: Released) -> None:
     """Whoever has the public weights can read the raw bits of one file and write them into another."""
     assert released.anonymised is not None
-    llr = core._channel.listen(images.decode(released.data).rgb)
+    channel = core.reader.model(core.model_id).channel
+    llr = channel.listen(images.decode(released.data).rgb)
     other = np.ascontiguousarray(np.flip(released.anonymised, (0, 1)))
-    forged = core._channel.write(other, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
+    forged = channel.write(other, (llr < 0).astype(np.uint8), np.ones(llr.shape, bool))
     assert core.inspect(images.encode(forged, "png")).locator == released.locator  # the forgery is a good one
     with pytest.raises(PayloadMismatch):
         core.recover(images.encode(forged, "png"), vault.opened(released), vault.context)
@@ -117,16 +118,16 @@ def test_lossy_formats_read_back(core: Core, vault: Vault, photographs: dict[str
     assert len(core.recover(outcome.data, vault.opened(outcome), vault.context)) == 1
 
 
-def test_archive_recovers_more(core: Core, vault: Vault, released: Released, photographs: dict[str, bytes]) -> None:
-    item = vault.item(photographs["astronaut"], ItemOptions(profile=Profile.ARCHIVE))
-    outcome = core.anonymise([item])[0]
-    assert isinstance(outcome, Released), outcome
+def test_archive_recovers_more(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
     original = images.decode(photographs["astronaut"]).rgb
-    values = []
-    for release in (released, outcome):
-        (face,) = core.recover(release.data, vault.opened(release), vault.context)
-        values.append(psnr(face.crop, align.crop(original, face.matrix)))
-    assert values[1] > values[0]
+    values = {}
+    for profile in Profile:
+        options = ItemOptions(profile=profile, donor_policy=DonorPolicy.STABLE, donor_seed=b"one donor for both")
+        outcome = core.anonymise([vault.item(photographs["astronaut"], options)])[0]
+        assert isinstance(outcome, Released), outcome
+        (face,) = core.recover(outcome.data, vault.opened(outcome), vault.context)
+        values[profile] = psnr(face.crop, align.crop(original, face.matrix))
+    assert values[Profile.ARCHIVE] > values[Profile.ROBUST]
     assert outcome.faces[0].payload_bytes > 8_000
 
 
@@ -152,3 +153,16 @@ def test_budgets_follow_the_faces() -> None:
     assert budgets[0] < budgets[1] and sum(budgets) <= 3000
     assert share_out(10**6, [1.0], Profile.ROBUST) == [2200]
     assert share_out(100, [], Profile.ROBUST) == []
+
+
+def test_what_would_not_survive_one_more_encoding_carries_less_or_is_held(
+    core: Core, vault: Vault, released: Released, photographs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "SURVIVES", ("jpeg", 45))
+    tough = core.anonymise([vault.item(photographs["astronaut"])])[0]
+    assert isinstance(tough, Released), tough
+    assert core.inspect(tough.data).spread == 1 and tough.payload_bytes < released.payload_bytes
+    assert core.recover(_jpeg(tough.data, 45), vault.opened(tough), vault.context)
+    monkeypatch.setattr(release, "SURVIVES", ("jpeg", 5))
+    held = core.anonymise([vault.item(photographs["astronaut"])])[0]
+    assert isinstance(held, Held) and held.reason is HoldReason.READ_BACK_FAILED

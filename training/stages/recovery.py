@@ -17,6 +17,7 @@ from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.payload import codec
 from refacex_core.payload.network import WINDOW
+from refacex_core.reader import CURRENT, MODELS
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import CARRIERS, StegoNetwork
 from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
@@ -30,11 +31,13 @@ VAL = ["celebahq256-val", "lfw-val"]
 
 
 @torch.inference_mode()
-def make_pool(data: Crops, count: int, rng: np.random.Generator, quality: tuple[int, int]) -> dict[str, np.ndarray]:
-    """`count` originals, released crops (8 bit, before the file is encoded) and decoded windows."""
+def make_pool(
+    data: Crops, count: int, rng: np.random.Generator, quality: tuple[int, int], through: str
+) -> dict[str, np.ndarray]:
+    """`count` originals, released crops (8 bit, before the file is encoded, `through` that channel) and decoded windows."""
     anonymiser, channel = Anonymiser(), StegoNetwork()
     weights.load_into(anonymiser.unet, "anonymiser")
-    weights.load_into(channel, "channel")
+    weights.load_into(channel, through)
     usable = with_mesh(data)
     chosen = np.sort(rng.choice(usable, min(count, len(usable)), replace=False))
     pool: dict[str, list[np.ndarray]] = {"original": [], "released": [], "view": [], "mask": []}
@@ -60,6 +63,9 @@ def make_pool(data: Crops, count: int, rng: np.random.Generator, quality: tuple[
 def main() -> None:
     parser = arguments(__doc__, minutes=25, batch=8)
     parser.add_argument("--pool", type=int, default=1600, help="released crops to learn from")
+    parser.add_argument(
+        "--channel", default=MODELS[CURRENT][0], help="weights of the channel that the crops go through"
+    )
     args = parser.parse_args()
     rng = set_up(args)
     pool = load_pool(args, "pool", TRAIN, args.pool, rng)
@@ -96,7 +102,7 @@ def load_pool(args, name: str, sets: list[str], count: int, rng: np.random.Gener
     path = args.run / f"{name}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **make_pool(Crops(args.cache, sets, args.limit), count, rng, (4, 48)))
+        np.savez(path, **make_pool(Crops(args.cache, sets, args.limit), count, rng, (4, 48), args.channel))
     return dict(np.load(path))
 
 
