@@ -25,12 +25,14 @@ from refacex_core.faces.landmarks import GROUPS, oval_mask
 from refacex_core.layers import filled
 from refacex_core.payload.network import WINDOW
 
-#: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval stays.
+#: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval goes half the way:
+#: all the way would show the edge of a narrower donor's jaw inside the source's outline.
 SHAPE_FROM_DONOR = {
+    "face_oval": 0.5,
     "lips": 0.6, "left_eye": 0.9, "right_eye": 0.9, "left_eyebrow": 1.0, "right_eyebrow": 1.0,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
-LIGHT_SIGMA = 20.0  # pixels: light and skin tone coarser than this come from the source
+LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 
 
 def target_shape(source: Tensor, donor: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from refacex_core.reader import CURRENT, Reader
 from refacex_core.recognisers import sface
 from refacex_core.release import ReadBackFailed, Stego, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
-from refacex_core.stego.channel import capacity
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
 from refacex_core.types import (
     RGB,
@@ -60,7 +59,7 @@ class Core:
         self._bank = DonorBank(self._anonymiser.appearance)
         self._sface = sface()
         self.reader = Reader(device)
-        self._channel = self.reader.model(self.model_id).channel
+        self._model = self.reader.model(self.model_id)
         self.audit = Audit(YuNet(), CenterFace(), self._sface)
 
     @classmethod
@@ -102,7 +101,7 @@ class Core:
             found = self.audit.find(rgb)
         if not found and not item.options.release_without_face:
             raise Unfit(HoldReason.NO_FACE)
-        room = capacity(rgb.shape[0], rgb.shape[1], item.options.profile)
+        room = self._model.capacity(rgb.shape[0], rgb.shape[1], item.options.profile)
         share_out(room, [1.0] * max(len(found), 1), item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
@@ -204,7 +203,7 @@ class Core:
         """The finished file; one that does not read back is written again with less payload, then held."""
         options = job.item.options
         areas = [f.box[2] * f.box[3] for f in job.faces]
-        room = capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
+        room = self._model.capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
         for share, spread in _WRITES:
             with job.clock.stage("payload"):
                 try:
@@ -212,13 +211,12 @@ class Core:
                 except ImageTooSmall:
                     break
                 for face, budget in zip(job.faces, budgets, strict=True):
-                    face.payload = codec.encode(face.crop, face.mask, budget)
+                    mask = None if options.profile is Profile.ARCHIVE else face.mask
+                    face.payload = codec.encode(face.crop, mask, budget)
             faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):
-                    return write_release(
-                        self._channel, anonymised, faces, job.item, self.model_id, self._max_pixels, spread
-                    )
+                    return write_release(self._model, anonymised, faces, job.item, self._max_pixels, spread)
             except ReadBackFailed:
                 room = min(room, sealed_size([len(f.payload) for f in job.faces]))
         raise Unfit(HoldReason.READ_BACK_FAILED)
@@ -237,7 +235,7 @@ class Core:
         rgb = self._pixels_of(data)
         heard = self.reader.listen(rgb)
         header = heard.header
-        sealed = heard.model.channel.read_sealed(rgb, heard.llr, header, keys.layout_key)
+        sealed = heard.sealed(keys.layout_key)
         try:
             layout = open_layout(header, sealed, keys.layout_key, context)
         except PayloadMismatch:
@@ -249,8 +247,8 @@ class Core:
         for index, key in sorted(keys.face_keys.items()):
             if not 0 <= index < len(layout.faces):
                 raise FaceUnknown(f"face {index} of {len(layout.faces)}")
-            view = codec.decode(open_face(header, sealed, layout, index, key, context))
-            crop = heard.model.recovery(crops[index], view)
+            payload = open_face(header, sealed, layout, index, key, context)
+            crop = heard.model.face(header.profile, crops[index], payload)
             recovered.append(RecoveredFace(index, crop, layout.faces[index].geometry.matrix()))
         return recovered
 

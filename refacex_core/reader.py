@@ -14,33 +14,79 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core.errors import ModelUnknown, PayloadMissing
+from refacex_core.payload import codec
 from refacex_core.recovery import Recovery
+from refacex_core.stego import channel, lsb
 from refacex_core.stego.channel import Channel
 from refacex_core.stego.framing import Header
-from refacex_core.types import RGB
+from refacex_core.types import RGB, Profile
 
-#: Model id in a released header -> the names of its weights (channel, recovery).
-MODELS: Mapping[int, tuple[str, str]] = {
-    1: ("channel-1", "recovery-1"),
+
+@dataclass(frozen=True)
+class Version:
+    """The names of a version's weights, and whether its `archive` releases use the learned channel for their header."""
+
+    channel: str
+    recovery: str
+    archive_by_channel: bool = False
+
+
+#: Model id in a released header -> what reads it.
+MODELS: Mapping[int, Version] = {
+    1: Version("channel-1", "recovery-1", archive_by_channel=True),
+    2: Version("channel-1", "recovery-1"),
 }
 CURRENT = max(MODELS)
 
 
-@dataclass(frozen=True)
 class Model:
-    """What reads the files of one model version, and, for the current one, writes them."""
+    """What writes and reads the files of one model version."""
 
-    channel: Channel
-    recovery: Recovery
+    def __init__(self, model_id: int, device: torch.device | str = "cpu") -> None:
+        self.id, self._version = model_id, MODELS[model_id]
+        self.channel = Channel(device, self._version.channel)
+        self._recovery = Recovery(device, self._version.recovery)
+
+    @staticmethod
+    def capacity(height: int, width: int, profile: Profile) -> int:
+        """The largest sealed part, in bytes, that an image of this size carries."""
+        return lsb.capacity(height, width) if profile is Profile.ARCHIVE else channel.capacity(height, width)
+
+    def embed(self, image: RGB, header: Header, sealed: bytes, layout_key: bytes) -> RGB:
+        """`image` (H x W x 3) with header and sealed part in it. ImageTooSmall when they do not fit."""
+        if header.profile is Profile.ARCHIVE:
+            return lsb.write(image, header, sealed, layout_key)
+        return self.channel.embed(image, header, sealed, layout_key)
+
+    def listen(self, rgb: RGB, profile: Profile = Profile.ROBUST) -> Heard:
+        """What a received image (H x W x 3) of a profile says without any key, as this version hears it. PayloadMissing."""
+        if profile is Profile.ARCHIVE:
+            return Heard(lsb.read_header(rgb), self, rgb)
+        llr = self.channel.listen(rgb)
+        return Heard(self.channel.read_header(llr), self, rgb, llr)
+
+    def face(self, profile: Profile, released: RGB, payload: bytes) -> RGB:
+        """The original crop (256 x 256 x 3) from the released one and the opened payload. PayloadUnreadable."""
+        view = codec.decode(payload)
+        if profile is Profile.ARCHIVE and not self._version.archive_by_channel:
+            return codec.with_window(released, view)  # coded so well that a network would only take from it
+        return self._recovery(released, view)
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A received image as the model that wrote it hears it: its public header and the soft decisions behind it."""
+    """A received image as the model that wrote it hears it: the public header, and what the sealed part is read from."""
 
     header: Header
     model: Model
-    llr: NDArray[np.float32] = field(repr=False)
+    rgb: RGB = field(repr=False)
+    llr: NDArray[np.float32] | None = field(default=None, repr=False)  # none for an `archive` release
+
+    def sealed(self, layout_key: bytes) -> bytes:
+        """The sealed part. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
+        if self.llr is None:
+            return lsb.read_sealed(self.rgb, self.header, layout_key)
+        return self.model.channel.read_sealed(self.rgb, self.llr, self.header, layout_key)
 
 
 class Reader:
@@ -51,28 +97,30 @@ class Reader:
         self._loaded: dict[int, Model] = {}
 
     def model(self, model_id: int) -> Model:
-        """The networks of one version. ModelUnknown when this program has none of that number."""
+        """One version. ModelUnknown when this program has none of that number."""
         if model_id not in MODELS:
             raise ModelUnknown(f"model {model_id}")
         if model_id not in self._loaded:
-            channel, recovery = MODELS[model_id]
-            self._loaded[model_id] = Model(Channel(self._device, channel), Recovery(self._device, recovery))
+            self._loaded[model_id] = Model(model_id, self._device)
         return self._loaded[model_id]
 
     def listen(self, rgb: RGB) -> Heard:
         """What a received image (H x W x 3) says without any key. PayloadMissing, ModelUnknown.
 
-        The header is heard through the channel that wrote it, so the versions are tried in turn, the newest first.
+        A `robust` header is heard through the channel that wrote it, so the versions are tried in turn, the newest first.
         """
+        try:
+            header = lsb.read_header(rgb)
+        except PayloadMissing:
+            pass
+        else:
+            return Heard(header, self.model(header.model_id), rgb)
         for model_id in sorted(MODELS, reverse=True):
-            model = self.model(model_id)
-            llr = model.channel.listen(rgb)
             try:
-                header = model.channel.read_header(llr)
+                heard = self.model(model_id).listen(rgb)
             except PayloadMissing:
                 continue
-            if header.model_id == model_id:
-                return Heard(header, model, llr)
-            written_by = self.model(header.model_id)  # near relatives understand each other's headers
-            return Heard(header, written_by, written_by.channel.listen(rgb))
+            if heard.header.model_id == model_id:
+                return heard
+            return self.model(heard.header.model_id).listen(rgb)  # near relatives understand each other's headers
         raise PayloadMissing

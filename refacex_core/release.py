@@ -12,8 +12,8 @@ from refacex_core import images
 from refacex_core.errors import CoreError
 from refacex_core.faces import align
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint
+from refacex_core.reader import Model
 from refacex_core.sealing import SealedFace, seal
-from refacex_core.stego.channel import Channel
 from refacex_core.stego.framing import FaceGeometry, Header, new_locator
 from refacex_core.types import RGB, ItemInput, Profile
 
@@ -38,11 +38,10 @@ class Stego:
 
 
 def write_release(
-    channel: Channel,
+    model: Model,
     image: RGB,
     faces: Sequence[tuple[FaceGeometry, bytes]],
     item: ItemInput,
-    model_id: int,
     max_pixels: int = images.MAX_PIXELS,
     spread: int = 0,
 ) -> Stego:
@@ -56,7 +55,7 @@ def write_release(
     sealed_faces = [SealedFace(g, p, face_fingerprint(align.crop(image, g.matrix()))) for g, p in faces]
     header, sealed = seal(
         profile=item.options.profile,
-        model_id=model_id,
+        model_id=model.id,
         locator=locator,
         layout_key=layout_key,
         face_keys=[item.keys.face_key(locator, i) for i in range(len(faces))],
@@ -65,20 +64,20 @@ def write_release(
         fingerprint=image_fingerprint(image),
         spread=spread,
     )
-    stego = channel.embed(image, header, sealed, layout_key)
+    stego = model.embed(image, header, sealed, layout_key)
     data = images.encode(stego, item.options.format, item.options.quality)
     seen = images.decode(data, max_pixels=max_pixels).rgb
-    _read_back(channel, seen, header, sealed, layout_key)
+    _read_back(model, seen, header, sealed, layout_key)
     if header.profile is Profile.ROBUST:
         again = images.decode(images.encode(seen, *SURVIVES), max_pixels=max_pixels).rgb
-        _read_back(channel, again, header, sealed, layout_key)
+        _read_back(model, again, header, sealed, layout_key)
     return Stego(data, hashlib.sha256(data).hexdigest(), header, seen, psnr(seen, image))
 
 
-def _read_back(channel: Channel, seen: RGB, header: Header, sealed: bytes, layout_key: bytes) -> None:
+def _read_back(model: Model, seen: RGB, header: Header, sealed: bytes, layout_key: bytes) -> None:
     try:
-        llr = channel.listen(seen)
-        good = channel.read_header(llr) == header and channel.read_sealed(seen, llr, header, layout_key) == sealed
+        heard = model.listen(seen, header.profile)
+        good = heard.header == header and heard.sealed(layout_key) == sealed
     except CoreError as error:
         raise ReadBackFailed(error.code) from error
     if not good:

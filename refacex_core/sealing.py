@@ -114,10 +114,15 @@ def check_key(header: Header, layout_key: bytes) -> None:
         raise WrongKey
 
 
+def interleaving_seed(layout_key: bytes, locator: bytes) -> bytes:
+    """32 bytes from which the places of the sealed part are drawn."""
+    _require(layout_key, locator)
+    return _derive(layout_key, locator, "interleave", 32)
+
+
 def permutation(layout_key: bytes, locator: bytes, n: int) -> NDArray[np.int64]:
     """The interleaver: a permutation of n channel positions, the same for ever for one key and locator."""
-    _require(layout_key, locator)
-    return keyed_permutation(_derive(layout_key, locator, "interleave", 32), n)
+    return keyed_permutation(interleaving_seed(layout_key, locator), n)
 
 
 def seal(

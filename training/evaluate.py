@@ -194,7 +194,7 @@ class Evaluation:
             try:
                 rgb = images.decode(recode(data, how)).rgb
                 heard = self.core.reader.listen(rgb)
-                sealed = heard.model.channel.read_sealed(rgb, heard.llr, heard.header, keys.layout_key)
+                sealed = heard.sealed(keys.layout_key)
                 open_layout(
                     heard.header, sealed, keys.layout_key, self.context
                 )  # least significant bits always give bytes

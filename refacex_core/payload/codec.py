@@ -31,12 +31,11 @@ class Code(IntEnum):
     AVIF = 0
 
 
-def encode(crop: RGB, mask: NDArray[np.float32], budget: int) -> bytes:
-    """The face under `mask` (256 x 256, 0..1) of an aligned crop, in at most `budget` bytes, as good as they allow.
-
-    PayloadUnreadable when even the coarsest setting is larger than the budget; callers hold such an image.
+def encode(crop: RGB, mask: NDArray[np.float32] | None, budget: int) -> bytes:
+    """The face under `mask` (256 x 256, 0..1; None: the whole window) of an aligned crop, in at most `budget` bytes, as
+    good as they allow. PayloadUnreadable when even the coarsest setting is larger than the budget; callers hold such an image.
     """
-    view = window_of(extend(crop, mask))
+    view = window_of(crop if mask is None else extend(crop, mask))
     for sigma in (0.0, 1.5, 3.0, 6.0):  # where even the coarsest setting is too large, a softer picture is smaller
         soft = cv2.GaussianBlur(view, (0, 0), sigma) if sigma else view
         data = _largest(np.asarray(soft, np.uint8), budget - 1)
@@ -98,6 +97,14 @@ def window_of(crop: RGB) -> RGB:
     """The part of a crop (256 x 256 x 3) that is coded."""
     top, left, height, width = WINDOW
     return np.ascontiguousarray(crop[top : top + height, left : left + width])
+
+
+def with_window(crop: RGB, view: RGB) -> RGB:
+    """The crop (256 x 256 x 3) with `view` (208 x 192 x 3) in the place of its coded part."""
+    top, left, height, width = WINDOW
+    whole = crop.copy()
+    whole[top : top + height, left : left + width] = view
+    return whole
 
 
 def _avif(view: RGB, quality: int) -> bytes:

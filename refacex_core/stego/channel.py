@@ -1,8 +1,7 @@
-"""Header and sealed bytes into the pixels of a finished image, and out of a received file.
+"""The `robust` profile: header and sealed bytes into the pixels of a finished image, and out of a received file.
 
-`robust`: the learned network on the luma DCT grid, soft decisions, error correction; header at public places that repeat
-with every tile of 32 x 32 blocks, sealed part over all other places in the order of the layout key.
-`archive`: the header as above, the sealed part in the least significant bits of all colour values, for PNG alone.
+The learned network on the luma DCT grid, soft decisions, error correction; the header at public places that repeat with
+every tile of 32 x 32 blocks, the sealed part over all other places in the order of the layout key.
 """
 
 from __future__ import annotations
@@ -54,10 +53,8 @@ def _bits(data: bytes) -> NDArray[np.uint8]:
     return np.unpackbits(np.frombuffer(data, np.uint8))
 
 
-def capacity(height: int, width: int, profile: Profile) -> int:
+def capacity(height: int, width: int) -> int:
     """The largest sealed part, in bytes, that an image of this size carries."""
-    if profile is Profile.ARCHIVE:
-        return height * width * 3 // 8
     rows, columns = height // 8, width // 8
     if rows < TILE // 2 or columns < TILE // 2:  # less than half a tile each way cannot carry the header
         return 0
@@ -82,25 +79,19 @@ class Channel:
     def embed(self, image: RGB, header: Header, sealed: bytes, layout_key: bytes) -> RGB:
         """`image` (H x W x 3) with header and sealed part in it. ImageTooSmall when they do not fit."""
         height, width = image.shape[:2]
-        if len(sealed) > capacity(height, width, header.profile):
+        if len(sealed) > capacity(height, width):
             raise ImageTooSmall(f"{len(sealed)} bytes into {width} x {height} pixels")
         rows, columns = height // 8, width // 8
         bits = np.zeros((CARRIERS, rows, columns), np.uint8)
         used = _tiled(_TILE, rows, columns).astype(bool)
         word = ldpc.encode(_bits(header.pack()), HEADER_PLACES)
         bits[used] = word[_tiled(_TILE_BIT, rows, columns)[used]]
-        if header.profile is Profile.ROBUST:
-            free = np.flatnonzero(~used.ravel())
-            n = _length(header, len(free))
-            places = free[permutation(layout_key, header.locator, len(free))[:n]]
-            bits.ravel()[places] = ldpc.encode(_bits(sealed), n)
-            used.ravel()[places] = True
-        stego = self.write(image, bits, used)
-        if header.profile is Profile.ARCHIVE:
-            flat = stego.reshape(-1)
-            places = permutation(layout_key, header.locator, flat.size)[: 8 * len(sealed)]
-            flat[places] = (flat[places] & 0xFE) | _bits(sealed)
-        return stego
+        free = np.flatnonzero(~used.ravel())
+        n = _length(header, len(free))
+        places = free[permutation(layout_key, header.locator, len(free))[:n]]
+        bits.ravel()[places] = ldpc.encode(_bits(sealed), n)
+        used.ravel()[places] = True
+        return self.write(image, bits, used)
 
     @torch.inference_mode()
     def write(self, image: RGB, bits: NDArray[np.uint8], used: NDArray[np.bool_]) -> RGB:
@@ -135,9 +126,10 @@ class Channel:
     def read_sealed(self, image: RGB, llr: NDArray[np.float32], header: Header, layout_key: bytes) -> bytes:
         """The sealed part. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
         check_key(header, layout_key)
-        if header.sealed_bytes > capacity(image.shape[0], image.shape[1], header.profile):
+        archive = header.profile is Profile.ARCHIVE
+        if header.sealed_bytes > (image.size // 8 if archive else capacity(*image.shape[:2])):
             raise PayloadUnreadable("the image is smaller than it was when released")
-        if header.profile is Profile.ARCHIVE:
+        if archive:  # as model 1 wrote it
             flat = image.reshape(-1)
             places = permutation(layout_key, header.locator, flat.size)[: 8 * header.sealed_bytes]
             return np.packbits(flat[places] & 1).tobytes()

@@ -11,7 +11,7 @@ from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
-from refacex_core.faces.landmarks import OVAL, LandmarkNet
+from refacex_core.faces.landmarks import GROUPS, OVAL, LandmarkNet
 from refacex_core.reader import MODELS
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
@@ -68,11 +68,15 @@ def test_the_donor_code_steers_the_result(anonymiser: Anonymiser) -> None:
     assert (a - b).abs().mean() > 0.01
 
 
-def test_shapes_keep_the_outline_and_take_the_inside_from_the_donor(anonymiser: Anonymiser) -> None:
+def test_shapes_go_half_way_to_the_donor_in_the_outline_and_further_inside(
+    anonymiser: Anonymiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = anonymiser.appearance.shapes[:1].clone()
     donor = anonymiser.appearance.shapes[1:2]
     target = target_shape(source, donor)
-    assert torch.equal(target[:, OVAL], source[:, OVAL])
+    monkeypatch.setattr("refacex_core.anonymiser.SHAPE_FROM_DONOR", dict.fromkeys(GROUPS, 1.0))
+    posed = target_shape(source, donor)
+    assert torch.allclose(target[:, OVAL], (source[:, OVAL] + posed[:, OVAL]) / 2, atol=1e-3)
     assert (target - source).norm(dim=-1).max() > 1.0
 
 
@@ -92,8 +96,8 @@ def test_a_spline_passes_through_its_points() -> None:
     [
         ("anonymiser", FusionUNet),
         ("landmarks", LandmarkNet),
-        *((channel, StegoNetwork) for channel, _ in MODELS.values()),
-        *((recovery, RecoveryNetwork) for _, recovery in MODELS.values()),
+        *((version.channel, StegoNetwork) for version in MODELS.values()),
+        *((version.recovery, RecoveryNetwork) for version in MODELS.values()),
     ],
 )
 def test_shipped_weights_load_and_say_how_they_were_made(name: str, module: type[torch.nn.Module]) -> None:

@@ -47,6 +47,7 @@ def roughen(images: Tensor, rng: np.random.Generator) -> Tensor:
 def main() -> None:
     parser = arguments(__doc__, minutes=45, batch=6)
     parser.add_argument("--realism", type=float, default=1.0, help="weight of looking like the posed donor")
+    parser.add_argument("--away", type=float, default=2.0, help="weight of not being the source")
     args = parser.parse_args()
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
@@ -65,8 +66,8 @@ def main() -> None:
         codes = draw_codes(net.appearance.codes, rng, args.batch)
         out = net(source, points, codes)
         losses = objective(out.crop, out.posed, out.mask, source, identity, perceptual, rng)
-        for part in ("like", "change"):
-            losses[part] = losses[part] * args.realism
+        weight = {"away": args.away, "like": args.realism, "change": args.realism}
+        losses = {part: value * weight.get(part, 1.0) for part, value in losses.items()}
         loss = sum(losses.values())
         assert isinstance(loss, Tensor)
         optimiser.zero_grad()
@@ -111,7 +112,7 @@ def objective(
     light = F.l1_loss(blur(crop, 20.0), blur(source, 20.0))
     change = ((crop - donor_face) ** 2).mean()
     assert isinstance(away, Tensor) and isinstance(near, Tensor)
-    return {"away": 2.0 * away, "near": 0.5 * near, "like": 1.5 * like, "light": 1.0 * light, "change": 4.0 * change}
+    return {"away": away, "near": 0.5 * near, "like": 1.5 * like, "light": 1.0 * light, "change": 4.0 * change}
 
 
 @torch.inference_mode()

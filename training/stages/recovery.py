@@ -64,7 +64,7 @@ def main() -> None:
     parser = arguments(__doc__, minutes=25, batch=8)
     parser.add_argument("--pool", type=int, default=1600, help="released crops to learn from")
     parser.add_argument(
-        "--channel", default=MODELS[CURRENT][0], help="weights of the channel that the crops go through"
+        "--channel", default=MODELS[CURRENT].channel, help="weights of the channel that the crops go through"
     )
     args = parser.parse_args()
     rng = set_up(args)
