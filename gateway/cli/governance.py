@@ -1,4 +1,4 @@
-"""`refacex request ...`: ask for faces, decide, fetch. With it come `refacex person ...` and `refacex audit ...`.
+"""`refacex request ...`: ask for faces, decide, fetch. With it come `refacex person`, `roster` and `audit`.
 
 Approvals are signed here, on the approver's own machine, with a key file that never leaves it.
 """
@@ -14,7 +14,7 @@ from uuid import UUID
 
 import typer
 
-from gateway.cli import people, trail
+from gateway.cli import people, roster, trail
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     root.add_typer(app, name="request")
     root.add_typer(people.app, name="person")
+    root.add_typer(roster.app, name="roster")
     root.add_typer(trail.app, name="audit")
 
 

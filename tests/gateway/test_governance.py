@@ -114,6 +114,21 @@ def test_keys_and_people(refacex: Refacex, people: dict[str, Path], world: World
     assert "public file is needed" in secret.stderr
 
 
+def test_where_custodian_and_service_are_apart_a_person_is_entered_in_both(
+    refacex: Refacex, world: World, tmp_path: Path
+) -> None:
+    public = refacex("person", "new-key", tmp_path / "fay.json").stdout.strip()
+    fay = ["fay", "--public", public, "--role", "approver", "--tenant", "acme"]
+    nowhere = tmp_path / "roster.json"
+    assert "there is none" in refacex("person", "add", *fay, "--roster", nowhere, ok=False).stderr
+    assert not nowhere.exists() and "fay" not in refacex("person", "list", "--json").stdout
+    assert "roster add" in refacex("person", "add", *fay, "--without-roster").stderr
+    assert "fay" in refacex("person", "list", "--json").stdout
+    assert "fay" not in load_roster(world.roster).people
+    refacex("roster", "add", *fay, "--roster", world.roster)
+    assert "fay" in refacex("roster", "list", "--json", "--roster", world.roster).stdout
+
+
 def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path) -> None:
     request = ask(refacex, world, "0.png:0")
     shown = refacex("request", "approve", request[:8], "--as", "bob", "--key", people["bob"], answer="y\n")
@@ -269,7 +284,7 @@ def test_verify_and_events(
     events = [
         json.loads(line) for line in refacex("audit", "events", "--event", "person:added", "--json").stdout.splitlines()
     ]
-    assert [each["fields"]["subject"] for each in events][-3:] == ["alice", "bob", "carol"]
+    assert {each["fields"]["subject"] for each in events} >= {"alice", "bob", "carol"}
     assert refacex("audit", "events", "--request", str(world.release), "--json").stdout == ""
     world.owner(
         "ALTER TABLE audit.events DISABLE TRIGGER append_only",

@@ -91,10 +91,8 @@ def load_roster(path: Path | str) -> Roster:
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
-    """Puts one person on the roster, which is made where there is none. Raises RosterInvalid for an id or key
-    already on it.
-    """
-    roster = load_roster(path) if Path(path).exists() else Roster({}, LEAST_QUORUM)
+    """Puts one person on the roster. Raises RosterInvalid where there is none, and for an id or key already on it."""
+    roster = load_roster(path)
     write_roster(path, [*roster.people.values(), person], roster.least_quorum)
 
 

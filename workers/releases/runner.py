@@ -342,7 +342,9 @@ def _made(claim: Claim, attempt_id: UUID, outcome: Released, model_version: str)
 
 
 def _costs_an_attempt(error: Exception) -> bool:
-    return not (away(error) or isinstance(error, ReadRefused))
+    """Only what may be the image's fault: engines that are away, or refuse us, say nothing of it."""
+    refused = isinstance(error, StorageError) and not isinstance(error, ObjectExists)
+    return not (away(error) or refused)
 
 
 def _bind(step: Callable[..., None], *arguments: Any) -> Callable[[], None]:

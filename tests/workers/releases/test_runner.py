@@ -127,6 +127,24 @@ def test_a_store_that_refuses_costs_no_good_attempt(
     assert _attempts(service, ids[0]) == ["published"]
 
 
+@pytest.mark.parametrize("refusal", ["NoSuchBucket", "AccessDenied"])
+def test_an_upload_that_is_refused_costs_no_attempt(refusal: str, service: Service, runner: Runner) -> None:
+    """The administrator's mistake is not the image's."""
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    settings = runner._settings
+    unusable = {"bucket_releases": "no-such-bucket"} if refusal == "NoSuchBucket" else {"s3_secret_key": "x" * 40}
+    runner._settings = settings.model_copy(update=unusable)
+    runner._storage = Storage(runner._settings)
+    for _ in range(4):  # more often than an item may be tried
+        with pytest.raises(StorageError):
+            runner.run(ids)
+        assert _items(service, release_id)[0].attempts == 0
+    runner._settings, runner._storage = settings, service.storage
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+
+
 @pytest.mark.parametrize("left", [None, b"half"])
 def test_an_attempt_whose_file_is_missing_or_not_whole_is_made_again(
     left: bytes | None, service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch

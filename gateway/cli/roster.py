@@ -1,0 +1,98 @@
+"""`refacex roster ...`: who counts for the custodian. It runs where the custodian's keys lie and touches nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.service import Home, Json, home_folder, lines, table, tell, told
+
+if TYPE_CHECKING:
+    from workers.custody.roster import RosterPerson
+
+app = typer.Typer(no_args_is_help=True, help="Who counts for the custodian: run it on the custodian's machine.")
+
+PersonId = Annotated[str, typer.Argument(metavar="PERSON", help="An id: lower-case letters, digits and . _ @ -")]
+Public = Annotated[Path, typer.Option(help="The public half of their key file.")]
+Roles = Annotated[list[str], typer.Option(help="requester or approver; may be repeated.")]
+Tenant = Annotated[str, typer.Option(help="Whose person it is.")]
+RosterFile = Annotated[
+    Path | None, typer.Option(help="The custodian's roster. [default: keys/roster.json in the home folder]")
+]
+
+
+@app.command()
+def add(
+    person: PersonId,
+    public: Public,
+    role: Roles,
+    tenant: Tenant = "default",
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Put a person on the roster alone; `refacex person add --without-roster` makes them known to the service."""
+    with told():
+        new = member(person, public, role, tenant)
+        enter(roster_path(roster, home), new)
+        tell(f"{person} is on the roster ({', '.join(new.roles)})")
+
+
+@app.command("list")
+def list_people(roster: RosterFile = None, as_json: Json = False, home: Home = None) -> None:
+    """List who is on the roster."""
+    with told():
+        from workers.custody.keys import KeyType, key_id
+        from workers.custody.roster import load_roster
+
+        entries = [
+            {
+                "id": one.id,
+                "tenant": one.tenant,
+                "roles": ", ".join(one.roles),
+                "key": key_id(KeyType.ED25519, one.ed25519_public),
+            }
+            for one in load_roster(roster_path(roster, home)).people.values()
+        ]
+    if as_json:
+        lines(entries)
+    else:
+        table(["id", "tenant", "roles", "key"], [list(entry.values()) for entry in entries])
+
+
+def roster_path(roster: Path | None, home: Path | None) -> Path:
+    """The roster's file: as given, else in the home folder."""
+    return roster or home_folder(home) / "keys" / "roster.json"
+
+
+def member(person: str, public: Path, roles: list[str], tenant: str) -> RosterPerson:
+    """A person as the roster has them. Raises typer.BadParameter, and KeyFileInvalid for a file that is no public one."""
+    from workers.custody import keys
+    from workers.custody.roster import APPROVER, REQUESTER, RosterPerson
+
+    if not roles or not set(roles) <= {APPROVER, REQUESTER}:
+        raise typer.BadParameter(f"a role is {REQUESTER} or {APPROVER}", param_hint="--role")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._@-]{0,63}", person):
+        raise typer.BadParameter("lower-case letters, digits and . _ @ - only", param_hint="PERSON")
+    both = keys.load(public, keys.FileKind.PUBLIC)
+    signing, receiving = both.of(keys.KeyType.ED25519), both.of(keys.KeyType.X25519)
+    return RosterPerson(person, tenant, tuple(sorted(set(roles))), signing.public, receiving.public)
+
+
+def enter(path: Path, person: RosterPerson) -> None:
+    """Put a person on the roster, where they are not on it already. Raises RosterInvalid, also where there is none."""
+    from workers.custody.errors import RosterInvalid
+    from workers.custody.roster import add_person, load_roster
+
+    if not path.exists():
+        raise RosterInvalid(
+            f"there is none at {path}: go to the custodian's machine, or give --roster; where service and custodian "
+            "are apart, `refacex roster add` there and `refacex person add --without-roster` here"
+        )
+    known = load_roster(path).people.get(person.id)
+    if known is not None and known != person:
+        raise RosterInvalid("another person of that id is on it")
+    if known is None:
+        add_person(path, person)
