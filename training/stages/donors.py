@@ -23,8 +23,11 @@ from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
 from refacex_core.payload.network import WINDOW
 from training.common import Crops, about_run
 
-#: Headscarf, cap, glasses or hair over the face: places in the list of frontal portraits.
-COVERED = (18, 22, 23, 40, 44, 50, 58, 68, 72, 90, 101, 107, 130)
+#: Headscarf, cap, glasses, hair or a hard shadow over the face, or a mark that tells its bearer: places in the list of
+#: frontal portraits.
+COVERED = (
+    5, 11, 18, 22, 23, 28, 31, 36, 40, 44, 45, 48, 49, 50, 56, 58, 62, 68, 69, 72, 74, 90, 101, 107, 117, 128, 130,
+)  # fmt: skip
 
 
 def frontal(points: torch.Tensor) -> torch.Tensor:
