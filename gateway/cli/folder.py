@@ -5,19 +5,14 @@ This mode is ungoverned, and says so: no approvals, no audit trail; who has the 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from gateway.cli.batch import Job, Run, find_jobs, problems, write
 
 if TYPE_CHECKING:
     from refacex_core.keyring import KeyRing
@@ -75,7 +70,7 @@ def keys_new(path: Annotated[Path, typer.Argument(metavar="FILE", help="The file
     """Make a key ring. Keep a copy of it: without it no face can ever be recovered."""
     from refacex_core.keyring import KeyRing
 
-    with _problems():
+    with problems():
         KeyRing.create(path)
     typer.echo(f"{path}: a new key ring. Keep a copy of it in a safe place; who has it recovers faces.")
 
@@ -104,9 +99,9 @@ def anonymise(
     from refacex_core.types import DonorPolicy, ItemOptions, Profile
 
     options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy))
-    jobs = _jobs(inputs, out, EXTENSIONS[file_format.value])
+    jobs = find_jobs(inputs, out, EXTENSIONS[file_format.value])
     typer.echo(UNGOVERNED, err=True)
-    with _problems(), _Run(jobs, out, report, keys) as run:
+    with problems(), Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -127,9 +122,9 @@ def recover(
 
     Writes each photograph with its faces laid back, and each face by itself, as PNG that only you may read.
     """
-    jobs = _jobs(inputs, out, ".png")
+    jobs = find_jobs(inputs, out, ".png")
     typer.echo(UNGOVERNED, err=True)
-    with _problems(), _Run(jobs, out, report, keys) as run:
+    with problems(), Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -145,8 +140,8 @@ def inspect(
     device: DeviceOption = "auto",
 ) -> None:
     """Say whether files carry a payload of ours, of which model, profile and locator. Needs no key."""
-    jobs = _jobs(inputs, None, "")
-    with _problems(), _Run(jobs, None, report) as run:
+    jobs = find_jobs(inputs, None, "")
+    with problems(), Run(jobs, None, report) as run:
         core = _load(device)
         for job in jobs:
             fields = run.each(job, lambda job=job: _inspect_one(core, job))  # type: ignore[misc]
@@ -159,130 +154,7 @@ def inspect(
     run.finish("with a payload")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One input file, its name relative to what was given, and the output file."""
-
-    source: Path
-    name: str
-    output: Path
-
-
-def _jobs(inputs: list[Path], out: Path | None, extension: str) -> list[Job]:
-    """All images of `inputs` and where their results go. Exits with code 1 or 2 when that is not possible."""
-    found = [pair for given in inputs for pair in _found(given, out)]
-    if not found:
-        raise _stop("there is no image in what was given: name PNG, JPEG, WebP, TIFF or HEIC files, or their folder.")
-    folder = out or Path()
-    plain = Counter(str(Path(name).with_suffix("")).casefold() for _, name in found)
-    jobs = []
-    for source, name in found:
-        # a.jpg and a.png must not become one file: they keep their own extension before the new one.
-        alone = plain[str(Path(name).with_suffix("")).casefold()] == 1
-        stem = Path(name).with_suffix("") if alone else Path(name)
-        jobs.append(Job(source, name, folder / f"{stem}{extension}"))
-    if out is None:
-        return jobs
-    twice = [path for path, count in Counter(str(job.output).casefold() for job in jobs).items() if count > 1]
-    if twice:
-        raise _stop(f"{len(twice)} outputs would be written twice: give the folders one at a time.", 2)
-    originals = {job.source.resolve() for job in jobs}
-    if any(job.output.resolve() in originals for job in jobs):
-        raise _stop("an output would overwrite its input: choose another --out.", 2)
-    return jobs
-
-
-def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
-    """The images of one argument with their relative names; a folder's hidden files and the output folder are left out."""
-    from refacex_core.images import INPUT_SUFFIXES
-
-    if not given.is_dir():
-        yield given, given.name
-        return
-    leave_out = out.resolve() if out and out.resolve() != given.resolve() else None
-    for folder, folders, files in os.walk(given):
-        here = Path(folder)
-        folders[:] = sorted(d for d in folders if not d.startswith(".") and (here / d).resolve() != leave_out)
-        for file in sorted(files):
-            if not file.startswith(".") and Path(file).suffix.lower() in INPUT_SUFFIXES:
-                yield here / file, str((here / file).relative_to(given))
-
-
-@dataclass
-class _Run:
-    """What one command does with its images: bar, report, the list of what did not go well."""
-
-    jobs: list[Job]
-    out: Path | None
-    report: Path | None
-    ring: Path | None = None
-    done: int = 0
-    problems: list[str] = field(default_factory=list)
-    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-
-    def __enter__(self) -> _Run:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-        if self.out is not None:
-            _check_writable(self.out)
-        if self.report is not None:
-            precious = [job.source for job in self.jobs] + ([self.ring] if self.ring else [])
-            if self.report.resolve() in {path.resolve() for path in precious}:
-                raise _stop("the report would replace a photograph or the key ring: choose another --report.")
-        try:
-            self._file = self._stack.enter_context(self.report.open("w")) if self.report else None
-        except OSError as error:
-            raise _stop(f"the report cannot be written ({error.strerror}): choose another --report.") from None
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self._bar = self._stack.enter_context(bar)
-        self._task = self._bar.add_task("images", total=len(self.jobs))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def note(self, job: Job, fields: dict[str, Any], problem: str | None = None) -> None:
-        """One image has ended: a line in the report, a step of the bar."""
-        if problem is None:
-            self.done += 1
-        else:
-            self.problems.append(f"{job.name}: {problem}")
-        if self._file:
-            self._file.write(json.dumps({"source": job.name, **fields}) + "\n")
-            self._file.flush()
-        self._bar.advance(self._task)
-
-    def each(self, job: Job, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """Does the work on one image; an expected error is noted, and the others are still done."""
-        from refacex_core.errors import CoreError
-
-        try:
-            fields = work()
-        except CoreError as error:
-            self.note(job, {"outcome": "failed", "code": error.code}, f"failed, {error}")
-            return None
-        except OSError as error:
-            self.note(job, {"outcome": "failed", "code": "file_error"}, f"failed, {error.strerror}: check the file.")
-            return None
-        except Exception as error:  # a defect of ours on one image must not stop the others
-            problem = f"failed, internal error ({type(error).__name__}): please report it."
-            self.note(job, {"outcome": "failed", "code": "internal_error"}, problem)
-            return None
-        self.note(job, fields)
-        return fields
-
-    def finish(self, word: str) -> None:
-        """The summary; exit code 1 unless all went well."""
-        for problem in self.problems:
-            typer.echo(problem, err=True)
-        typer.echo(f"{self.done} of {len(self.jobs)} images {word}.", err=self.out is None)
-        if self.problems:
-            raise typer.Exit(1)
-
-
-def _anonymise_chunk(core: Core, ring: KeyRing, options: ItemOptions, jobs: list[Job], run: _Run) -> None:
+def _anonymise_chunk(core: Core, ring: KeyRing, options: ItemOptions, jobs: list[Job], run: Run) -> None:
     from dataclasses import replace
 
     from refacex_core.keyring import CONTEXT
@@ -309,7 +181,7 @@ def _subject(job: Job) -> str:
     return str(parent) if parent != Path() else Path(job.name).stem
 
 
-def _note_outcome(run: _Run, job: Job, outcome: Outcome) -> None:
+def _note_outcome(run: Run, job: Job, outcome: Outcome) -> None:
     from refacex_core.types import Failed, Held
 
     if isinstance(outcome, Failed):
@@ -322,7 +194,7 @@ def _note_outcome(run: _Run, job: Job, outcome: Outcome) -> None:
         run.note(job, {"outcome": "held", "reason": outcome.reason.value, **fields}, f"held, {_held(outcome.reason)}")
         return
     try:
-        _write(job.output, outcome.data)
+        write(job.output, outcome.data)
     except OSError as error:
         problem = f"failed, it cannot be written ({error.strerror}): check the space and rights of the output folder."
         run.note(job, {"outcome": "failed", "code": "output_error"}, problem)
@@ -352,9 +224,9 @@ def _recover_one(core: Core, ring: KeyRing, job: Job) -> dict[str, Any]:
     data = job.source.read_bytes()
     header = core.inspect(data)
     faces = core.recover(data, ring.keys(header.locator, header.faces), CONTEXT)
-    _write(job.output, encode(core.restore(data, faces), "png"), mode=0o600)
+    write(job.output, encode(core.restore(data, faces), "png"), mode=0o600)
     for face in faces:
-        _write(job.output.with_name(f"{job.output.stem}.face-{face.index}.png"), encode(face.crop, "png"), mode=0o600)
+        write(job.output.with_name(f"{job.output.stem}.face-{face.index}.png"), encode(face.crop, "png"), mode=0o600)
     return {"outcome": "recovered", "locator": header.locator.hex(), "faces": [face.index for face in faces]}
 
 
@@ -375,45 +247,3 @@ def _load(device: str) -> Core:
     from refacex_core.pipeline import Core
 
     return Core.load(device=device)
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise _stop(f"the folder {out} cannot be written ({error.strerror}): choose another --out.") from None
-
-
-def _write(path: Path, data: bytes, mode: int | None = None) -> None:
-    """Writes a file as a whole or not at all. `mode` None: as the umask says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 if mode is None else mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextlib.contextmanager
-def _problems() -> Iterator[None]:
-    """Turns an expected error of the core into one line and exit code 1."""
-    from refacex_core.errors import CoreError
-
-    try:
-        yield
-    except CoreError as error:
-        raise _stop(str(error)) from None
-
-
-def _stop(message: str, code: int = 1) -> typer.Exit:
-    typer.echo(f"refacex: {message}", err=True)
-    return typer.Exit(code)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import gateway
 from gateway.cli import build, folder
+from gateway.cli.batch import Job
 from refacex_core.images import decode, encode
 
 PHOTOGRAPHS = Path(gateway.__file__).parent / "demo_images"
@@ -375,7 +376,7 @@ def test_an_input_that_is_not_there_is_a_usage_error(world: World, refacex: Any,
 
 def test_images_of_one_subfolder_are_one_subject() -> None:
     def subject(name: str) -> str:
-        return folder._subject(folder.Job(Path(name), name, Path(name)))
+        return folder._subject(Job(Path(name), name, Path(name)))
 
     assert subject("ann/1.jpg") == subject("ann/2.jpg") != subject("bob/1.jpg")
     assert subject("1.jpg") != subject("2.jpg")

@@ -16,7 +16,7 @@ from PIL import Image
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from gateway.cli import governance
+from gateway.cli import governance, receiving
 from refacex_core.types import RecoveredFace as CoreFace
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
@@ -189,7 +189,7 @@ def test_a_face_that_does_not_open_is_kept_sealed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(governance, "_write_face", full)
+        patch.setattr(receiving, "_write_face", full)
         line = refacex(*fetch, ok=False).stderr
     assert state_of(world, recovered) == "fetched"
     (sealed,) = tmp_path.iterdir()
@@ -213,7 +213,7 @@ def test_the_sealed_face_is_on_disk_before_the_commit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fetch = ["request", "fetch", recovered, "--as", "alice", "--key", people["alice"], "--out", tmp_path]
-    sync = governance._sync_folder
+    sync = receiving._sync_folder
     seen: list[tuple[str, list[str]]] = []
 
     def broken(folder: Path) -> None:
@@ -223,10 +223,10 @@ def test_the_sealed_face_is_on_disk_before_the_commit(
         sync(folder)
         seen.append((state_of(world, recovered), sorted(path.suffix for path in folder.iterdir())))
 
-    monkeypatch.setattr(governance, "_sync_folder", broken)
+    monkeypatch.setattr(receiving, "_sync_folder", broken)
     assert "No space left on device): nothing was fetched" in refacex(*fetch, ok=False).stderr
     assert (state_of(world, recovered), list(tmp_path.iterdir())) == ("recovered", [])
-    monkeypatch.setattr(governance, "_sync_folder", watched)
+    monkeypatch.setattr(receiving, "_sync_folder", watched)
     refacex(*fetch)
     assert seen == [("recovered", [".sealed"]), ("fetched", [".png", ".sealed"])]
 
@@ -307,7 +307,7 @@ def test_the_database_away_is_one_line(refacex: Refacex, monkeypatch: pytest.Mon
 
 def test_item_names_are_only_names(refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path) -> None:
     """A name that climbs out of the folder does not take the face with it."""
-    from gateway.cli.governance import _write_face
+    from gateway.cli.receiving import _write_face
     from schemas.requests import face_info
     from workers.custody.sealing import seal
     from workers.recoveries.service import SealedFace

@@ -1,0 +1,181 @@
+"""A command over many images: what it is given, where its results go, its bar, its report, and what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input file, its name relative to what was given, and the output file."""
+
+    source: Path
+    name: str
+    output: Path
+
+
+def find_jobs(inputs: list[Path], out: Path | None, extension: str) -> list[Job]:
+    """All images of `inputs` and where their results go. Exits with code 1 or 2 when that is not possible."""
+    found = [pair for given in inputs for pair in _found(given, out)]
+    if not found:
+        raise stop("there is no image in what was given: name PNG, JPEG, WebP, TIFF or HEIC files, or their folder.")
+    folder = out or Path()
+    plain = Counter(str(Path(name).with_suffix("")).casefold() for _, name in found)
+    jobs = []
+    for source, name in found:
+        # a.jpg and a.png must not become one file: they keep their own extension before the new one.
+        alone = plain[str(Path(name).with_suffix("")).casefold()] == 1
+        stem = Path(name).with_suffix("") if alone else Path(name)
+        jobs.append(Job(source, name, folder / f"{stem}{extension}"))
+    if out is None:
+        return jobs
+    twice = [path for path, count in Counter(str(job.output).casefold() for job in jobs).items() if count > 1]
+    if twice:
+        raise stop(f"{len(twice)} outputs would be written twice: give the folders one at a time.", 2)
+    originals = {job.source.resolve() for job in jobs}
+    if any(job.output.resolve() in originals for job in jobs):
+        raise stop("an output would overwrite its input: choose another --out.", 2)
+    return jobs
+
+
+def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
+    """The images of one argument with their relative names; a folder's hidden files and the output folder are left out."""
+    from refacex_core.images import INPUT_SUFFIXES
+
+    if not given.is_dir():
+        yield given, given.name
+        return
+    leave_out = out.resolve() if out and out.resolve() != given.resolve() else None
+    for folder, folders, files in os.walk(given):
+        here = Path(folder)
+        folders[:] = sorted(d for d in folders if not d.startswith(".") and (here / d).resolve() != leave_out)
+        for file in sorted(files):
+            if not file.startswith(".") and Path(file).suffix.lower() in INPUT_SUFFIXES:
+                yield here / file, str((here / file).relative_to(given))
+
+
+@dataclass
+class Run:
+    """What one command does with its images: bar, report, the list of what did not go well."""
+
+    jobs: list[Job]
+    out: Path | None
+    report: Path | None
+    ring: Path | None = None
+    done: int = 0
+    problems: list[str] = field(default_factory=list)
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __enter__(self) -> Run:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+        if self.out is not None:
+            _check_writable(self.out)
+        if self.report is not None:
+            precious = [job.source for job in self.jobs] + ([self.ring] if self.ring else [])
+            if self.report.resolve() in {path.resolve() for path in precious}:
+                raise stop("the report would replace a photograph or the key ring: choose another --report.")
+        try:
+            self._file = self._stack.enter_context(self.report.open("w")) if self.report else None
+        except OSError as error:
+            raise stop(f"the report cannot be written ({error.strerror}): choose another --report.") from None
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._bar = self._stack.enter_context(bar)
+        self._task = self._bar.add_task("images", total=len(self.jobs))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def note(self, job: Job, fields: dict[str, Any], problem: str | None = None) -> None:
+        """One image has ended: a line in the report, a step of the bar."""
+        if problem is None:
+            self.done += 1
+        else:
+            self.problems.append(f"{job.name}: {problem}")
+        if self._file:
+            self._file.write(json.dumps({"source": job.name, **fields}) + "\n")
+            self._file.flush()
+        self._bar.advance(self._task)
+
+    def each(self, job: Job, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """Does the work on one image; an expected error is noted, and the others are still done."""
+        from refacex_core.errors import CoreError
+
+        try:
+            fields = work()
+        except CoreError as error:
+            self.note(job, {"outcome": "failed", "code": error.code}, f"failed, {error}")
+            return None
+        except OSError as error:
+            self.note(job, {"outcome": "failed", "code": "file_error"}, f"failed, {error.strerror}: check the file.")
+            return None
+        except Exception as error:  # a defect of ours on one image must not stop the others
+            problem = f"failed, internal error ({type(error).__name__}): please report it."
+            self.note(job, {"outcome": "failed", "code": "internal_error"}, problem)
+            return None
+        self.note(job, fields)
+        return fields
+
+    def finish(self, word: str) -> None:
+        """The summary; exit code 1 unless all went well."""
+        for problem in self.problems:
+            typer.echo(problem, err=True)
+        typer.echo(f"{self.done} of {len(self.jobs)} images {word}.", err=self.out is None)
+        if self.problems:
+            raise typer.Exit(1)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise stop(f"the folder {out} cannot be written ({error.strerror}): choose another --out.") from None
+
+
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Writes a file as a whole or not at all. `mode` None: as the umask says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 if mode is None else mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def problems() -> Iterator[None]:
+    """Turns an expected error of the core into one line and exit code 1."""
+    from refacex_core.errors import CoreError
+
+    try:
+        yield
+    except CoreError as error:
+        raise stop(str(error)) from None
+
+
+def stop(message: str, code: int = 1) -> typer.Exit:
+    typer.echo(f"refacex: {message}", err=True)
+    return typer.Exit(code)
