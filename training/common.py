@@ -211,9 +211,10 @@ def about_run() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     words = sys.argv[1:]
-    module = Path(sys.argv[0]).stem
+    spec = sys.modules["__main__"].__spec__
+    module = spec.name if spec else Path(sys.argv[0]).stem
     return {
-        "command": f"python -m training.stages.{module} " + " ".join(words),
+        "command": " ".join(["python", "-m", module, *words]),
         "commit": commit,
         "torch": str(torch.__version__),
     }

@@ -93,7 +93,6 @@ def main() -> None:
         "judged_only": ["dlib"], "gated_releases": ["sface"], "trained_the_anonymiser": ["y1", "casia"],
         "model_version": core.model_version, "profile": args.profile.value, **about_run(),
     }  # fmt: skip
-    result["command"] = result["command"].replace("training.stages.", "training.")
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"{args.profile.value}.json"
     for name in args.sets:
