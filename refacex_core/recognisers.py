@@ -6,12 +6,16 @@ SFace: Zhong et al., *SFace: sigmoid-constrained hypersphere loss for robust fac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
+
+# ONNX Runtime's wheels report who runs them, and how, to their maker: switched off before it is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from numpy.typing import NDArray
 

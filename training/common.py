@@ -211,7 +211,10 @@ def about_run() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     words = list(sys.argv[1:])
-    for option, stand_in in (("--loss-networks", "WEIGHTS"), ("--data", "DATA")):  # where they lie here is nobody's concern
+    for option, stand_in in (
+        ("--loss-networks", "WEIGHTS"),
+        ("--data", "DATA"),
+    ):  # where they lie here is nobody's concern
         if option in words:
             words[words.index(option) + 1] = stand_in
     spec = sys.modules["__main__"].__spec__

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from gateway.engines.errors import EngineFailed
 from gateway.engines.process import Child, spawn
-from gateway.engines.state import State
+from gateway.engines.state import State, port_is_free
 
 _LOG_TAIL_LINES = 12
 
@@ -42,6 +42,10 @@ class Engine(ABC):
 
     def port(self, name: str = "") -> int:
         return self.state.ports[f"{self.name}.{name}" if name else self.name]
+
+    def port_is_usable(self, port: int) -> bool:
+        """Whether this engine can listen on a port."""
+        return port_is_free(port)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -81,7 +85,7 @@ class Engine(ABC):
         last: Exception | None = None
         while time.monotonic() < deadline:
             if self.child is None or not self.child.alive:
-                raise EngineFailed(f"{self.name} ended at once\n{self.log_tail()}")
+                raise EngineFailed(f"{self.name} ended at once; the end of {self.log_path}:\n{self.log_tail()}")
             try:
                 self.check()
                 return
@@ -90,7 +94,8 @@ class Engine(ABC):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
         raise EngineFailed(
-            f"{self.name} not ready after {self.start_timeout:.0f} s: {type(last).__name__}\n{self.log_tail()}"
+            f"{self.name} not ready after {self.start_timeout:.0f} s: {type(last).__name__}; "
+            f"the end of {self.log_path}:\n{self.log_tail()}"
         )
 
     def is_ready(self) -> bool:

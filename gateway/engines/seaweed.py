@@ -30,6 +30,8 @@ from gateway.engines.state import LOOPBACK, write_private
 REGION = "us-east-1"
 ADMIN = "admin"
 _READY_BUCKET = "refacex-ready"
+SHARED = Path("/tmp")  # noqa: S108  (SeaweedFS's choice)
+_KINDS = ("master", "volume", "filer", "s3")
 
 BUCKETS = ("refacex-releases", "refacex-input", "refacex-exports", "refacex-anchors")
 _RELEASES, _INPUT, _EXPORTS, _ANCHORS = BUCKETS
@@ -106,7 +108,23 @@ class Seaweed(Engine):
         names = (ADMIN, *RIGHTS)
         return {name: S3Identity(f"refacex-{name}", self.state.secret(f"{self.name}.{name}", 40)) for name in names}
 
+    def port_is_usable(self, port: int) -> bool:
+        """Also for the socket that SeaweedFS puts beside each gRPC port, in a folder that all users share."""
+        return super().port_is_usable(port) and all(_is_ours(socket) for socket in _shared_sockets(port))
+
+    def stop(self) -> None:
+        super().stop()
+        self._remove_sockets()
+
+    def _remove_sockets(self) -> None:
+        """What a stop leaves behind would bar the port to every other user of the machine."""
+        for name in self.port_names:
+            for socket in _shared_sockets(self.port(name)) if f"{self.name}.{name}" in self.state.ports else ():
+                if _is_ours(socket):
+                    socket.unlink(missing_ok=True)
+
     def prepare(self) -> None:
+        self._remove_sockets()
         (self.folder / "data").mkdir(mode=0o700, exist_ok=True)
         write_private(self.folder / "s3.json", identities_json(self.identities(), family=self.bucket_families))
         self.state.secret(f"{self.name}.kek", 64)
@@ -157,6 +175,18 @@ class Seaweed(Engine):
         if client.get_object(Bucket=_READY_BUCKET, Key=key)["Body"].read() != body:
             raise OSError("the object read back differs")
         client.delete_object(Bucket=_READY_BUCKET, Key=key)
+
+
+def _shared_sockets(port: int) -> list[Path]:
+    """Where SeaweedFS listens besides a gRPC port; the place cannot be chosen."""
+    return [path for path in (SHARED / f"seaweedfs-{kind}-grpc-{port}.sock" for kind in _KINDS) if path.is_socket()]
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return True
 
 
 def _binary() -> str:

@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,13 @@ class State:
             self.secrets[name] = secrets.token_hex(length // 2)
         return self.secrets[name]
 
-    def assign_ports(self, names: list[str]) -> None:
-        """Give every name a port: the one it had, unless somebody else listens there by now."""
+    def assign_ports(self, names: list[str], usable: Callable[[int], bool] | None = None) -> None:
+        """Give every name a port: the one it had, unless it is not `usable` any more (by default: somebody listens there)."""
+        usable = usable or port_is_free
         for name in names:
             port = self.ports.get(name)
-            if port is None or not port_is_free(port):
-                self.ports[name] = free_port(taken=set(self.ports.values()))
+            if port is None or not usable(port):
+                self.ports[name] = free_port(set(self.ports.values()), usable)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -96,10 +98,10 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def free_port(taken: set[int]) -> int:
-    """A loopback port that nobody listens on and that is not in `taken`; by chance, so that two homes rarely meet."""
+def free_port(taken: set[int], usable: Callable[[int], bool]) -> int:
+    """A loopback port that is `usable` and not in `taken`; by chance, so that two homes rarely meet."""
     for port in random.SystemRandom().sample(_PORTS, 500):
-        if port not in taken and port_is_free(port):
+        if port not in taken and usable(port):
             return port
     raise EngineFailed("no free port on 127.0.0.1")
 

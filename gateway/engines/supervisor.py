@@ -198,7 +198,7 @@ class Engines:
         """Take over or clear away what an earlier supervisor left, then start the rest side by side."""
         waiting = [engine for name, engine in self._engines.items() if not self._take_over(name, engine)]
         for engine in waiting:
-            self._state.assign_ports(engine.ports)
+            self._state.assign_ports(engine.ports, engine.port_is_usable)
         self._state.save()
         for engine in waiting:
             self._launch(engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.engines import Engines
-from gateway.engines.seaweed import Seaweed
+from gateway.engines.seaweed import SHARED, Seaweed
 from gateway.engines.state import LOOPBACK, State
 from gateway.engines.storage_tls import AUTHORITY, CERTIFICATE, KEY, draw
 from tests.conftest import Buckets
@@ -154,3 +155,37 @@ def test_the_key_is_its_owners_and_goes_with_the_process(engines: Engines, ports
     assert all((folder / name).read_bytes() != old for name, old in before.items())
     with pytest.raises(OSError):
         ask(ports.numbers["filer"], ports.own, "GET", "/")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Seaweed:
+    state = State(tmp_path / "state.json")
+    made = Seaweed("s3", tmp_path, state)
+    state.assign_ports(made.ports, made.port_is_usable)
+    return made
+
+
+def _leave_socket(kind: str, port: int) -> Path:
+    path = SHARED / f"seaweedfs-{kind}-grpc-{port}.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    return path
+
+
+def test_sockets_in_the_shared_folder_go_with_the_engine(engine: Seaweed) -> None:
+    left = [_leave_socket(kind, engine.port(f"{kind}.grpc")) for kind in ("master", "volume", "filer", "s3")]
+    engine.stop()
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make another user's socket")
+def test_a_port_whose_socket_is_another_users_is_given_up(engine: Seaweed) -> None:
+    """Else a home whose stored port meets it could never start again."""
+    before = dict(engine.state.ports)
+    left = _leave_socket("volume", engine.port("volume.grpc"))
+    try:
+        os.chown(left, 65534, 65534)
+        engine.state.assign_ports(engine.ports, engine.port_is_usable)
+        assert {name for name, port in before.items() if engine.state.ports[name] != port} == {"s3.volume.grpc"}
+    finally:
+        left.unlink()
