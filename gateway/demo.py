@@ -107,6 +107,8 @@ def run_demo(images: Path | None, *, home: Path, out: Path, console: Console | N
         from gateway.demo_figures import show  # loads the networks, after the workers have given the cores back
 
         complete = show(run, out, console)
+    if not complete:
+        console.print("[yellow]Not every photograph went all the way: the table says which, and why.[/]")
     return 0 if complete and run.verification.ok else 1
 
 

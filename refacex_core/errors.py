@@ -14,6 +14,12 @@ class CoreError(Exception):
         super().__init__(f"{doc} ({detail})" if detail else doc)
 
 
+class DeviceUnavailable(CoreError):
+    """There is no such device here: use `auto` or `cpu`, or `cuda` with a GPU and the CUDA build of torch."""
+
+    code = "device_unavailable"
+
+
 class ModelFileMissing(CoreError):
     """A model file is not installed: run `make setup`, or point REFACEX_MODEL_DIR at a folder that holds it."""
 
@@ -105,7 +111,9 @@ class KeyRingError(CoreError):
 
 
 class KeyRingMissing(KeyRingError):
-    """The key ring does not exist: create one with `refacex keys new FILE`, and keep a copy of it."""
+    """There is no key ring at that path: name the one that the files were released with, or, before a first release, make
+    one with `refacex keys new FILE`.
+    """
 
     code = "key_ring_missing"
 

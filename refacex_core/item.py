@@ -53,6 +53,7 @@ class Face:
     points: NDArray[np.float32]
     code: NDArray[np.float32]
     mask: NDArray[np.float32]
+    grey: bool = False  # of a black-and-white photograph
     donors: list[Donor] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     tried: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from refacex_core import images, weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
-from refacex_core.errors import FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
+from refacex_core.errors import DeviceUnavailable, FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
@@ -39,6 +40,8 @@ from refacex_core.types import (
 )
 
 DONORS_TRIED = 5
+_NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
+_GREY = 8  # where no pixel's colours are further apart, the photograph is black and white
 _BATCH = 16  # faces through the network at once
 #: A file that does not read back is written again: spread wider, then with so much less of its payload.
 _WRITES = ((1.0, 0), (1.0, 1), (0.7, 1), (0.5, 1))
@@ -66,8 +69,10 @@ class Core:
     def load(cls, device: str = "auto", *, max_pixels: int = images.MAX_PIXELS) -> Core:
         """Load all networks. `device`: auto, cpu or cuda. Images of more than `max_pixels` are refused undecoded.
 
-        Raises ModelFileMissing and ModelFileCorrupt.
+        Raises DeviceUnavailable, ModelFileMissing and ModelFileCorrupt.
         """
+        if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+            raise DeviceUnavailable(device)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         return cls(torch.device(chosen), max_pixels)
 
@@ -120,8 +125,9 @@ class Core:
         crops = np.stack([align.crop(rgb, g.matrix()) for g in geometries])
         points = self._landmarks(_tensor(crops)).cpu().numpy()
         codes = self._sface(crops)
+        grey = bool(np.ptp(rgb, axis=2).max() <= _GREY)
         return [
-            Face(d, g, c, p, e, oval_mask(p))
+            Face(d, g, c, p, e, oval_mask(p), grey)
             for d, g, c, p, e in zip(found, geometries, crops, points, codes, strict=True)
         ]
 
@@ -155,6 +161,8 @@ class Core:
         out = self._anonymiser(source, points, torch.from_numpy(np.stack([d.code for d in donors])).to(self.device))
         seen = self._sface(_pixels(out.crop))
         for face, donor, pixels, code in zip(faces, donors, _pixels(out.face), seen, strict=True):
+            if face.grey:
+                pixels[:] = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
             face.tried += 1
             face.candidates.append(Candidate(donor, pixels, float(code @ face.code), float(code @ donor.code)))
 
@@ -253,12 +261,23 @@ class Core:
         return recovered
 
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:
-        """The released image with recovered faces laid back."""
+        """The released image with recovered faces laid back: the face's oval, and whatever else had been changed."""
         whole = self._pixels_of(data)
         for face in faces:
             points = self._landmarks(_tensor(face.crop[None])).cpu().numpy()[0]
-            whole = align.paste(whole, face.crop, oval_mask(points, feather=3.0, shrink=1.04), face.matrix)
+            changed = _changed(align.crop(whole, face.matrix), face.crop)
+            mask: NDArray[np.float32] = np.maximum(oval_mask(points, feather=3.0, shrink=1.04), changed)
+            whole = align.paste(whole, face.crop, mask, face.matrix)
         return whole
+
+
+def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:
+    """Where two crops differ by more than the payload's noise (256 x 256, 0..1), with a margin and a soft edge."""
+    difference = np.abs(released.astype(np.float32) - recovered).mean(2)
+    inside = (cv2.GaussianBlur(difference, (0, 0), 3.0) > _NOISE).astype(np.float32)
+    inside[:_RIM], inside[-_RIM:], inside[:, :_RIM], inside[:, -_RIM:] = 0, 0, 0, 0
+    wide = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    return np.asarray(cv2.GaussianBlur(wide, (0, 0), 2.0), np.float32)
 
 
 def _compare(rgb: RGB, layout: Layout) -> list[RGB]:

@@ -20,6 +20,12 @@ class SettingsInvalid(WorkerError):
     code = "settings_invalid"
 
 
+class HomeMissing(SettingsInvalid):
+    """No service was set up in this home folder: go to where `refacex up` runs, or name its home with --home or REFACEX_HOME."""
+
+    code = "home_missing"
+
+
 class Away(WorkerError):
     """An engine cannot be reached just now: the work goes on by itself when it is back."""
 
@@ -144,6 +150,12 @@ class FolderUnusable(WorkerError):
     """The folder cannot be written to: choose another one, or make room there."""
 
     code = "folder_unusable"
+
+
+class FolderTaken(FolderUnusable):
+    """The folder holds another export, and nothing in it was touched: choose an empty one."""
+
+    code = "folder_taken"
 
 
 class ScheduleInvalid(WorkerError):

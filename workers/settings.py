@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from workers.errors import SettingsInvalid
+from workers.errors import HomeMissing, SettingsInvalid
 
 PREFIX = "REFACEX_"
 
@@ -131,4 +131,9 @@ class GatewaySettings(DatabaseSettings, StorageSettings):
         """Read the environment, then `<home>/env/gateway.env`; home is $REFACEX_HOME, or `.refacex` in this folder."""
         folder = home or Path(os.environ.get(PREFIX + "HOME", ".refacex"))
         path = folder / "env" / "gateway.env"
-        return cls.load(path if path.is_file() else None)
+        if path.is_file():
+            return cls.load(path)
+        try:
+            return cls.load(None)
+        except SettingsInvalid as error:
+            raise HomeMissing(f"{folder.absolute()}; without one, set {error.detail}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import folder, governance, releases, system
+from gateway.cli import exports, folder, governance, releases, system
 
 
 def build() -> typer.Typer:
@@ -17,6 +17,7 @@ def build() -> typer.Typer:
     )
     for module in (folder, releases, governance, system):
         module.register(app)
+    app.add_typer(exports.app, name="export")
     return app
 
 

@@ -25,8 +25,13 @@ class Job:
     output: Path
 
 
-def find_jobs(inputs: list[Path], out: Path | None, extension: str) -> list[Job]:
-    """All images of `inputs` and where their results go. Exits with code 1 or 2 when that is not possible."""
+def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: bool = False) -> list[Job]:
+    """All images of `inputs` and where their results go. Exits with code 1 or 2 when that is not possible.
+
+    Outputs that are there already are an error unless they may be `replace`d.
+    """
+    if out is not None and any(given.is_dir() and given.resolve() == out.resolve() for given in inputs):
+        raise stop("the output folder is the input folder, and would mix the two: choose another --out.", 2)
     found = [pair for given in inputs for pair in _found(given, out)]
     if not found:
         raise stop("there is no image in what was given: name PNG, JPEG, WebP, TIFF or HEIC files, or their folder.")
@@ -46,6 +51,9 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str) -> list[Job]
     originals = {job.source.resolve() for job in jobs}
     if any(job.output.resolve() in originals for job in jobs):
         raise stop("an output would overwrite its input: choose another --out.", 2)
+    there = sum(job.output.is_file() for job in jobs)
+    if there and not replace:
+        raise stop(f"{there} of the {len(jobs)} outputs are there already: choose another --out, or give --replace.", 2)
     return jobs
 
 

@@ -32,6 +32,9 @@ KeysOption = Annotated[Path, typer.Option("--keys", help="The key ring; make one
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to; made if it is not there.")]
 ReportOption = Annotated[Path | None, typer.Option("--report", help="Write one JSON line an image to this file.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Write over files that are in the output folder already.")
+]
 
 
 class ProfileName(StrEnum):
@@ -85,8 +88,12 @@ def anonymise(
     file_format: Annotated[FormatName, typer.Option("--format", help="What to write.")] = FormatName.PNG,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="JPEG 95, WebP 90 if not given.")] = None,
     donor_policy: Annotated[
-        PolicyName, typer.Option(help="stable: the images of one sub-folder are one subject's and share its donor.")
+        PolicyName,
+        typer.Option(
+            help="stable: the images of one sub-folder are one subject's and keep its donor if the audit lets them."
+        ),
     ] = PolicyName.RANDOM,
+    replace: ReplaceOption = False,
     report: ReportOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -99,7 +106,7 @@ def anonymise(
     from refacex_core.types import DonorPolicy, ItemOptions, Profile
 
     options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy))
-    jobs = find_jobs(inputs, out, EXTENSIONS[file_format.value])
+    jobs = find_jobs(inputs, out, EXTENSIONS[file_format.value], replace=replace)
     typer.echo(UNGOVERNED, err=True)
     with problems(), Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
@@ -115,6 +122,7 @@ def recover(
     inputs: Inputs,
     keys: KeysOption,
     out: OutOption,
+    replace: ReplaceOption = False,
     report: ReportOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -122,7 +130,8 @@ def recover(
 
     Writes each photograph with its faces laid back, and each face by itself, as PNG that only you may read.
     """
-    jobs = find_jobs(inputs, out, ".png")
+    jobs = find_jobs(inputs, out, ".png", replace=replace)
+    taken = {str(job.output).casefold() for job in jobs}
     typer.echo(UNGOVERNED, err=True)
     with problems(), Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
@@ -130,7 +139,7 @@ def recover(
         ring = KeyRing.load(keys)
         core = _load(device)
         for job in jobs:
-            run.each(job, lambda job=job: _recover_one(core, ring, job))  # type: ignore[misc]
+            run.each(job, lambda job=job: _recover_one(core, ring, job, taken))  # type: ignore[misc]
     run.finish("recovered")
 
 
@@ -217,7 +226,8 @@ def _held(reason: str) -> str:
     }.get(reason, reason)
 
 
-def _recover_one(core: Core, ring: KeyRing, job: Job) -> dict[str, Any]:
+def _recover_one(core: Core, ring: KeyRing, job: Job, taken: set[str]) -> dict[str, Any]:
+    """`taken`: the outputs of all jobs, lower case; a face's own file is never one of them."""
     from refacex_core.images import encode
     from refacex_core.keyring import CONTEXT
 
@@ -226,7 +236,11 @@ def _recover_one(core: Core, ring: KeyRing, job: Job) -> dict[str, Any]:
     faces = core.recover(data, ring.keys(header.locator, header.faces), CONTEXT)
     write(job.output, encode(core.restore(data, faces), "png"), mode=0o600)
     for face in faces:
-        write(job.output.with_name(f"{job.output.stem}.face-{face.index}.png"), encode(face.crop, "png"), mode=0o600)
+        path = job.output.with_name(f"{job.output.stem}.face-{face.index}.png")
+        while str(path).casefold() in taken:
+            path = path.with_name(f"{path.stem}-crop.png")
+        taken.add(str(path).casefold())
+        write(path, encode(face.crop, "png"), mode=0o600)
     return {"outcome": "recovered", "locator": header.locator.hex(), "faces": [face.index for face in faces]}
 
 

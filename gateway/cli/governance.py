@@ -166,7 +166,9 @@ def fetch(
     who: As,
     key: KeyOption,
     out: Annotated[Path, typer.Option(help="Folder to write the faces to.")],
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the recovery at the longest.")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the recovery of an approved request.")
+    ] = 60.0,
     home: Home = None,
 ) -> None:
     """Fetch the recovered faces, once, and open them with your key; prints the files.
@@ -198,13 +200,18 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
         from workers.custody import keys
         from workers.recoveries import service as requests
 
-        secret = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519).secret()
+        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        secret = signing.secret()
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, _request(session, given))
+            requests.check_decider(session, terms, who, signing.public)
             table([decision.value, str(terms.id)], _terms_rows(session, terms))
-        if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
-            raise typer.Exit(1)
+        try:
+            if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
+                raise typer.Exit(1)
+        except typer.Abort:
+            raise stop("nobody answered: read it with `refacex request show`, then give --yes") from None
         signature = Ed25519PrivateKey.from_private_bytes(secret).sign(decision_message(decision, terms.canonical()))
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
@@ -213,6 +220,8 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
 
 
 def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
+    from workers.custody.keys import KeyType, key_id
+
     names = _item_names(session, terms)
     faces = [f"{names[each.item]} face {each.face} (item {each.item})" for each in terms.faces]
     return [
@@ -223,7 +232,7 @@ def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
         ["purpose", terms.purpose],
         ["release", str(terms.release)],
         ["faces", "\n".join(faces)],
-        ["sealed to", terms.recipient_public.hex()[:32]],
+        ["sealed to", f"{terms.requester}'s key {key_id(KeyType.X25519, terms.recipient_public)}"],
         ["approvals needed", str(terms.quorum)],
         ["open until", f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"],
         ["SHA-256", terms.sha256().hex()],
@@ -278,7 +287,7 @@ def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUI
     from workers.recoveries import service as requests
     from workers.recoveries.errors import NothingToFetch
 
-    waiting = (RequestState.OPEN, RequestState.APPROVED, RequestState.RECOVERING)
+    waiting = (RequestState.APPROVED, RequestState.RECOVERING)  # on people nobody waits
     end = time.monotonic() + timeout
     while True:
         with sessions() as session:

@@ -73,14 +73,18 @@ def list_people(as_json: Json = False, home: Home = None) -> None:
                 "id": row.id,
                 "tenant": row.tenant,
                 "roles": sorted(row.roles),
-                "key": key_id(KeyType.ED25519, bytes(row.ed25519_public)),
+                "signs with": key_id(KeyType.ED25519, bytes(row.ed25519_public)),
+                "receives with": key_id(KeyType.X25519, bytes(row.x25519_public)),
             }
             for row in rows
         ]
         if as_json:
             lines(entries)
         else:
-            table(["id", "tenant", "roles", "key"], [[_cell(value) for value in entry.values()] for entry in entries])
+            table(
+                ["id", "tenant", "roles", "signs with", "receives with"],
+                [[_cell(value) for value in entry.values()] for entry in entries],
+            )
 
 
 def _cell(value: str | Sequence[str]) -> str:

@@ -52,14 +52,15 @@ def list_people(roster: RosterFile = None, as_json: Json = False, home: Home = N
                 "id": one.id,
                 "tenant": one.tenant,
                 "roles": ", ".join(one.roles),
-                "key": key_id(KeyType.ED25519, one.ed25519_public),
+                "signs with": key_id(KeyType.ED25519, one.ed25519_public),
+                "receives with": key_id(KeyType.X25519, one.x25519_public),
             }
             for one in load_roster(roster_path(roster, home)).people.values()
         ]
     if as_json:
         lines(entries)
     else:
-        table(["id", "tenant", "roles", "key"], [list(entry.values()) for entry in entries])
+        table(["id", "tenant", "roles", "signs with", "receives with"], [list(entry.values()) for entry in entries])
 
 
 def roster_path(roster: Path | None, home: Path | None) -> Path:

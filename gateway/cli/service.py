@@ -36,9 +36,11 @@ def service(home: Path | None) -> Iterator[tuple[GatewaySettings, sessionmaker[S
     from sqlalchemy.exc import DBAPIError
 
     from workers.db import session_factory
+    from workers.logs import configure_logs
     from workers.settings import GatewaySettings
 
     with told():
+        configure_logs("cli", "console", "WARNING")
         settings = GatewaySettings.from_home(home_folder(home))
         sessions = session_factory(settings.database_url)
         try:
@@ -86,7 +88,9 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*head, box=None, header_style="bold")
+    shown = Table(box=None, header_style="bold")
+    for name in head:
+        shown.add_column(name, overflow="fold")  # an id or a checksum that is cut cannot be compared
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(shown)

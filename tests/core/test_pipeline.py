@@ -70,6 +70,19 @@ def test_restore_lays_the_face_back(
     whole = core.restore(released.data, faces)
     assert whole.shape == original.shape
     assert psnr(whole, original) > psnr(images.decode(released.data).rgb, original) + 2
+    (face,) = faces
+    was = np.abs(align.crop(images.decode(released.data).rgb, face.matrix).astype(int) - face.crop).mean(2)
+    left = np.abs(align.crop(whole, face.matrix).astype(int) - face.crop).mean(2)
+    assert (was > 30).mean() > 0.01 and (left > 30).mean() < 0.05 * (was > 30).mean()  # no rim of the donor stays
+
+
+def test_a_black_and_white_photograph_stays_so(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    grey = Image.open(io.BytesIO(photographs["astronaut"])).convert("L")
+    buffer = io.BytesIO()
+    grey.save(buffer, "png")
+    outcome = core.anonymise([vault.item(buffer.getvalue())])[0]
+    assert isinstance(outcome, Released), outcome
+    assert int(np.ptp(images.decode(outcome.data).rgb, axis=2).max()) <= 1
 
 
 def test_inspect_needs_no_key(core: Core, released: Released) -> None:

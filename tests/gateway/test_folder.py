@@ -253,17 +253,43 @@ def test_other_formats_go_out(world: World, refacex: Any, tmp_path: Path, kind: 
 
 def test_the_output_folder_inside_the_input_is_no_input(world: World, refacex: Any, tmp_path: Path) -> None:
     shutil.copy(world.originals / "astronaut.png", tmp_path / "a.png")
-    for _ in range(2):
-        said = refacex("anonymise", tmp_path, "--out", tmp_path / "released", "--keys", world.keys)
-        assert "1 of 1 images released" in said.out
+    command = ["anonymise", tmp_path, "--out", tmp_path / "released", "--keys", world.keys]
+    assert "1 of 1 images released" in refacex(*command).out
+    before = (tmp_path / "released" / "a.png").read_bytes()
+    refused = refacex(*command)
+    assert refused.code == 2 and "1 of the 1 outputs are there already" in refused.err
+    assert (tmp_path / "released" / "a.png").read_bytes() == before
+    assert "1 of 1 images released" in refacex(*command, "--replace").out
+
+
+def test_a_face_never_takes_the_place_of_another_photograph(world: World, refacex: Any, tmp_path: Path) -> None:
+    """`a.face-0.png` may be a photograph's own name, and is what the face of `a.png` is called."""
+    for name in ("a.png", "a.face-0.png"):
+        shutil.copy(PHOTOGRAPHS / "astronaut.png", tmp_path / name)
+    refacex("anonymise", tmp_path, "--out", tmp_path / "out", "--keys", world.keys)
+    said = refacex("recover", tmp_path / "out", "--out", tmp_path / "back", "--keys", world.keys)
+    assert said.code == 0, said.err
+    sizes = {path.name: decode(path.read_bytes()).rgb.shape[1::-1] for path in (tmp_path / "back").iterdir()}
+    whole, crop = (512, 512), (256, 256)
+    assert sizes["a.png"] == sizes["a.face-0.png"] == whole
+    assert sizes["a.face-0-crop.png"] == sizes["a.face-0.face-0.png"] == crop
+
+
+@pytest.mark.parametrize("device", ["cuda", "banana"])
+def test_a_device_that_is_not_there_is_one_line(world: World, tmp_path: Path, device: str) -> None:
+    said = refacex_command("anonymise", world.originals, "--out", tmp_path, "--keys", world.keys, "--device", device)
+    assert said.code == 1 and "There is no such device here" in said.err and "Traceback" not in said.err
 
 
 def test_an_original_is_never_overwritten(world: World, refacex: Any, tmp_path: Path) -> None:
     shutil.copy(world.originals / "astronaut.png", tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    said = refacex("anonymise", tmp_path, "--out", tmp_path, "--keys", world.keys)
+    said = refacex("anonymise", tmp_path / "a.png", "--out", tmp_path, "--keys", world.keys)
     assert said.code == 2
     assert "overwrite its input" in said.err
+    said = refacex("anonymise", tmp_path, "--out", tmp_path, "--format", "jpeg", "--keys", world.keys)
+    assert said.code == 2
+    assert "would mix the two" in said.err
     assert (tmp_path / "a.png").read_bytes() == before
 
 

@@ -96,7 +96,7 @@ def main() -> None:
         llr = net.extract(attack(stego, how))
         info = information(llr, bits)
         webp = torch.tensor([h[-1:] != [] and h[-1][0] == "webp" for h in how], device=args.device)
-        short = F.relu(torch.where(webp, 0.85, 1.0) * args.rate - info)  # what all of WebP would cost is seen elsewhere
+        short = F.relu(torch.where(webp, 0.9, 1.0) * args.rate - info)  # what all of WebP would cost is seen elsewhere
         delta = luma(stego - images)
         weighted = (visibility(images) * delta**2).mean()
         plain = cost.sum(1).mean() / 64

@@ -129,14 +129,14 @@ def load(path: Path | str, kind: FileKind) -> KeyFile:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise KeyFileMissing from error
-    if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
-        raise KeyFileLoose
     try:
         parsed = _parse(json.loads(raw))
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise KeyFileCorrupt from error
     if parsed.kind is not kind:
         raise KeyFileCorrupt(f"it is a {parsed.kind} file, and a {kind} file is needed here")
+    if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
+        raise KeyFileLoose
     return parsed
 
 

@@ -16,7 +16,7 @@ from schemas.states import ExportState
 from schemas.tables import Export
 from workers.audit.merkle import inclusion_proof
 from workers.audit.store import StoredNodes
-from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderUnusable
+from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderTaken, FolderUnusable
 from workers.exports import service
 from workers.storage import Storage
 
@@ -42,28 +42,37 @@ def wait(sessions: sessionmaker[Session], export_id: UUID, *, timeout: float, po
 def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> list[str]:
     """Write the export's files to a folder; gives their names. A file is in place only once its checksum was right.
 
-    Raises ExportCorrupt, FolderUnusable, StorageAway.
+    What is in the folder already stays: the same files are checked, others of their names refused before anything is
+    written. Raises ExportCorrupt, FolderTaken, FolderUnusable, StorageAway.
     """
+    entries = {str(entry["name"]): str(entry["sha256"]) for entry in (export.manifest or {}).get("files", ())}
+    if any(Path(name).name != name for name in entries):
+        raise ExportCorrupt("a file's name leads out of the folder")
     names = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for entry in (export.manifest or {}).get("files", ()):
-            name = str(entry["name"])
-            if Path(name).name != name:
-                raise ExportCorrupt("a file's name leads out of the folder")
+        there = {name for name in entries if (folder / name).exists()}
+        if any(_sha256(folder / name) != entries[name] for name in there):
+            raise FolderTaken
+        for name, sha256 in entries.items():
+            names.append(name)
+            if name in there:
+                continue
             part = folder / f".{name}.part"
             with part.open("wb") as target:
                 storage.download(bucket, f"{export.object_prefix}{name}", target)
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != entry["sha256"]:
+            if _sha256(part) != sha256:
                 part.unlink()
                 raise ExportCorrupt(name)
             part.rename(folder / name)
-            names.append(name)
     except OSError as error:
         raise FolderUnusable(type(error).__name__) from error
     return names
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_audit(session: Session, export: Export, folder: Path) -> None:

@@ -30,7 +30,7 @@ class RequestIncomplete(RecoveryError):
 
 
 class FaceNotReleased(RecoveryError):
-    """A request may only name faces of released items of its release: see `refacex release items`."""
+    """A request may only name faces of released items of its release: see `refacex release report RELEASE`."""
 
     code = "face_not_released"
 

@@ -154,6 +154,17 @@ def approve(session: Session, request_id: UUID, approver: str, signature: bytes)
     return state
 
 
+def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes) -> None:
+    """Whether a decision of theirs with this key could be recorded, before anybody is asked to make it.
+
+    Raises OwnRequest, PersonUnknown, SignatureInvalid.
+    """
+    if who == terms.requester:
+        raise OwnRequest
+    if ed25519_public != _person(session, who, terms.tenant, APPROVER).ed25519_public:
+        raise SignatureInvalid
+
+
 def deny(session: Session, request_id: UUID, approver: str, signature: bytes) -> RequestState:
     """Records a denial, signed over `decision_message(Decision.DENY, canonical)`; one closes the request. Raises as
     `approve`.

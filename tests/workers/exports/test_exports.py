@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import func, select, update
 from typer.testing import CliRunner
 
-from gateway.cli import releases as commands
+from gateway.cli import exports as commands
 from schemas.states import ExportState, ItemState
 from schemas.tables import Export, ExportSchedule, Item, Outbox, Release
 from tests.workers.releases.harness import Service
@@ -90,7 +90,7 @@ def test_an_export_can_be_checked_by_anyone(
     for name, value in service.environment("gateway").items():
         monkeypatch.setenv(name, value)
     out = tmp_path / "out"
-    ran = CliRunner().invoke(commands.export_app, ["run", str(release_id), "--out", str(out)])
+    ran = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
     assert ran.exit_code == 0, ran.output
     assert (
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=out, check=False).returncode
@@ -114,6 +114,13 @@ def test_an_export_can_be_checked_by_anyone(
     assert told.count("item:released") == 3 and told[-1] == "export:finished"
     everything = b"".join(path.read_bytes() for path in out.iterdir())
     assert not any(name.encode() in everything for name in NAMES), "a submitter's file name is in the export"
+    again = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
+    assert again.exit_code == 0, again.output
+    (out / "manifest.jsonl").write_text("another release's")
+    (out / "SHA256SUMS").unlink()
+    taken = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
+    assert taken.exit_code == 1 and "holds another export" in taken.output
+    assert (out / "manifest.jsonl").read_text() == "another release's" and not (out / "SHA256SUMS").exists()
 
 
 def test_an_export_is_made_once_and_again_with_the_same_bytes(
