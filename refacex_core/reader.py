@@ -34,7 +34,7 @@ class Version:
 #: Model id in a released header -> what reads it.
 MODELS: Mapping[int, Version] = {
     1: Version("channel-1", "recovery-1", archive_by_channel=True),
-    2: Version("channel-1", "recovery-1"),
+    2: Version("channel-2", "recovery-1"),
 }
 CURRENT = max(MODELS)
 

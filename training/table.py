@@ -20,7 +20,10 @@ def main() -> None:
     text = README.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    parts = [table(json.loads(path.read_text())) for path in sorted(Path("training/results").glob("*.json"))]
+    results = Path("training/results")
+    parts = [table(json.loads(path.read_text())) for path in sorted(results.glob("*.json")) if path.stem != "channels"]
+    if (results / "channels.json").exists():
+        parts.append(channels(json.loads((results / "channels.json").read_text())))
     README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
 
 
@@ -44,6 +47,26 @@ def table(result: dict[str, Any]) -> str:
     rows += [recovery_row(sets, k) for k in ("png", "jpeg85", "jpeg75") if f"recovery_{k}_psnr" in sets[0]]
     refused = [k for k in keys if k.startswith("refused_")]
     rows += [row(f"refused: {k[8:].replace('_', ' ')}", [percent(s[k]) for s in sets]) for k in refused]
+    return "\n".join(rows)
+
+
+def channels(result: dict[str, Any]) -> str:
+    """The learned channel beside parity QIM."""
+    coders = (("learned", "learned"), ("parity_qim", "parity QIM, RS (255, 231)"))
+    sets = ("lfw-val", "celebahq256-val")
+    columns = [(s, c) for s in sets for c, _ in coders]
+    rows = [
+        f"Channel `{result['weights']}` and the baseline at {result['net_bytes']} net bytes in 256 x 256 pixels, decoded after:\n",
+        "| | " + " | ".join(f"{label}, {name}" for name in ("LFW", "CelebA-HQ") for _, label in coders) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for key in result[sets[0]]["learned"]:
+        cells = [result[s][c][key] for s, c in columns]
+        if key.endswith(("psnr", "ssim")):
+            digits = 2 if key.endswith("psnr") else 3
+            rows.append(row(key.replace("_", " "), [cell(c, digits) for c in cells]))
+        else:
+            rows.append(row(key, [percent(c) for c in cells]))
     return "\n".join(rows)
 
 
