@@ -9,6 +9,7 @@ portraits themselves are not shipped.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
 from refacex_core.payload.network import WINDOW
-from refacex_core.stego.framing import keyed_permutation
 from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
@@ -73,6 +74,7 @@ class DonorBank:
 
     def __init__(self, appearance: DonorAppearance) -> None:
         self.codes: NDArray[np.float32] = appearance.codes.cpu().numpy()
+        self._ids = [int(i) for i in weights.card("donors")["portraits"]]  # a donor keeps its number from bank to bank
         self._shapes = _normal_shape(appearance.shapes.cpu().numpy())
         self._skin: NDArray[np.float32] = appearance.skin.cpu().numpy()
 
@@ -102,7 +104,7 @@ class DonorBank:
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         if policy is DonorPolicy.MATCHED:
-            return [Donor(f"d{i}", self.codes[i]) for i in usable[:count]]
+            return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[:count]]
         pool = usable[: max(len(self) // 2, 2 * count)]
         chosen: list[Donor] = []
         while len(chosen) < count:
@@ -110,15 +112,20 @@ class DonorBank:
             share = float(rng.uniform(0.35, 0.65)) if rng.random() < 0.5 else 1.0
             mixed = share * self.codes[a] + (1 - share) * self.codes[b]
             code = (mixed / np.linalg.norm(mixed)).astype(np.float32)
+            name = f"d{self._ids[a]}"
             if code @ source_code < TOO_NEAR and all(code @ c.code < 0.9 for c in chosen):
-                chosen.append(Donor(f"d{a}" if share == 1.0 else f"d{a}+d{b}", code))
+                chosen.append(Donor(name if share == 1.0 else f"{name}+d{self._ids[b]}", code))
         return chosen
 
     def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
-        """The donors in the order that the seed gives them, whatever the photograph looks like."""
-        order = keyed_permutation(b"stable donor" + seed, len(self))
-        far = [int(i) for i in order if self.codes[i] @ source_code < TOO_NEAR]
-        return [Donor(f"d{i}", self.codes[i]) for i in far[:count]]
+        """The donors in the order that the seed gives them, whatever the photograph looks like.
+
+        Each has a place in it by its own number (rendezvous hashing), so a bank that loses a few moves only their subjects.
+        """
+        place = [hashlib.sha256(b"refacex stable donor %d " % donor + seed).digest() for donor in self._ids]
+        order = sorted(range(len(self)), key=place.__getitem__)
+        far = [i for i in order if self.codes[i] @ source_code < TOO_NEAR]
+        return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in far[:count]]
 
     def _distance(self, shape: NDArray[np.floating], skin: NDArray[np.floating]) -> NDArray[np.float64]:
         by_shape = np.linalg.norm(self._shapes - _normal_shape(np.asarray(shape)[None]), axis=(1, 2))

@@ -48,7 +48,7 @@ _WRITES = ((1.0, 0), (1.0, 1), (0.7, 1), (0.5, 1))
 
 
 class Core:
-    """Everything loaded once. `model_version` names the weights; `model_id` is its number in a released header."""
+    """Everything loaded once. `model_version` names the networks that read its files; `model_id` is their number in a header."""
 
     model_id = CURRENT
 
@@ -212,6 +212,7 @@ class Core:
         options = job.item.options
         areas = [f.box[2] * f.box[3] for f in job.faces]
         room = self._model.capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
+        written = False
         for share, spread in _WRITES:
             with job.clock.stage("payload"):
                 try:
@@ -219,14 +220,17 @@ class Core:
                 except ImageTooSmall:
                     break
                 for face, budget in zip(job.faces, budgets, strict=True):
-                    mask = None if options.profile is Profile.ARCHIVE else face.mask
-                    face.payload = codec.encode(face.crop, mask, budget)
+                    if options.profile is Profile.ARCHIVE:
+                        face.payload = codec.encode(_without_neighbours(job, face), None, budget)
+                    else:
+                        face.payload = codec.encode(face.crop, face.mask, budget)
             faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):
                     return write_release(self._model, anonymised, faces, job.item, self._max_pixels, spread)
             except ReadBackFailed:
-                room = min(room, sealed_size([len(f.payload) for f in job.faces]))
+                if not written:  # the shares are of what was tried first
+                    room, written = min(room, sealed_size([len(f.payload) for f in job.faces])), True
         raise Unfit(HoldReason.READ_BACK_FAILED)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
@@ -262,10 +266,10 @@ class Core:
 
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:
         """The released image with recovered faces laid back: the face's oval, and whatever else had been changed."""
-        whole = self._pixels_of(data)
+        released = whole = self._pixels_of(data)
         for face in faces:
             points = self._landmarks(_tensor(face.crop[None])).cpu().numpy()[0]
-            changed = _changed(align.crop(whole, face.matrix), face.crop)
+            changed = _changed(align.crop(released, face.matrix), face.crop)
             mask: NDArray[np.float32] = np.maximum(oval_mask(points, feather=3.0, shrink=1.04), changed)
             whole = align.paste(whole, face.crop, mask, face.matrix)
         return whole
@@ -289,6 +293,15 @@ def _compare(rgb: RGB, layout: Layout) -> list[RGB]:
         if not matches(face_fingerprint(crop), face.fingerprint):
             raise PayloadMismatch
     return crops
+
+
+def _without_neighbours(job: Job, face: Face) -> RGB:
+    """The original crop of one face with every other face in it replaced: its payload must not give those away."""
+    whole = job.rgb
+    for other in job.faces:
+        if other is not face:
+            whole = align.paste(whole, other.candidates[0].face, other.mask, other.geometry.matrix())
+    return align.crop(whole, face.geometry.matrix())
 
 
 def _skin(face: Face) -> NDArray[np.float64]:

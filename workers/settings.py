@@ -136,4 +136,6 @@ class GatewaySettings(DatabaseSettings, StorageSettings):
         try:
             return cls.load(None)
         except SettingsInvalid as error:
+            if PREFIX + "DATABASE_URL" not in error.detail:  # somebody set things by hand, and one of them is wrong
+                raise
             raise HomeMissing(f"{folder.absolute()}; without one, set {error.detail}") from None

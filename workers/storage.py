@@ -30,6 +30,15 @@ AWAY = {
     "RequestTimeout",
     "RequestTimeTooSkewed",
 }
+#: What the server says of an identity or a bucket, and never of one object.
+REFUSED = {
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoSuchBucket",
+    "SignatureDoesNotMatch",
+}
 
 
 class HasStorage(Protocol):

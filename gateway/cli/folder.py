@@ -131,7 +131,7 @@ def recover(
     Writes each photograph with its faces laid back, and each face by itself, as PNG that only you may read.
     """
     jobs = find_jobs(inputs, out, ".png", replace=replace)
-    taken = {str(job.output).casefold() for job in jobs}
+    taken = {str(path).casefold() for job in jobs for path in (job.output, job.source)}
     typer.echo(UNGOVERNED, err=True)
     with problems(), Run(jobs, out, report, keys) as run:
         from refacex_core.keyring import KeyRing
@@ -139,7 +139,7 @@ def recover(
         ring = KeyRing.load(keys)
         core = _load(device)
         for job in jobs:
-            run.each(job, lambda job=job: _recover_one(core, ring, job, taken))  # type: ignore[misc]
+            run.each(job, lambda job=job: _recover_one(core, ring, job, taken, replace=replace))  # type: ignore[misc]
     run.finish("recovered")
 
 
@@ -226,8 +226,8 @@ def _held(reason: str) -> str:
     }.get(reason, reason)
 
 
-def _recover_one(core: Core, ring: KeyRing, job: Job, taken: set[str]) -> dict[str, Any]:
-    """`taken`: the outputs of all jobs, lower case; a face's own file is never one of them."""
+def _recover_one(core: Core, ring: KeyRing, job: Job, taken: set[str], *, replace: bool) -> dict[str, Any]:
+    """`taken`: inputs and outputs of all jobs, lower case; a face's own file is never one of them."""
     from refacex_core.images import encode
     from refacex_core.keyring import CONTEXT
 
@@ -237,7 +237,7 @@ def _recover_one(core: Core, ring: KeyRing, job: Job, taken: set[str]) -> dict[s
     write(job.output, encode(core.restore(data, faces), "png"), mode=0o600)
     for face in faces:
         path = job.output.with_name(f"{job.output.stem}.face-{face.index}.png")
-        while str(path).casefold() in taken:
+        while str(path).casefold() in taken or (path.exists() and not replace):
             path = path.with_name(f"{path.stem}-crop.png")
         taken.add(str(path).casefold())
         write(path, encode(face.crop, "png"), mode=0o600)

@@ -93,7 +93,8 @@ def open_all(out: Path, sealed: list[Path], names: dict[UUID, str], secret: byte
 
 def _write_private(path: Path, content: bytes) -> None:
     """Writes a file for its owner alone; on disk when it returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    path.unlink(missing_ok=True)  # an older one may be readable by others
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

@@ -85,6 +85,15 @@ def member(person: str, public: Path, roles: list[str], tenant: str) -> RosterPe
 def enter(path: Path, person: RosterPerson) -> None:
     """Put a person on the roster, where they are not on it already. Raises RosterInvalid, also where there is none."""
     from workers.custody.errors import RosterInvalid
+
+    try:
+        _enter(path, person)
+    except OSError as error:
+        raise RosterInvalid(f"{path}: {error.strerror}; do it as the user who owns it") from None
+
+
+def _enter(path: Path, person: RosterPerson) -> None:
+    from workers.custody.errors import RosterInvalid
     from workers.custody.roster import add_person, load_roster
 
     if not path.exists():

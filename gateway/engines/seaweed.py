@@ -179,7 +179,9 @@ class Seaweed(Engine):
 
 def _shared_sockets(port: int) -> list[Path]:
     """Where SeaweedFS listens besides a gRPC port; the place cannot be chosen."""
-    return [path for path in (SHARED / f"seaweedfs-{kind}-grpc-{port}.sock" for kind in _KINDS) if path.is_socket()]
+    return [
+        path for path in (SHARED / f"seaweedfs-{kind}-grpc-{port}.sock" for kind in _KINDS) if os.path.lexists(path)
+    ]
 
 
 def _is_ours(path: Path) -> bool:

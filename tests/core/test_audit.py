@@ -111,6 +111,14 @@ def test_stable_keeps_a_subjects_donor_from_photograph_to_photograph() -> None:
         first.append(bank.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 3, b"subject")[0].name)
     assert len(set(first)) <= 2  # another only where the first is too near to the source
     others = {bank.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 1, bytes([i]))[0].name for i in range(20)}
+    smaller = DonorBank(DonorAppearance())
+    gone = f"d{smaller._ids.pop()}"
+    smaller.codes = smaller.codes[:-1]
+    for seed in (bytes([i]) for i in range(50)):  # a donor that leaves the bank takes nobody else's subjects along
+        before, after = (
+            b.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 1, seed)[0].name for b in (bank, smaller)
+        )
+        assert after == before or before == gone
     assert len(others) > 10
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from refacex_core import images
 from refacex_core.pipeline import Core
+from refacex_core.reader import MODELS
 from refacex_core.release import psnr
-from refacex_core.types import RecoveryKeys, SealContext
+from refacex_core.types import Profile, RecoveryKeys, SealContext
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -31,5 +32,9 @@ def test_golden_files_stay_recoverable(core: Core, card: Path) -> None:
     assert psnr(face.crop, then) > 45  # other processors round the networks a little differently
 
 
-def test_there_are_golden_files() -> None:
-    assert len(list(GOLDEN.glob("*.json"))) >= 2
+def test_every_model_has_a_golden_file_of_each_profile() -> None:
+    cards = [json.loads(path.read_text()) for path in GOLDEN.glob("*.json")]
+    have = {
+        (card["model_id"], path.stem.split("-")[1]) for card, path in zip(cards, GOLDEN.glob("*.json"), strict=True)
+    }
+    assert have == {(model, profile.value) for model in MODELS for profile in Profile}

@@ -10,13 +10,26 @@ import pytest
 from PIL import Image
 
 from refacex_core import images, release
+from refacex_core.donors import Donor
 from refacex_core.errors import FaceUnknown, ModelUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
-from refacex_core.item import MOST_SIMILARITY
+from refacex_core.item import MOST_SIMILARITY, Candidate, Clock
 from refacex_core.payload.budget import share_out
-from refacex_core.pipeline import Core
+from refacex_core.pipeline import Core, _without_neighbours
 from refacex_core.release import psnr
-from refacex_core.types import DonorPolicy, Failed, Held, HoldReason, ItemOptions, Profile, RecoveryKeys, Released
+from refacex_core.stego.framing import FaceGeometry
+from refacex_core.types import (
+    RGB,
+    DonorPolicy,
+    Failed,
+    Held,
+    HoldReason,
+    ItemOptions,
+    Profile,
+    RecoveredFace,
+    RecoveryKeys,
+    Released,
+)
 from tests.core.conftest import Vault
 
 
@@ -179,3 +192,38 @@ def test_what_would_not_survive_one_more_encoding_carries_less_or_is_held(
     monkeypatch.setattr(release, "SURVIVES", ("jpeg", 5))
     held = core.anonymise([vault.item(photographs["astronaut"])])[0]
     assert isinstance(held, Held) and held.reason is HoldReason.READ_BACK_FAILED
+
+
+def test_an_archive_payload_shows_no_other_face(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    """The whole window is coded, and in a crowd others reach into it: they are in there as released."""
+    job = core._prepare(vault.item(photographs["astronaut"]), Clock())
+    (face,) = job.faces
+    beside = FaceGeometry.from_matrix(face.geometry.matrix() - [[0, 0, 60], [0, 0, 0]])
+    donor = Donor("red", np.zeros(128, np.float32))
+    other = replace(face, geometry=beside, candidates=[Candidate(donor, _red(), 0.0, 0.0)])
+    job.faces.append(other)
+    seen = _without_neighbours(job, face)
+    replaced = align.crop(align.paste(job.rgb, _red(), other.mask, beside.matrix()), face.geometry.matrix())
+    assert np.array_equal(seen, replaced) and (replaced == _red()).all(2).mean() > 0.1
+    job.faces.remove(other)
+    assert np.array_equal(_without_neighbours(job, face), face.crop)
+
+
+def _red() -> RGB:
+    return np.full((256, 256, 3), (255, 0, 0), np.uint8)
+
+
+def test_restoring_a_face_leaves_the_one_restored_before(core: Core, photographs: dict[str, bytes]) -> None:
+    """A recovered crop shows the other face as released: that must not come back over what was restored."""
+    original = np.ascontiguousarray(images.decode(photographs["astronaut"]).rgb[:300, 60:364])
+    left, right = np.s_[100:200, 60:100], np.s_[100:200, 130:180]
+    released = original.copy()
+    released[left], released[right] = (255, 0, 0), (0, 0, 255)
+    faces = []
+    for index, (x, own) in enumerate(((0, left), (48, right))):
+        shown = released.copy()
+        shown[own] = original[own]
+        faces.append(RecoveredFace(index, shown[22:278, x : x + 256], np.array([[1.0, 0, -x], [0, 1, -22]])))
+    whole = core.restore(images.encode(released, "png"), faces)
+    for own in (left, right):
+        assert np.abs(whole[own].astype(int) - original[own]).mean() < 3

@@ -187,5 +187,10 @@ def test_a_port_whose_socket_is_another_users_is_given_up(engine: Seaweed) -> No
         os.chown(left, 65534, 65534)
         engine.state.assign_ports(engine.ports, engine.port_is_usable)
         assert {name for name, port in before.items() if engine.state.ports[name] != port} == {"s3.volume.grpc"}
+        left.unlink()
+        left = SHARED / f"seaweedfs-filer-grpc-{engine.port('filer.grpc')}.sock"
+        left.symlink_to("/nowhere")  # no socket, and in the way all the same
+        os.lchown(left, 65534, 65534)
+        assert not engine.port_is_usable(engine.port("filer.grpc"))
     finally:
         left.unlink()

@@ -273,6 +273,10 @@ def test_a_face_never_takes_the_place_of_another_photograph(world: World, reface
     whole, crop = (512, 512), (256, 256)
     assert sizes["a.png"] == sizes["a.face-0.png"] == whole
     assert sizes["a.face-0-crop.png"] == sizes["a.face-0.face-0.png"] == crop
+    before = (tmp_path / "back" / "a.face-0.png").read_bytes()
+    (tmp_path / "back" / "a.png").unlink()
+    refacex("recover", tmp_path / "out" / "a.png", "--out", tmp_path / "back", "--keys", world.keys)  # another day
+    assert (tmp_path / "back" / "a.face-0.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("device", ["cuda", "banana"])

@@ -75,6 +75,7 @@ def main() -> None:
     about = {
         "what": "donor bank: SFace codes and appearance model",
         "donors": len(chosen),
+        "portraits": chosen,
         "highest_cosine_between_two": round(float((codes @ codes.T - 2 * torch.eye(len(codes))).max()), 3),
         "data": ["portraits-cc0"],
         "rights": "Made from CC0 portraits of people who do not exist; no portrait is contained.",

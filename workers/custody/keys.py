@@ -129,6 +129,8 @@ def load(path: Path | str, kind: FileKind) -> KeyFile:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise KeyFileMissing from error
+    except OSError as error:
+        raise KeyFileMissing(f"it cannot be read: {error.strerror}") from error
     try:
         parsed = _parse(json.loads(raw))
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:

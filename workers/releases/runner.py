@@ -41,7 +41,7 @@ from workers.releases.heartbeat import Heartbeat
 from workers.releases.keys import DrawnKeys, Sealer
 from workers.releases.lifecycle import Claim, Made, Resumable
 from workers.settings import ReleaseSettings
-from workers.storage import Storage
+from workers.storage import REFUSED, Storage
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -342,8 +342,8 @@ def _made(claim: Claim, attempt_id: UUID, outcome: Released, model_version: str)
 
 
 def _costs_an_attempt(error: Exception) -> bool:
-    """Only what may be the image's fault: engines that are away, or refuse us, say nothing of it."""
-    refused = isinstance(error, StorageError) and not isinstance(error, ObjectExists)
+    """Only what may be the image's fault: engines that are away, or refuse this worker everything, say nothing of it."""
+    refused = isinstance(error, ReadRefused) or (isinstance(error, StorageError) and error.detail in REFUSED)
     return not (away(error) or refused)
 
 

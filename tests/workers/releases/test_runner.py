@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -143,6 +144,22 @@ def test_an_upload_that_is_refused_costs_no_attempt(refusal: str, service: Servi
     runner._settings, runner._storage = settings, service.storage
     runner.run(ids)
     assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+def test_an_object_that_the_store_never_takes_ends_in_quarantine(
+    service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused for one object's sake would be refused for ever."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("EntityTooLarge")
+
+    release_id = service.submit({"a.png": b"a"})
+    monkeypatch.setattr(runner._storage, "put", refuse)
+    for _ in range(4):
+        with suppress(StorageError):
+            runner.run(_ids(service, release_id))
+    assert _items(service, release_id)[0].state is ItemState.QUARANTINED
 
 
 @pytest.mark.parametrize("left", [None, b"half"])
