@@ -79,8 +79,10 @@ class _Stream:
 
 
 def _check_size(k: int, n: int) -> None:
-    if not (k >= 8 and n <= MAX_BITS and 20 * k >= n and 20 * k <= 19 * n):
-        raise ValueError(f"no code for k={k}, n={n}: the rate must be .05 to .95 and n at most {MAX_BITS}")
+    if not (k >= 8 and n - k >= 3 and n <= MAX_BITS and 20 * k >= n and 20 * k <= 19 * n):
+        raise ValueError(
+            f"no code for k={k}, n={n}: the rate must be .05 to .95 with three check bits or more, and n at most {MAX_BITS}"
+        )
 
 
 def _lifting(k: int, n: int) -> int:

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -65,8 +65,10 @@ def test_the_graph_has_no_double_edge_and_no_cycle_of_four(size: tuple[int, int]
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(40, 3000), st.floats(0.06, 0.94), st.integers(0, 2**32 - 1))
+@example(40, 0.9375, 0)  # two check bits: once accepted, and never decoded
+@example(43, 0.93, 0)
 def test_any_length_and_rate_comes_back(n: int, rate: float, seed: int) -> None:
-    k = min(max(8, round(n * rate)), 19 * n // 20)
+    k = min(max(8, round(n * rate)), 19 * n // 20, n - 3)
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, k).astype(np.uint8)
     sent = ldpc.encode(bits, n)
