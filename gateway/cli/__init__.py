@@ -15,9 +15,8 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,  # locals hold keys and faces
     )
-    for module in (folder, releases, governance, system):
+    for module in (folder, releases, exports, governance, system):
         module.register(app)
-    app.add_typer(exports.app, name="export")
     return app
 
 

@@ -14,6 +14,11 @@ from gateway.cli.service import Home, Json, lines, service, table, tell
 app = typer.Typer(no_args_is_help=True, help="Export finished releases.")
 
 
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="export")
+
+
 @app.command("run")
 def run_export(
     release: Id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -108,21 +108,30 @@ def _committed(service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
     return release_id, ids
 
 
+@contextmanager
+def _refused(runner: Runner, refusal: str) -> Iterator[None]:
+    """The store refuses this worker everything: its bucket is not there, or its secret is wrong."""
+    settings, storage = runner._settings, runner._storage
+    unusable = {"bucket_releases": "no-such-bucket"} if refusal == "NoSuchBucket" else {"s3_secret_key": "x" * 40}
+    runner._settings = settings.model_copy(update=unusable)
+    runner._storage = Storage(runner._settings)
+    try:
+        yield
+    finally:
+        runner._settings, runner._storage = settings, storage
+
+
 @pytest.mark.parametrize("refusal", ["NoSuchBucket", "AccessDenied"])
 def test_a_store_that_refuses_costs_no_good_attempt(
     refusal: str, service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release_id, ids = _committed(service, runner, monkeypatch)
-    settings = runner._settings
-    unusable = {"bucket_releases": "no-such-bucket"} if refusal == "NoSuchBucket" else {"s3_secret_key": "x" * 40}
-    runner._settings = settings.model_copy(update=unusable)
-    runner._storage = Storage(runner._settings)
-    for _ in range(4):  # more often than an item may be tried
-        with pytest.raises(StorageError):
-            runner.run(ids)
-        assert [(item.state, item.attempts) for item in _items(service, release_id)] == [(ItemState.COMMITTED, 0)]
-        assert _attempts(service, ids[0]) == ["committed"]
-    runner._settings, runner._storage = settings, service.storage
+    with _refused(runner, refusal):
+        for _ in range(4):  # more often than an item may be tried
+            with pytest.raises(StorageError):
+                runner.run(ids)
+            assert [(item.state, item.attempts) for item in _items(service, release_id)] == [(ItemState.COMMITTED, 0)]
+            assert _attempts(service, ids[0]) == ["committed"]
     runner.run(ids)
     assert _items(service, release_id)[0].state is ItemState.DONE
     assert _attempts(service, ids[0]) == ["published"]
@@ -133,15 +142,11 @@ def test_an_upload_that_is_refused_costs_no_attempt(refusal: str, service: Servi
     """The administrator's mistake is not the image's."""
     release_id = service.submit({"a.png": b"a"})
     ids = _ids(service, release_id)
-    settings = runner._settings
-    unusable = {"bucket_releases": "no-such-bucket"} if refusal == "NoSuchBucket" else {"s3_secret_key": "x" * 40}
-    runner._settings = settings.model_copy(update=unusable)
-    runner._storage = Storage(runner._settings)
-    for _ in range(4):  # more often than an item may be tried
-        with pytest.raises(StorageError):
-            runner.run(ids)
-        assert _items(service, release_id)[0].attempts == 0
-    runner._settings, runner._storage = settings, service.storage
+    with _refused(runner, refusal):
+        for _ in range(4):  # more often than an item may be tried
+            with pytest.raises(StorageError):
+                runner.run(ids)
+            assert _items(service, release_id)[0].attempts == 0
     runner.run(ids)
     assert _items(service, release_id)[0].state is ItemState.DONE
 
