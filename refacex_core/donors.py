@@ -119,7 +119,7 @@ class DonorBank:
             name = f"d{self._ids[a]}"
             if code @ source_code < TOO_NEAR and all(code @ c.code < 0.9 for c in chosen):
                 chosen.append(Donor(name if share == 1.0 else f"{name}+d{self._ids[b]}", code))
-        # The further the donor's code, the further the result: their cosines to the source correlate at .6 to .7.
+        # The further the donor's code is from the source, the further the result.
         return sorted(chosen, key=lambda donor: float(donor.code @ source_code))[:count]
 
     def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
