@@ -91,15 +91,16 @@ def main() -> None:
     result: dict[str, Any] = {
         "protocol": "files saved, read again, then measured; rank-1 in a gallery of the same originals; LFW: one image a person",
         "judged_only": ["dlib"], "gated_releases": ["sface"], "trained_the_anonymiser": ["y1", "casia"],
-        "model_version": core.model_version, "profile": args.profile.value, **about_run(),
+        "model_version": core.model_version, "profile": args.profile.value,
     }  # fmt: skip
+    run = about_run()  # a set's own: two may be run side by side into one file, or apart
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"{args.profile.value}.json"
     for name in args.sets:
         figures = Evaluation(core, judges, args, name).run(args.data / f"{SETS[name]}.tar")
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = {k: before[k] for k in SETS if k in before and before.get("model_version") == core.model_version}
-        path.write_text(json.dumps({**result, **kept, name: figures}, indent=2) + "\n")
+        path.write_text(json.dumps({**result, **kept, name: {**run, **figures}}, indent=2) + "\n")
         print(json.dumps({name: figures}, indent=2))
 
 
