@@ -214,6 +214,9 @@ def about_run() -> dict[str, str]:
     for option, stand_in in (
         ("--loss-networks", "WEIGHTS"),
         ("--data", "DATA"),
+        ("--cache", "CACHE"),
+        ("--out", "OUT"),
+        ("--results", "RESULTS"),
     ):  # where they lie here is nobody's concern
         if option in words:
             words[words.index(option) + 1] = stand_in
