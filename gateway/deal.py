@@ -13,7 +13,7 @@ from gateway.provision import Home, read_env, write_env
 
 DEALT = (*PROCESSES, "gateway")
 # Grows in the custodian's hands and is never taken back: what was shredded stays shredded.
-_KEPT = {"tombstones.json", "roster.json"}
+_KEPT = {"tombstones.json", "roster.json", "policies.json"}
 _PUBLIC = {"gateway": ("audit.public.json", "export.public.json")}
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from sqlalchemy.orm import sessionmaker
 
 from gateway.provision import Home
 from gateway.up import System
 from schemas.audit import AuditEvent
-from schemas.requests import FaceRef, decision_message, face_info
+from schemas.requests import FaceRef, decision_message, face_info, fetch_message, request_message
 from schemas.states import Decision, ItemState, RecoveryState, RequestState
 from schemas.tables import Item, Person
 from workers import audit
@@ -251,9 +250,10 @@ class Steps:
         )
         requester, *approvers = PEOPLE
         with self._sessions.begin() as session:
-            terms = recoveries.open_request(
+            terms = recoveries.draft_request(
                 session, release_id=release, requester=requester, grounds=grounds, faces=faces
             )
+            recoveries.open_request(session, terms, self._sign(requester, request_message(terms.sha256())))
         self._say(f"{requester} asks for {len(faces)} faces back; {terms.quorum} approvals are needed")
         try:
             self._approve(terms.id, requester)
@@ -264,12 +264,13 @@ class Steps:
             self._say(f"{approver} approves with a signature")
         with self._console.status("the custodian checks the signatures, the recovery worker reads the released files"):
             recovery = self._await_recovery(terms.id)
+        leave = self._sign(requester, fetch_message(terms.sha256(), recovery))
         with self._sessions.begin() as session:
-            sealed = recoveries.fetch(session, recovery, requester)
+            sealed = recoveries.fetch(session, recovery, requester, leave)
         self._unseal(recovery, sealed, self._people[requester].of(keys.KeyType.X25519).secret())
         try:
             with self._sessions.begin() as session:
-                recoveries.fetch(session, recovery, requester)
+                recoveries.fetch(session, recovery, requester, leave)
         except NothingToFetch:
             self._result.refusals.append("fetching a second time")
         self._say(
@@ -278,12 +279,12 @@ class Steps:
 
     def _approve(self, request: UUID, approver: str) -> RequestState:
         with self._sessions.begin() as session:
-            canonical = recoveries.load_terms(session, request).canonical()
-            private = self._people[approver].of(keys.KeyType.ED25519).secret()
-            signature = Ed25519PrivateKey.from_private_bytes(private).sign(
-                decision_message(Decision.APPROVE, canonical)
-            )
+            terms = recoveries.load_terms(session, request)
+            signature = self._sign(approver, decision_message(Decision.APPROVE, terms.sha256()))
             return recoveries.approve(session, request, approver, signature)
+
+    def _sign(self, person: str, message: bytes) -> bytes:
+        return self._people[person].of(keys.KeyType.ED25519).sign(message)
 
     def _await_recovery(self, request: UUID) -> UUID:
         final = (RecoveryState.RECOVERED, RecoveryState.FAILED, RecoveryState.EXPIRED)

@@ -24,6 +24,7 @@ from gateway.engines.errors import HomeUnusable
 from gateway.engines.seaweed import BUCKETS
 from gateway.engines.state import write_private
 from workers.custody import keys
+from workers.custody.policies import write_policies
 from workers.custody.roster import LEAST_QUORUM, write_roster
 from workers.db import migrate
 
@@ -103,6 +104,7 @@ def create_keys(home: Home) -> None:
     makers = {
         "custody.keyring.json": (keys.FileKind.CUSTODY, keys.create_custody_keyring, "custody.public.json"),
         "recovery.private.json": (keys.FileKind.KEYPAIR, keys.create_keypair, "recovery.public.json"),
+        "ticket.signing.json": (keys.FileKind.SIGNING, keys.create_signing_key, "ticket.public.json"),
         "audit.signing.json": (keys.FileKind.SIGNING, keys.create_signing_key, "audit.public.json"),
         "export.signing.json": (keys.FileKind.SIGNING, keys.create_signing_key, "export.public.json"),
     }
@@ -112,6 +114,8 @@ def create_keys(home: Home) -> None:
         keys.write_public(home.key(public), known)
     if not home.key("roster.json").exists():
         write_roster(home.key("roster.json"), [], least_quorum=LEAST_QUORUM)
+    if not home.key("policies.json").exists():
+        write_policies(home.key("policies.json"), [])
 
 
 def environments(
@@ -154,11 +158,16 @@ def environments(
     result["relay"] |= {"PRIVILEGED_BROKER_URL": urls.privileged_broker}
     result["custodian"] |= {
         "CUSTODY_KEYRING": str(home.key("custody.keyring.json")),
+        "TICKET_SIGNING_KEY": str(home.key("ticket.signing.json")),
         "ROSTER": str(home.key("roster.json")),
+        "POLICIES": str(home.key("policies.json")),
         "TOMBSTONES": str(home.key("tombstones.json")),
         "RECOVERY_PUBLIC_KEY": str(home.key("recovery.public.json")),
     }
-    result["recovery"] |= {"RECOVERY_PRIVATE_KEY": str(home.key("recovery.private.json"))}
+    result["recovery"] |= {
+        "RECOVERY_PRIVATE_KEY": str(home.key("recovery.private.json")),
+        "TICKET_PUBLIC_KEY": str(home.key("ticket.public.json")),
+    }
     result["notary"] |= {"AUDIT_SIGNING_KEY": str(home.key("audit.signing.json"))}
     return {p: {f"REFACEX_{name}": value for name, value in v.items()} for p, v in result.items()}
 

@@ -18,9 +18,13 @@ from schemas.states import (
     ItemState,
     KeyKind,
     KeyState,
+    OrderKind,
+    OrderScope,
+    OrderState,
     RecoveryState,
     ReleaseState,
     RequestState,
+    Urgency,
 )
 
 E = TypeVar("E", bound=StrEnum)
@@ -63,6 +67,10 @@ class Base(DeclarativeBase):
         Decision: EnumText(Decision),
         RecoveryState: EnumText(RecoveryState),
         ExportState: EnumText(ExportState),
+        Urgency: EnumText(Urgency),
+        OrderKind: EnumText(OrderKind),
+        OrderScope: EnumText(OrderScope),
+        OrderState: EnumText(OrderState),
     }
 
 

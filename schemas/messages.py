@@ -33,6 +33,8 @@ class TaskName(StrEnum):
     EXPORT = "exports.run"  # export_id: str
     OPEN = "custody.open"  # request_id: str
     RECOVER = "recoveries.recover"  # recovery_id: str
+    CARRY_OUT = "custody.carry_out"  # order_id: str
+    RETAIN = "custody.retain"  # release_id: str, whose time of retention is over
 
 
 QUEUE_OF: dict[TaskName, Queue] = {
@@ -40,6 +42,8 @@ QUEUE_OF: dict[TaskName, Queue] = {
     TaskName.EXPORT: Queue.EXPORTS,
     TaskName.OPEN: Queue.CUSTODY,
     TaskName.RECOVER: Queue.RECOVERY,
+    TaskName.CARRY_OUT: Queue.CUSTODY,
+    TaskName.RETAIN: Queue.CUSTODY,
 }
 
 BROKER_OF: dict[Queue, Broker] = {

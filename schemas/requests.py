@@ -1,5 +1,5 @@
-"""A recovery request in canonical form: what approvers sign and the custodian checks; and the key bundle of one
-recovery.
+"""A recovery request and its ticket in canonical form: what people sign, what the custodian checks and signs; and the
+key bundle of one recovery.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from uuid import UUID
 
 import rfc8785
 
-from schemas.states import Decision
+from schemas.states import Decision, Urgency
 
 WHAT_REQUEST = "refacex recovery request"
+WHAT_TICKET = "refacex ticket"
 WHAT_BUNDLE = "refacex key bundle"
 
 
@@ -41,6 +42,8 @@ class RequestTerms:
     case_reference: str
     purpose: str
     recipient_public: bytes
+    policy: str
+    urgency: Urgency
     quorum: int
     faces: tuple[FaceRef, ...]
     created_at: datetime
@@ -49,7 +52,7 @@ class RequestTerms:
     def canonical(self) -> bytes:
         """The RFC 8785 bytes. Faces are sorted, so that their order in the database means nothing."""
         fields: dict[str, Any] = {
-            "v": 1,
+            "v": 2,
             "what": WHAT_REQUEST,
             "id": str(self.id),
             "tenant": self.tenant,
@@ -60,6 +63,8 @@ class RequestTerms:
             "case_reference": self.case_reference,
             "purpose": self.purpose,
             "recipient_public": _b64(self.recipient_public),
+            "policy": self.policy,
+            "urgency": self.urgency.value,
             "quorum": self.quorum,
             "faces": [{"item": str(each.item), "face": each.face} for each in sorted(self.faces)],
             "created_at": _time(self.created_at),
@@ -72,9 +77,76 @@ class RequestTerms:
         return hashlib.sha256(self.canonical()).digest()
 
 
-def decision_message(decision: Decision, canonical: bytes) -> bytes:
-    """The bytes that an approver signs: the decision stands in them, so that a denial is never an approval."""
-    return b"refacex v1 decision: " + decision.value.encode("ascii") + b"\n" + canonical
+def request_message(sha256: bytes) -> bytes:
+    """What a requester signs to open the request of this canonical SHA-256."""
+    return signed_message("open request", sha256)
+
+
+def decision_message(decision: Decision, sha256: bytes) -> bytes:
+    """What an approver signs: the decision stands in it, so that a denial is never an approval."""
+    return signed_message(decision.value, sha256)
+
+
+def withdraw_message(sha256: bytes) -> bytes:
+    """What a requester signs to take the request back."""
+    return signed_message("withdraw", sha256)
+
+
+def fetch_message(sha256: bytes, recovery: UUID) -> bytes:
+    """What a requester signs to fetch the one recovery of the request."""
+    return signed_message(f"fetch {recovery}", sha256)
+
+
+def review_message(sha256: bytes, conclusion: str) -> bytes:
+    """What a reviewer signs to close the review of a request that broke the glass."""
+    return signed_message(f"review {hashlib.sha256(conclusion.encode()).hexdigest()}", sha256)
+
+
+def signed_message(what: str, sha256: bytes) -> bytes:
+    """The bytes of every signature by a person: what they say, and the SHA-256 of the canonical form they say it of.
+
+    The trail keeps that hash, so a signature can be checked from the trail alone, without the free text.
+    """
+    return b"refacex v2\n" + what.encode("ascii") + b"\n" + sha256.hex().encode("ascii") + b"\n"
+
+
+@dataclass(frozen=True)
+class TicketTerms:
+    """The custodian's leave for one recovery: for these faces, this purpose, this recipient and this worker.
+
+    `worker` is the id of the recovery worker's key, `recipient` of the requester's. Signed with the custodian's own key.
+    """
+
+    id: UUID
+    request: UUID
+    request_sha256: bytes
+    recovery: UUID
+    release: UUID
+    faces: tuple[FaceRef, ...]
+    purpose: str
+    recipient: str
+    worker: str
+    issued_at: datetime
+    expires_at: datetime
+
+    def canonical(self) -> bytes:
+        """The RFC 8785 bytes, which the custodian signs. The purpose goes in by its hash: it is free text."""
+        fields: dict[str, Any] = {
+            "v": 1,
+            "what": WHAT_TICKET,
+            "id": str(self.id),
+            "request": str(self.request),
+            "request_sha256": self.request_sha256.hex(),
+            "recovery": str(self.recovery),
+            "release": str(self.release),
+            "faces": [{"item": str(each.item), "face": each.face} for each in sorted(self.faces)],
+            "purpose_sha256": hashlib.sha256(self.purpose.encode()).hexdigest(),
+            "recipient": self.recipient,
+            "worker": self.worker,
+            "issued_at": _time(self.issued_at),
+            "expires_at": _time(self.expires_at),
+        }
+        return rfc8785.dumps(fields)
 
 
 @dataclass(frozen=True)
@@ -105,12 +177,14 @@ class KeyBundle:
     requester: str
     purpose: str
     recipient_public: bytes
+    ticket_canonical: bytes
+    ticket_signature: bytes
     items: tuple[BundleItem, ...]
 
     def dumps(self) -> bytes:
         """The bundle's plaintext."""
         fields: dict[str, Any] = {
-            "v": 1,
+            "v": 2,
             "what": WHAT_BUNDLE,
             "recovery": str(self.recovery),
             "ticket": str(self.ticket),
@@ -121,6 +195,8 @@ class KeyBundle:
             "requester": self.requester,
             "purpose": self.purpose,
             "recipient_public": _b64(self.recipient_public),
+            "ticket_canonical": _b64(self.ticket_canonical),
+            "ticket_signature": _b64(self.ticket_signature),
             "items": [_dump_item(each) for each in self.items],
         }
         return rfc8785.dumps(fields)
@@ -130,8 +206,8 @@ class KeyBundle:
         """The bundle of a plaintext. Raises ValueError for anything else."""
         try:
             fields = json.loads(data)
-            if fields["what"] != WHAT_BUNDLE or fields["v"] != 1:
-                raise ValueError("not a key bundle of version 1")
+            if fields["what"] != WHAT_BUNDLE or fields["v"] != 2:
+                raise ValueError("not a key bundle of version 2")
             return cls(
                 recovery=UUID(fields["recovery"]),
                 ticket=UUID(fields["ticket"]),
@@ -142,6 +218,8 @@ class KeyBundle:
                 requester=fields["requester"],
                 purpose=fields["purpose"],
                 recipient_public=base64.b64decode(fields["recipient_public"], validate=True),
+                ticket_canonical=base64.b64decode(fields["ticket_canonical"], validate=True),
+                ticket_signature=base64.b64decode(fields["ticket_signature"], validate=True),
                 items=tuple(_load_item(each) for each in fields["items"]),
             )
         except (KeyError, TypeError, AttributeError) as error:

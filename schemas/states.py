@@ -62,6 +62,13 @@ class RequestState(StrEnum):
     FAILED = "failed"
 
 
+class Urgency(StrEnum):
+    """How a request comes: the usual way, or through the broken glass (fewer approvals, and a review afterwards)."""
+
+    NORMAL = "normal"
+    BREAK_GLASS = "break_glass"
+
+
 class Decision(StrEnum):
     """What an approver said."""
 
@@ -86,3 +93,28 @@ class ExportState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+class OrderKind(StrEnum):
+    """What a key officer orders the custodian to do."""
+
+    SHRED = "shred"
+    HOLD = "hold"
+    LIFT = "lift"
+
+
+class OrderScope(StrEnum):
+    """What an order is about."""
+
+    FACE = "face"
+    ITEM = "item"
+    RELEASE = "release"
+    SUBJECT = "subject"
+
+
+class OrderState(StrEnum):
+    """An order: given until the custodian has carried it out or refused it."""
+
+    GIVEN = "given"
+    DONE = "done"
+    REFUSED = "refused"

@@ -33,9 +33,13 @@ from schemas.states import (
     ItemState,
     KeyKind,
     KeyState,
+    OrderKind,
+    OrderScope,
+    OrderState,
     RecoveryState,
     ReleaseState,
     RequestState,
+    Urgency,
 )
 
 
@@ -57,6 +61,7 @@ class Release(Base):
     submitted_by: Mapped[str]
     created_at: Mapped[datetime] = now()
     finished_at: Mapped[datetime | None]
+    report_sha256: Mapped[str | None]
 
     @property
     def policy_name(self) -> str:
@@ -76,6 +81,7 @@ class Item(Base):
             "claim_expires_at",
             postgresql_where=text("state IN ('pending', 'claimed', 'committed')"),
         ),
+        Index("items_subject", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = new_id()
@@ -83,6 +89,7 @@ class Item(Base):
     position: Mapped[int]
     source_uri: Mapped[str]
     relative_name: Mapped[str]
+    subject_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("subjects.id"))
     state: Mapped[ItemState] = mapped_column(server_default=text("'pending'"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     fence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
@@ -131,7 +138,11 @@ class SealedKey(Base):
     """
 
     __tablename__ = "sealed_keys"
-    __table_args__ = (UniqueConstraint("attempt_id", "kind", "face"), Index("sealed_keys_item", "item_id"))
+    __table_args__ = (
+        UniqueConstraint("attempt_id", "kind", "face"),
+        Index("sealed_keys_item", "item_id"),
+        Index("sealed_keys_custody_key", "custody_key_id", "id", postgresql_where=text("wrapped IS NOT NULL")),
+    )
 
     id: Mapped[uuid.UUID] = new_id()
     attempt_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("attempts.id"))
@@ -161,6 +172,34 @@ class Outbox(Base):
     publish_count: Mapped[int] = mapped_column(server_default=text("0"))
 
 
+class Policy(Base):
+    """One version of a policy; the newest holds. For early checks: the custodian trusts its own copy alone."""
+
+    __tablename__ = "policies"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[dict[str, Any]]
+    canonical: Mapped[bytes]
+    canonical_sha256: Mapped[bytes]
+    set_by: Mapped[str]
+    created_at: Mapped[datetime] = now()
+
+
+class Subject(Base):
+    """Whom items show. The trail knows `id`, a pseudonym; `reference` is the submitter's own word for them, until erased."""
+
+    __tablename__ = "subjects"
+    __table_args__ = (UniqueConstraint("tenant", "reference"),)
+
+    id: Mapped[uuid.UUID] = new_id()
+    tenant: Mapped[str]
+    reference: Mapped[str | None]
+    created_at: Mapped[datetime] = now()
+    erased_at: Mapped[datetime | None]
+
+
 class Person(Base):
     """Somebody who may act. Only for showing and for early checks: the custodian trusts its own roster alone."""
 
@@ -172,11 +211,12 @@ class Person(Base):
     ed25519_public: Mapped[bytes] = mapped_column(unique=True)
     x25519_public: Mapped[bytes] = mapped_column(unique=True)
     created_at: Mapped[datetime] = now()
+    removed_at: Mapped[datetime | None]
 
 
 class RecoveryRequest(Base):
-    """Who wants which faces back, why, and sealed to which key. `canonical` is what approvers sign. Only `state`
-    changes.
+    """Who wants which faces back, why, and sealed to which key. The requester and the approvers sign the hash of
+    `canonical`. Only `state` changes.
     """
 
     __tablename__ = "recovery_requests"
@@ -194,7 +234,10 @@ class RecoveryRequest(Base):
     case_reference: Mapped[str]
     purpose: Mapped[str]
     recipient_public: Mapped[bytes]
+    policy: Mapped[str]
+    urgency: Mapped[Urgency]
     quorum: Mapped[int]
+    signature: Mapped[bytes | None]
     state: Mapped[RequestState] = mapped_column(server_default=text("'open'"))
     canonical: Mapped[bytes]
     canonical_sha256: Mapped[bytes]
@@ -228,11 +271,28 @@ class Approval(Base):
     requester: Mapped[str]
     decision: Mapped[Decision]
     signature: Mapped[bytes]
+    method: Mapped[str] = mapped_column(server_default=text("'ed25519'"))
+    assertion: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = now()
 
 
+class Review(Base):
+    """What became of a broken glass: open until somebody who had no part in it signs a conclusion."""
+
+    __tablename__ = "reviews"
+
+    request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recovery_requests.id"), primary_key=True)
+    opened_at: Mapped[datetime] = now()
+    closed_at: Mapped[datetime | None]
+    closed_by: Mapped[str | None]
+    conclusion: Mapped[str | None]
+    signature: Mapped[bytes | None]
+
+
 class Ticket(Base):
-    """The custodian's leave for one recovery. One a request, spent once; a trigger counts the approvals first."""
+    """The custodian's leave for one recovery, signed by it. One a request, spent once; a trigger counts the approvals
+    first.
+    """
 
     __tablename__ = "tickets"
 
@@ -240,6 +300,8 @@ class Ticket(Base):
     request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recovery_requests.id"), unique=True)
     expires_at: Mapped[datetime]
     spent_at: Mapped[datetime | None]
+    canonical: Mapped[bytes | None]
+    signature: Mapped[bytes | None]
     created_at: Mapped[datetime] = now()
 
 
@@ -271,6 +333,46 @@ class RecoveredFace(Base):
     sealed: Mapped[bytes | None] = mapped_column(deferred=True)
     sha256: Mapped[str]
     fetched_at: Mapped[datetime | None]
+
+
+class CustodyOrder(Base):
+    """What a key officer ordered the custodian to do, signed. `target` is an item (with `face`, one face of it), a
+    release or a subject; `outcome` is a number of keys, or why it was refused.
+    """
+
+    __tablename__ = "custody_orders"
+    __table_args__ = (
+        Index("custody_orders_target", "target"),
+        Index("custody_orders_given", "created_at", postgresql_where=text("state = 'given'")),
+    )
+
+    id: Mapped[uuid.UUID] = new_id()
+    tenant: Mapped[str]
+    kind: Mapped[OrderKind]
+    scope: Mapped[OrderScope]
+    target: Mapped[uuid.UUID]
+    face: Mapped[int | None]
+    reason: Mapped[str]
+    ordered_by: Mapped[str]
+    canonical: Mapped[bytes]
+    canonical_sha256: Mapped[bytes]
+    signature: Mapped[bytes]
+    state: Mapped[OrderState] = mapped_column(server_default=text("'given'"))
+    outcome: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Alert(Base):
+    """What somebody must be told at once. The relay delivers it; `detail` holds ids and codes, as the trail does."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (Index("alerts_undelivered", "id", postgresql_where=text("delivered_at IS NULL")),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = now()
+    kind: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+    delivered_at: Mapped[datetime | None]
 
 
 class ExportSchedule(Base):

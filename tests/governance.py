@@ -23,15 +23,26 @@ from sqlalchemy.orm import Session, sessionmaker
 from gateway import provision
 from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE, KeyContext
-from schemas.requests import FaceRef, RequestTerms, decision_message
+from schemas.policies import Policy
+from schemas.requests import (
+    FaceRef,
+    RequestTerms,
+    decision_message,
+    fetch_message,
+    request_message,
+    withdraw_message,
+)
 from schemas.states import AttemptState, Decision, ItemState, RequestState
 from schemas.tables import Attempt, Item, Person, Release, SealedKey
+from schemas.tables import Policy as PolicyRow
 from tests.conftest import Database
 from workers.custody import keys
 from workers.custody.ledger import Ledger
+from workers.custody.policies import write_policies
 from workers.custody.roster import RosterPerson, write_roster
 from workers.custody.sealing import DEFAULT_SUITE, seal_key
 from workers.custody.service import Custodian
+from workers.custody.tickets import TicketSigner
 from workers.recoveries import service
 
 Sessions = sessionmaker[Session]
@@ -70,8 +81,8 @@ class Member:
         ed25519, x25519 = self.signing.public_key(), self.receiving.public_key()
         return RosterPerson(self.id, tenant, self.roles, ed25519.public_bytes_raw(), x25519.public_bytes_raw())
 
-    def sign(self, canonical: bytes, decision: Decision = Decision.APPROVE) -> bytes:
-        return self.signing.sign(decision_message(decision, canonical))
+    def sign(self, terms: RequestTerms, decision: Decision = Decision.APPROVE) -> bytes:
+        return self.signing.sign(decision_message(decision, terms.sha256()))
 
 
 @dataclass
@@ -106,6 +117,10 @@ class World:
         return self.folder / "roster.json"
 
     @property
+    def policies(self) -> Path:
+        return self.folder / "policies.json"
+
+    @property
     def ledger(self) -> Ledger:
         return Ledger(self.folder / "tombstones.json")
 
@@ -116,25 +131,47 @@ class World:
             sessions=self.as_("custodian"),
             keys={key.id: key.secret() for key in ring.keys},
             roster=self.roster,
+            policies=self.policies,
             ledger=self.ledger,
             recovery_public=keys.PublicKey(public.id, public.public),
+            tickets=TicketSigner(self.ticket_key().secret()),
         )
 
-    def recovery_secret(self) -> bytes:
-        return keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519).secret()
+    def ticket_key(self) -> keys.Key:
+        return keys.load(self.folder / "ticket.json", keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
+
+    def recovery_key(self) -> keys.Key:
+        return keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
+
+    def draft(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:
+        """A request by alice for these (item number, face) pairs; the first item's face 0 where none is given."""
+        wanted = [FaceRef(self.items[item], face) for item, face in faces or [(0, 0)]]
+        given = {"requester": "alice", "grounds": GROUNDS, "faces": wanted} | options
+        with self.as_("gateway").begin() as session:
+            return service.draft_request(session, release_id=self.release, **given)
 
     def request(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:
-        """Opens a request by alice for these (item number, face) pairs; the first item's face 0 where none is given."""
-        wanted = [FaceRef(self.items[item], face) for item, face in faces or [(0, 0)]]
+        """Opens such a request, signed by who asks."""
+        terms = self.draft(*faces, **options)
+        signature = self.people[terms.requester].signing.sign(request_message(terms.sha256()))
         with self.as_("gateway").begin() as session:
-            return service.open_request(
-                session, release_id=self.release, requester="alice", grounds=GROUNDS, faces=wanted, **options
-            )
+            service.open_request(session, terms, signature)
+        return terms
+
+    def withdraw(self, terms: RequestTerms, who: str = "alice") -> RequestState:
+        signature = self.people[who].signing.sign(withdraw_message(terms.sha256()))
+        with self.as_("gateway").begin() as session:
+            return service.withdraw(session, terms.id, who, signature)
+
+    def fetch(self, terms: RequestTerms, recovery: UUID, who: str = "alice") -> list[service.SealedFace]:
+        signature = self.people[who].signing.sign(fetch_message(terms.sha256(), recovery))
+        with self.as_("gateway").begin() as session:
+            return service.fetch(session, recovery, who, signature)
 
     def approve(self, terms: RequestTerms, *approvers: str) -> RequestState:
         state = RequestState.OPEN
         for approver in approvers:
-            signature = self.people[approver].sign(terms.canonical())
+            signature = self.people[approver].sign(terms)
             with self.as_("gateway").begin() as session:
                 state = service.approve(session, terms.id, approver, signature)
         return state
@@ -158,10 +195,17 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
     world = World(database, folder)
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
+    keys.create_signing_key(folder / "ticket.json")
     roles = {"alice": ("requester", "approver"), "bob": ("approver",), "carol": ("approver",), "dave": ("approver",)}
+    others = {"eve": ("requester",), "olga": ("auditor",), "kim": ("key-officer",)}
     if people:
-        world.people = {name: Member(name, held) for name, held in (roles | {"eve": ("requester",)}).items()}
+        world.people = {name: Member(name, held) for name, held in (roles | others).items()}
     write_roster(world.roster, [member.on_roster() for member in world.people.values()])
+    policy = Policy("acme", POLICY)
+    write_policies(world.policies, [policy])
+    known = {"body": policy.body(), "canonical": policy.canonical(), "canonical_sha256": policy.sha256()}
+    with world.as_("gateway").begin() as session:  # without its event: the tests count theirs from here
+        session.add(PolicyRow(tenant="acme", name=POLICY, version=1, set_by="root", **known))
     with world.as_("gateway").begin() as session:
         for member in world.people.values():
             person = member.on_roster()
@@ -175,7 +219,7 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
                 profile="robust",
                 format="png",
                 donor_policy="random",
-                policy={"name": POLICY, "quorum": 2},
+                policy={"name": POLICY},
                 submitted_by="sam",
             )
         )

@@ -162,3 +162,9 @@ class ScheduleInvalid(WorkerError):
     """The schedule needs a cron line of five fields and a time zone such as Europe/Berlin."""
 
     code = "schedule_invalid"
+
+
+class PolicyUnknown(WorkerError):
+    """There is no policy of that name in this tenant: see `refacex policy list`, or set one with `refacex policy set`."""
+
+    code = "policy_unknown"

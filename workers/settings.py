@@ -86,7 +86,9 @@ class CustodianSettings(DatabaseSettings, BrokerSettings):
     """The custodian, on the privileged broker: the only process that unwraps."""
 
     custody_keyring: Path
+    ticket_signing_key: Path
     roster: Path
+    policies: Path
     tombstones: Path
     recovery_public_key: Path
 
@@ -95,6 +97,7 @@ class RecoverySettings(DatabaseSettings, BrokerSettings, StorageSettings):
     """The recovery worker, on the privileged broker."""
 
     recovery_private_key: Path
+    ticket_public_key: Path  # the custodian's: nothing is recovered without its signature
     device: str = "auto"
     core_factory: str = ""  # "module:function", tests only
 

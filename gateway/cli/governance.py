@@ -13,7 +13,7 @@ from uuid import UUID
 
 import typer
 
-from gateway.cli import people, roster, trail
+from gateway.cli import people, policies, reviews, roster, trail
 from gateway.cli.receiving import make_private, open_all, take
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 
@@ -36,6 +36,8 @@ def register(root: typer.Typer) -> None:
     root.add_typer(app, name="request")
     root.add_typer(people.app, name="person")
     root.add_typer(roster.app, name="roster")
+    root.add_typer(policies.app, name="policy")
+    root.add_typer(reviews.app, name="review")
     root.add_typer(trail.app, name="audit")
 
 
@@ -47,34 +49,46 @@ def new(
         typer.Option(help="ITEM:FACE, or ITEM for all of its faces; ITEM is an id or a name. May be repeated."),
     ],
     who: As,
+    key: KeyOption,
     reason: Annotated[str, typer.Option(help="Why it is needed.")],
     legal_basis: Annotated[str, typer.Option(help="What allows it.")],
     case: Annotated[str, typer.Option(help="The case's reference.")],
     purpose: Annotated[str, typer.Option(help="What the faces will be used for.")],
     quorum: Annotated[int | None, typer.Option(help="Approvals needed. [default: the policy's]")] = None,
     days: Annotated[int, typer.Option(min=1, max=90, help="How long it stays open.")] = 7,
+    break_glass: Annotated[
+        bool, typer.Option("--break-glass", help="An emergency: fewer approvals, everybody told, a review afterwards.")
+    ] = False,
     home: Home = None,
 ) -> None:
-    """Ask for faces of a release; prints the request's id."""
-    with service(home) as (_, sessions), sessions.begin() as session:
+    """Ask for faces of a release, signed with your key; prints the request's id."""
+    with service(home) as (_, sessions):
+        from schemas.requests import request_message
+        from schemas.states import Urgency
         from schemas.tables import Release
+        from workers.custody import keys
         from workers.errors import ReleaseUnknown
         from workers.recoveries import service as requests
 
-        release_id = by_beginning(session, Release.id, release)
-        if release_id is None:
-            raise ReleaseUnknown
-        terms = requests.open_request(
-            session,
-            release_id=release_id,
-            requester=who,
-            grounds=requests.Grounds(reason, legal_basis, case, purpose),
-            faces=[each for given in face for each in _faces(session, release_id, given)],
-            quorum=quorum,
-            life=timedelta(days=days),
-        )
+        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        with sessions.begin() as session:
+            release_id = by_beginning(session, Release.id, release)
+            if release_id is None:
+                raise ReleaseUnknown
+            terms = requests.draft_request(
+                session,
+                release_id=release_id,
+                requester=who,
+                grounds=requests.Grounds(reason, legal_basis, case, purpose),
+                faces=[each for given in face for each in _faces(session, release_id, given)],
+                quorum=quorum,
+                life=timedelta(days=days),
+                urgency=Urgency.BREAK_GLASS if break_glass else Urgency.NORMAL,
+            )
+            requests.open_request(session, terms, signing.sign(request_message(terms.sha256())))
     print(terms.id)
-    tell(f"{terms.quorum} approvals are needed: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE")
+    needed = f"{terms.quorum} approval{'s are' if terms.quorum > 1 else ' is'} needed"
+    tell(f"{needed}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE")
 
 
 @app.command("list")
@@ -117,7 +131,7 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
         from schemas.tables import Approval, RecoveryRequest
         from workers.recoveries import service as requests
 
-        terms = requests.load_terms(session, _request(session, request))
+        terms = requests.load_terms(session, find_request(session, request))
         row = session.get_one(RecoveryRequest, terms.id)
         decisions = session.execute(select(Approval).where(Approval.request_id == terms.id)).scalars().all()
         recovery = requests.find_recovery(session, terms.id)
@@ -151,12 +165,16 @@ def deny(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Ho
 
 
 @app.command()
-def withdraw(request: RequestId, who: As, home: Home = None) -> None:
-    """Take your own request back."""
+def withdraw(request: RequestId, who: As, key: KeyOption, home: Home = None) -> None:
+    """Take your own request back, signed with your key."""
     with service(home) as (_, sessions), sessions.begin() as session:
+        from schemas.requests import withdraw_message
+        from workers.custody import keys
         from workers.recoveries import service as requests
 
-        requests.withdraw(session, _request(session, request), who)
+        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        terms = requests.load_terms(session, find_request(session, request))
+        requests.withdraw(session, terms.id, who, signing.sign(withdraw_message(terms.sha256())))
     tell("withdrawn")
 
 
@@ -176,35 +194,35 @@ def fetch(
     What was fetched and could not be opened stays in the folder, sealed: the same command tries again.
     """
     with service(home) as (_, sessions):
+        from schemas.requests import fetch_message
         from workers.custody import keys
         from workers.recoveries import service as requests
 
         # Before the one fetch: a key that cannot open them, or a folder that cannot be written, would lose the faces.
-        pair = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.X25519)
+        both = keys.load(key, keys.FileKind.PERSON)
+        pair = both.of(keys.KeyType.X25519)
         make_private(out)
         with sessions() as session:
-            terms = requests.load_terms(session, _request(session, request))
+            terms = requests.load_terms(session, find_request(session, request))
             names = _item_names(session, terms)
         if pair.public != terms.recipient_public:
             raise stop("this key file is not the one that the request was opened for")
         recovery = _wait(sessions, terms.id, timeout)
-        open_all(out, take(sessions, recovery, who, out), names, pair.secret())
+        signature = both.of(keys.KeyType.ED25519).sign(fetch_message(terms.sha256(), recovery))
+        open_all(out, take(sessions, recovery, who, signature, out), names, pair.secret())
 
 
 def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
     with service(home) as (_, sessions):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
         from schemas.requests import decision_message
         from schemas.states import Decision
         from workers.custody import keys
         from workers.recoveries import service as requests
 
         signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
-        secret = signing.secret()
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
-            terms = requests.load_terms(session, _request(session, given))
+            terms = requests.load_terms(session, find_request(session, given))
             requests.check_decider(session, terms, who, signing.public)
             table([decision.value, str(terms.id)], _terms_rows(session, terms))
         try:
@@ -212,7 +230,7 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
                 raise typer.Exit(1)
         except typer.Abort:
             raise stop("nobody answered: read it with `refacex request show`, then give --yes") from None
-        signature = Ed25519PrivateKey.from_private_bytes(secret).sign(decision_message(decision, terms.canonical()))
+        signature = signing.sign(decision_message(decision, terms.sha256()))
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
             state = record(session, terms.id, who, signature)
@@ -233,7 +251,8 @@ def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
         ["release", str(terms.release)],
         ["faces", "\n".join(faces)],
         ["sealed to", f"{terms.requester}'s key {key_id(KeyType.X25519, terms.recipient_public)}"],
-        ["approvals needed", str(terms.quorum)],
+        ["policy", terms.policy],
+        ["approvals needed", f"{terms.quorum}{', THE GLASS IS BROKEN' if terms.urgency.value != 'normal' else ''}"],
         ["open until", f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"],
         ["SHA-256", terms.sha256().hex()],
     ]
@@ -258,7 +277,8 @@ def _faces(session: Session, release: UUID, given: str) -> list[FaceRef]:
     return [FaceRef(item, int(numbered[2]))] if numbered else [FaceRef(item, number) for number in range(count)]
 
 
-def _request(session: Session, given: str) -> UUID:
+def find_request(session: Session, given: str) -> UUID:
+    """The request of that id, or of what its id begins with. Raises RequestUnknown."""
     from schemas.tables import RecoveryRequest
     from workers.recoveries.errors import RequestUnknown
 

@@ -58,6 +58,29 @@ def add(
             tell(f"nothing that {person} signs counts before `refacex roster add` on the custodian's machine")
 
 
+@app.command()
+def remove(
+    person: PersonId,
+    roster: RosterFile = None,
+    without_roster: Annotated[
+        bool, typer.Option("--without-roster", help="Only the service: the custodian has its roster elsewhere.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Remove a person, from the service and from the custodian's roster: what they sign counts no more."""
+    with service(home) as (_, sessions):
+        from workers.custody.roster import remove_person
+        from workers.recoveries import people
+
+        with sessions.begin() as session:
+            people.remove(session, person, getpass.getuser())
+            if not without_roster:
+                remove_person(roster_path(roster, home), person)
+        tell(f"{person} is removed")
+        if without_roster:
+            tell(f"what {person} signs still counts before `refacex roster remove` on the custodian's machine")
+
+
 @app.command("list")
 def list_people(as_json: Json = False, home: Home = None) -> None:
     """List the people that the service knows."""
@@ -67,7 +90,11 @@ def list_people(as_json: Json = False, home: Home = None) -> None:
         from schemas.tables import Person
         from workers.custody.keys import KeyType, key_id
 
-        rows = session.execute(select(Person).order_by(Person.tenant, Person.id)).scalars().all()
+        rows = (
+            session.execute(select(Person).where(Person.removed_at.is_(None)).order_by(Person.tenant, Person.id))
+            .scalars()
+            .all()
+        )
         entries = [
             {
                 "id": row.id,

@@ -29,7 +29,7 @@ def make_private(folder: Path) -> None:
         raise stop(f"{folder} cannot be written to: choose another folder") from None
 
 
-def take(sessions: sessionmaker[Session], recovery: UUID, who: str, out: Path) -> list[Path]:
+def take(sessions: sessionmaker[Session], recovery: UUID, who: str, signature: bytes, out: Path) -> list[Path]:
     """Fetches the faces into sealed files, which are on disk before the commit that takes the only other copy away.
 
     Gives those that are there already where an earlier fetch was cut short after its commit. Raises NothingToFetch,
@@ -46,7 +46,7 @@ def take(sessions: sessionmaker[Session], recovery: UUID, who: str, out: Path) -
         left = sorted(out.glob(f"{recovery}_*{SEALED}")) if state is RecoveryState.FETCHED else []
         if left:
             return left
-        faces = requests.fetch(session, recovery, who)
+        faces = requests.fetch(session, recovery, who, signature)
         try:
             return _keep_sealed(out, faces)
         except OSError as error:

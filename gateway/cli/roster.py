@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.service import Home, Json, home_folder, lines, table, tell, told
+from gateway.cli.service import Home, Json, home_folder, lines, stop, table, tell, told
 
 if TYPE_CHECKING:
     from workers.custody.roster import RosterPerson
@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Who counts for the custodian: run 
 
 PersonId = Annotated[str, typer.Argument(metavar="PERSON", help="An id: lower-case letters, digits and . _ @ -")]
 Public = Annotated[Path, typer.Option(help="The public half of their key file.")]
-Roles = Annotated[list[str], typer.Option(help="requester or approver; may be repeated.")]
+Roles = Annotated[list[str], typer.Option(help="requester, approver, key-officer or auditor; may be repeated.")]
 Tenant = Annotated[str, typer.Option(help="Whose person it is.")]
 RosterFile = Annotated[
     Path | None, typer.Option(help="The custodian's roster. [default: keys/roster.json in the home folder]")
@@ -38,6 +38,17 @@ def add(
         new = member(person, public, role, tenant)
         enter(roster_path(roster, home), new)
         tell(f"{person} is on the roster ({', '.join(new.roles)})")
+
+
+@app.command()
+def remove(person: PersonId, roster: RosterFile = None, home: Home = None) -> None:
+    """Take a person off the roster: nothing that they signed or sign counts with the custodian any more."""
+    with told():
+        from workers.custody.roster import remove_person
+
+        if not remove_person(roster_path(roster, home), person):
+            raise stop(f"{person} is not on the roster")
+        tell(f"{person} is off the roster")
 
 
 @app.command("list")
@@ -71,10 +82,10 @@ def roster_path(roster: Path | None, home: Path | None) -> Path:
 def member(person: str, public: Path, roles: list[str], tenant: str) -> RosterPerson:
     """A person as the roster has them. Raises typer.BadParameter, and KeyFileInvalid for a file that is no public one."""
     from workers.custody import keys
-    from workers.custody.roster import APPROVER, REQUESTER, RosterPerson
+    from workers.custody.roster import ROLES, RosterPerson
 
-    if not roles or not set(roles) <= {APPROVER, REQUESTER}:
-        raise typer.BadParameter(f"a role is {REQUESTER} or {APPROVER}", param_hint="--role")
+    if not roles or not set(roles) <= set(ROLES):
+        raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._@-]{0,63}", person):
         raise typer.BadParameter("lower-case letters, digits and . _ @ - only", param_hint="PERSON")
     both = keys.load(public, keys.FileKind.PUBLIC)

@@ -235,6 +235,8 @@ def test_what_the_slim_image_runs_needs_no_networks_and_no_decoders(module: str)
         "REFACEX_BROKER_URL": "redis://127.0.0.1:1/0",
         "REFACEX_CUSTODY_KEYRING": "/none",
         "REFACEX_ROSTER": "/none",
+        "REFACEX_POLICIES": "/none",
+        "REFACEX_TICKET_SIGNING_KEY": "/none",
         "REFACEX_TOMBSTONES": "/none",
         "REFACEX_RECOVERY_PUBLIC_KEY": "/none",
     }

@@ -36,8 +36,14 @@ def test_each_process_gets_its_own_keys_only(home: Home, tmp_path: Path) -> None
     keys = {process: {path.name for path in (tmp_path / "deal" / process / "keys").iterdir()} for process in DEALT}
     assert keys == {
         "release": {"custody.public.json", "export.signing.json"},
-        "custodian": {"custody.keyring.json", "recovery.public.json", "roster.json"},
-        "recovery": {"recovery.private.json"},
+        "custodian": {
+            "custody.keyring.json",
+            "ticket.signing.json",
+            "recovery.public.json",
+            "roster.json",
+            "policies.json",
+        },
+        "recovery": {"recovery.private.json", "ticket.public.json"},
         "notary": {"audit.signing.json"},
         "gateway": {"audit.public.json", "export.public.json"},
         "relay": set(),

@@ -77,7 +77,8 @@ GROUNDS = ["--reason", "a court asked", "--legal-basis", "Art. 6(1)(c)", "--case
 
 def ask(refacex: Refacex, world: World, *faces: str) -> str:
     named = [part for face in faces for part in ("--face", face)]
-    return refacex("request", "new", str(world.release)[:8], *named, "--as", "alice", *GROUNDS).stdout.strip()
+    who = ["--as", "alice", "--key", world.folder / "people" / "alice.key"]
+    return refacex("request", "new", str(world.release)[:8], *named, *who, *GROUNDS).stdout.strip()
 
 
 def recover(world: World, request: str) -> None:
@@ -92,7 +93,8 @@ def recover(world: World, request: str) -> None:
 
     recovery = world.custodian().open(UUID(request)).recovery
     assert recovery is not None
-    worker = Recoverer(world.as_("recovery"), world.recovery_secret(), world.files.__getitem__, Core)  # type: ignore[arg-type]
+    public = world.ticket_key().public
+    worker = Recoverer(world.as_("recovery"), world.recovery_key(), public, world.files.__getitem__, Core)  # type: ignore[arg-type]
     assert worker.recover(recovery) == "recovered"
 
 
@@ -244,13 +246,17 @@ def test_denied_and_withdrawn(refacex: Refacex, people: dict[str, Path], world: 
         in refacex("request", "approve", request, "--as", "carol", "--key", people["carol"], "--yes", ok=False).stderr
     )
     other = ask(refacex, world, str(world.items[1])[:13] + ":1")
-    assert "Only the requester" in refacex("request", "withdraw", other, "--as", "bob", ok=False).stderr
-    refacex("request", "withdraw", other, "--as", "alice")
+    bob = ["--as", "bob", "--key", people["bob"]]
+    assert "Only the requester" in refacex("request", "withdraw", other, *bob, ok=False).stderr
+    forged = ["--as", "alice", "--key", people["bob"]]
+    assert "signature" in refacex("request", "withdraw", other, *forged, ok=False).stderr
+    refacex("request", "withdraw", other, "--as", "alice", "--key", people["alice"])
 
 
 @pytest.mark.parametrize("face", ["nothing.png:0", "0.png:9", "%%%%:0"])
 def test_a_face_that_was_not_released(refacex: Refacex, people: dict[str, Path], world: World, face: str) -> None:
-    line = refacex("request", "new", world.release, "--face", face, "--as", "alice", *GROUNDS, ok=False).stderr
+    who = ["--as", "alice", "--key", people["alice"]]
+    line = refacex("request", "new", world.release, "--face", face, *who, *GROUNDS, ok=False).stderr
     assert "released items" in line
 
 
@@ -262,7 +268,8 @@ def test_unknown_ids(refacex: Refacex) -> None:
 def test_somebodys_words_do_not_steer_the_terminal(refacex: Refacex, people: dict[str, Path], world: World) -> None:
     grounds = [*GROUNDS]
     grounds[1] = "\x1b[2J[red]harmless[/red]"
-    request = refacex("request", "new", world.release, "--face", "0.png:0", "--as", "alice", *grounds).stdout.strip()
+    who = ["--as", "alice", "--key", people["alice"]]
+    request = refacex("request", "new", world.release, "--face", "0.png:0", *who, *grounds).stdout.strip()
     shown = refacex("request", "show", request).stdout
     assert "\x1b" not in shown
     assert "[red]harmless[/red]" in shown

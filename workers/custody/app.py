@@ -12,6 +12,7 @@ from workers.app import log_as, make_app
 from workers.custody import keys
 from workers.custody.ledger import Ledger
 from workers.custody.service import Custodian
+from workers.custody.tickets import TicketSigner
 from workers.logs import get_logger
 from workers.settings import CustodianSettings
 
@@ -27,12 +28,15 @@ app.database_url = settings.database_url
 def custodian() -> Custodian:
     """This process's custodian; its key ring is read once, after the fork."""
     ring = keys.load(settings.custody_keyring, keys.FileKind.CUSTODY)
+    signing = keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
     return Custodian(
         sessions=app.sessions,
         keys={key.id: key.secret() for key in ring.keys},
         roster=settings.roster,
+        policies=settings.policies,
         ledger=Ledger(settings.tombstones),
         recovery_public=keys.load_public(settings.recovery_public_key),
+        tickets=TicketSigner(signing.secret()),
     )
 
 

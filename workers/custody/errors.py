@@ -65,6 +65,12 @@ class RosterInvalid(CustodyError):
     code = "roster_invalid"
 
 
+class PoliciesInvalid(CustodyError):
+    """The custodian's policies are missing or damaged: write them again with `refacex policy set`, as their owner."""
+
+    code = "policies_invalid"
+
+
 class LedgerInvalid(CustodyError):
     """The custodian's ledger of spent tickets and shredded keys is damaged: restore it from your copy before going
     on.
@@ -77,6 +83,12 @@ class RequestUnknown(CustodyError):
     """There is no such request."""
 
     code = "request_unknown"
+
+
+class TicketInvalid(CustodyError):
+    """A recovery came with a ticket that the custodian did not sign for it: find out who sent it."""
+
+    code = "ticket_invalid"
 
 
 class TicketRefused(CustodyError):

@@ -14,10 +14,12 @@ from enum import StrEnum
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from schemas.requests import FaceRef, RequestTerms, decision_message
-from schemas.states import Decision, RequestState
-from schemas.tables import Approval, RecoveryRequest, RequestFace
+from schemas.policies import Policy
+from schemas.requests import FaceRef, RequestTerms, decision_message, request_message
+from schemas.states import Decision, RequestState, Urgency
+from schemas.tables import Approval, RecoveryRequest, Release, RequestFace
 from workers.custody.errors import TicketRefused
+from workers.custody.policies import PolicyBook
 from workers.custody.roster import APPROVER, REQUESTER, Roster
 
 
@@ -30,12 +32,19 @@ class Refusal(StrEnum):
     SPENT = "ticket_spent"
     CHANGED = "request_changed"
     REQUESTER = "requester_not_on_roster"
+    UNSIGNED = "request_not_signed_by_requester"
     RECIPIENT = "recipient_not_the_requesters_key"
     FORGED = "signature_does_not_verify"
     APPROVER = "approver_not_on_roster"
     OWN_REQUEST = "approved_by_requester"
+    SUBMITTER = "approved_by_submitter"
     DENIED = "denied"
     QUORUM = "quorum_not_reached"
+    POLICY = "policy_unknown"
+    PURPOSE = "purpose_not_allowed"
+    TOO_MANY = "too_many_items"
+    HOURS = "outside_allowed_hours"
+    GLASS = "glass_cannot_be_broken"
     ITEM = "item_not_released"
     KEY_MISSING = "key_missing"
     KEY_SHREDDED = "key_shredded"
@@ -55,6 +64,7 @@ class Case:
     """A request as the database has it. `now` is the database's clock."""
 
     request: RecoveryRequest
+    release: Release
     faces: Sequence[RequestFace]
     approvals: Sequence[Approval]
     now: datetime
@@ -72,6 +82,8 @@ def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestT
         case_reference=request.case_reference,
         purpose=request.purpose,
         recipient_public=bytes(request.recipient_public),
+        policy=request.policy,
+        urgency=request.urgency,
         quorum=request.quorum,
         faces=tuple(FaceRef(each.item_id, each.face) for each in faces),
         created_at=request.created_at,
@@ -79,8 +91,8 @@ def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestT
     )
 
 
-def judge(case: Case, roster: Roster) -> RequestTerms:
-    """The terms, if every rule holds. Raises Refused."""
+def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerms, Policy]:
+    """The terms and the policy that they meet, if every rule holds. Raises Refused."""
     request = case.request
     if request.state is not RequestState.APPROVED:
         raise Refused(Refusal.NOT_APPROVED)
@@ -89,17 +101,46 @@ def judge(case: Case, roster: Roster) -> RequestTerms:
     terms = terms_of(request, case.faces)
     if not terms.faces or terms.canonical() != bytes(request.canonical):
         raise Refused(Refusal.CHANGED)
-    requester = roster.find(request.requester, request.tenant, REQUESTER)
+    _judge_requester(request, terms, roster)
+    policy = policies.find(case.release.tenant, case.release.policy_name)
+    if policy is None or (terms.tenant, terms.policy) != (policy.tenant, policy.name):
+        raise Refused(Refusal.POLICY)
+    _judge_by_policy(terms, policy, roster)
+    for approval in case.approvals:
+        _judge_approval(approval, terms, roster)
+        if approval.approver == case.release.submitted_by and not policy.submitter_may_approve:
+            raise Refused(Refusal.SUBMITTER)
+    if len({each.approver for each in case.approvals}) < terms.quorum:
+        raise Refused(Refusal.QUORUM)
+    if policy.hours is not None and terms.urgency is Urgency.NORMAL and not policy.hours.include(case.now):
+        raise Refused(Refusal.HOURS)  # the last question: whoever waits for the hour has met all the others
+    return terms, policy
+
+
+def _judge_requester(request: RecoveryRequest, terms: RequestTerms, roster: Roster) -> None:
+    requester = roster.find(terms.requester, terms.tenant, REQUESTER)
     if requester is None:
         raise Refused(Refusal.REQUESTER)
     if requester.x25519_public != terms.recipient_public:
         raise Refused(Refusal.RECIPIENT)
-    for approval in case.approvals:
-        _judge_approval(approval, terms, roster)
+    if not verifies(requester.ed25519_public, bytes(request.signature or b""), request_message(terms.sha256())):
+        raise Refused(Refusal.UNSIGNED)
+
+
+def _judge_by_policy(terms: RequestTerms, policy: Policy, roster: Roster) -> None:
+    if policy.purposes and terms.purpose not in policy.purposes:
+        raise Refused(Refusal.PURPOSE)
+    if len({each.item for each in terms.faces}) > policy.max_items:
+        raise Refused(Refusal.TOO_MANY)
     # A request that asks for too few is refused however many approved it: who signed it signed too low a bar.
-    if terms.quorum < roster.least_quorum or len({each.approver for each in case.approvals}) < terms.quorum:
+    if terms.urgency is Urgency.BREAK_GLASS:
+        if policy.break_glass_quorum == 0:
+            raise Refused(Refusal.GLASS)
+        least = policy.break_glass_quorum
+    else:
+        least = max(policy.quorum, roster.least_quorum)
+    if terms.quorum < least:
         raise Refused(Refusal.QUORUM)
-    return terms
 
 
 def _judge_approval(approval: Approval, terms: RequestTerms, roster: Roster) -> None:
@@ -111,14 +152,15 @@ def _judge_approval(approval: Approval, terms: RequestTerms, roster: Roster) -> 
     approver = roster.find(approval.approver, terms.tenant, APPROVER)
     if approver is None:
         raise Refused(Refusal.APPROVER)
-    if not signature_verifies(approver.ed25519_public, bytes(approval.signature), approval.decision, terms.canonical()):
+    message = decision_message(approval.decision, terms.sha256())
+    if not verifies(approver.ed25519_public, bytes(approval.signature), message):
         raise Refused(Refusal.FORGED)
 
 
-def signature_verifies(public: bytes, signature: bytes, decision: Decision, canonical: bytes) -> bool:
-    """Whether this raw Ed25519 key signed this decision over these terms."""
+def verifies(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether this raw Ed25519 key signed this message."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, decision_message(decision, canonical))
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -64,6 +64,10 @@ class Key:
             raise KeyFileCorrupt("no private key in it")
         return self.private
 
+    def sign(self, message: bytes) -> bytes:
+        """An Ed25519 key's signature, 64 bytes. Raises KeyFileCorrupt where the file has no private half."""
+        return Ed25519PrivateKey.from_private_bytes(self.secret()).sign(message)
+
 
 @dataclass(frozen=True)
 class KeyFile:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rfc8785
-
+from workers.custody import pinned
 from workers.custody.errors import RosterInvalid
 
 FORMAT = "refacex-roster"
 VERSION = 1
 APPROVER = "approver"
 REQUESTER = "requester"
+KEY_OFFICER = "key-officer"  # orders keys shredded or held
+AUDITOR = "auditor"  # closes reviews
+ROLES = (REQUESTER, APPROVER, KEY_OFFICER, AUDITOR)
 LEAST_QUORUM = 2  # what a roster says that nobody said otherwise for: one person alone opens nothing
 
 
@@ -64,25 +63,13 @@ def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum:
         }
         for person in members
     ]
-    body: dict[str, Any] = {"format": FORMAT, "version": VERSION, "least_quorum": least_quorum, "people": entries}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(body | {"checksum": _checksum(body)}, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    pinned.write(path, FORMAT, VERSION, {"least_quorum": least_quorum, "people": entries})
 
 
 def load_roster(path: Path | str) -> Roster:
     """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours."""
     try:
-        document = json.loads(Path(path).read_text("utf-8"))
-        body = {name: value for name, value in document.items() if name != "checksum"}
-        if body["format"] != FORMAT or body["version"] != VERSION or document["checksum"] != _checksum(body):
-            raise RosterInvalid("format, version or checksum")
+        body = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
         _check(people, body["least_quorum"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
@@ -94,6 +81,17 @@ def add_person(path: Path | str, person: RosterPerson) -> None:
     """Puts one person on the roster. Raises RosterInvalid where there is none, and for an id or key already on it."""
     roster = load_roster(path)
     write_roster(path, [*roster.people.values(), person], roster.least_quorum)
+
+
+def remove_person(path: Path | str, person: str) -> bool:
+    """Takes a person off the roster: nothing they signed or sign counts any more; False where they were not on it.
+
+    Raises RosterInvalid where there is none.
+    """
+    roster = load_roster(path)
+    left = [each for each in roster.people.values() if each.id != person]
+    write_roster(path, left, roster.least_quorum)
+    return len(left) < len(roster.people)
 
 
 def _person(entry: dict[str, Any]) -> RosterPerson:
@@ -116,7 +114,3 @@ def _check(people: list[RosterPerson], least_quorum: int) -> None:
             raise RosterInvalid(f"two people with one {field}")
     if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
         raise RosterInvalid("a public key has 32 bytes")
-
-
-def _checksum(body: dict[str, Any]) -> str:
-    return hashlib.sha256(rfc8785.dumps(body)).hexdigest()

@@ -9,10 +9,12 @@ written after it; each later message of the request writes it where a crash left
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, insert, select, update
@@ -21,8 +23,9 @@ from sqlalchemy.orm import Session, sessionmaker, undefer
 from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
-from schemas.requests import BundleItem, KeyBundle, RequestTerms, bundle_info
-from schemas.states import AttemptState, ItemState, KeyState, RequestState
+from schemas.policies import Policy
+from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info
+from schemas.states import AttemptState, ItemState, KeyState, RequestState, Urgency
 from schemas.tables import (
     Approval,
     Attempt,
@@ -32,19 +35,23 @@ from schemas.tables import (
     RecoveryRequest,
     Release,
     RequestFace,
+    Review,
     SealedKey,
     Ticket,
 )
+from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of
+from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
 from workers.custody.opening import unwrap
+from workers.custody.policies import load_policies
 from workers.custody.roster import load_roster
 from workers.custody.sealing import PublicKey, seal
+from workers.custody.tickets import TicketSigner
 
 ACTOR = "custodian"
-TICKET_LIFE = timedelta(hours=1)
 # From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
 RECOVERY_LIFE = timedelta(hours=24)
 
@@ -62,27 +69,32 @@ class Opened:
 
 @dataclass(frozen=True)
 class Custodian:
-    """The custodian with all that it holds: its key ring (raw private keys by id), roster, ledger, and whom it hands
-    on to.
+    """The custodian with all that it holds: its key ring (raw private keys by id), roster, policies, ledger, the key that
+    it signs tickets with, and whom it hands on to.
     """
 
     sessions: sessionmaker[Session]
     keys: Mapping[str, bytes] = field(repr=False)
     roster: Path
+    policies: Path
     ledger: Ledger
     recovery_public: PublicKey
+    tickets: TicketSigner
 
     def open(self, request_id: UUID) -> Opened:
         """Opens an approved request, once. Refusals are events and no exceptions.
 
-        Raises RosterInvalid or LedgerInvalid where its own files cannot be trusted; database errors pass through.
+        A request that comes outside its policy's hours waits: it is asked for again until they come, or it expires.
+        Raises RosterInvalid, PoliciesInvalid or LedgerInvalid where its own files cannot be trusted; database errors
+        pass through.
         """
         try:
             with self.sessions.begin() as session:
                 opened, spent = self._open(session, request_id)
         except Refused as refused:
-            with self.sessions.begin() as session:
-                _record_refusal(session, request_id, refused.refusal)
+            if refused.refusal is not Refusal.HOURS:
+                with self.sessions.begin() as session:
+                    _record_refusal(session, request_id, refused.refusal)
             return Opened(None, refused.refusal)
         # After the commit: were it before, a crash between the two would leave an approved request that nobody can
         # open. The message comes again after a crash here, finds the ticket spent, and gets to this line, however far
@@ -109,13 +121,29 @@ class Custodian:
             return Opened(bound.id, again=True), known
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
-        terms = judge(_load_case(session, request, now), load_roster(self.roster))
+        case = _load_case(session, request, now)
+        terms, policy = judge(case, load_roster(self.roster), load_policies(self.policies))
         items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
-        ticket, recovery = uuid4(), uuid4()
-        bundle = self._seal_bundle(terms, ticket, recovery, items)
-        expires = _spend(session, terms, ticket, recovery, bundle, now)
-        _record_opening(session, terms, ticket, recovery, expires)
-        return Opened(recovery), (ticket, recovery)
+        ticket = self._ticket(terms, policy, now)
+        bundle = self._seal_bundle(terms, ticket, items)
+        _spend(session, terms, ticket, self.tickets.sign(ticket), bundle, now)
+        _record_opening(session, terms, ticket)
+        return Opened(ticket.recovery), (ticket.id, ticket.recovery)
+
+    def _ticket(self, terms: RequestTerms, policy: Policy, now: datetime) -> TicketTerms:
+        return TicketTerms(
+            id=uuid4(),
+            request=terms.id,
+            request_sha256=terms.sha256(),
+            recovery=uuid4(),
+            release=terms.release,
+            faces=terms.faces,
+            purpose=terms.purpose,
+            recipient=key_id(KeyType.X25519, terms.recipient_public),
+            worker=self.recovery_public.id,
+            issued_at=now,
+            expires_at=min(now + timedelta(minutes=policy.ticket_minutes), terms.expires_at),
+        )
 
     def _item_keys(self, session: Session, terms: RequestTerms, item_id: UUID) -> BundleItem:
         """The layout key of one item and the keys of its approved faces. Raises Refused."""
@@ -163,10 +191,10 @@ class Custodian:
         except (Unwrappable, KeyUnknown) as error:
             raise Refused(Refusal.KEY_FOREIGN) from error
 
-    def _seal_bundle(self, terms: RequestTerms, ticket: UUID, recovery: UUID, items: list[BundleItem]) -> bytes:
+    def _seal_bundle(self, terms: RequestTerms, ticket: TicketTerms, items: list[BundleItem]) -> bytes:
         bundle = KeyBundle(
-            recovery=recovery,
-            ticket=ticket,
+            recovery=ticket.recovery,
+            ticket=ticket.id,
             request=terms.id,
             request_sha256=terms.sha256().hex(),
             tenant=terms.tenant,
@@ -174,9 +202,11 @@ class Custodian:
             requester=terms.requester,
             purpose=terms.purpose,
             recipient_public=terms.recipient_public,
+            ticket_canonical=ticket.canonical(),
+            ticket_signature=self.tickets.sign(ticket),
             items=tuple(items),
         )
-        return seal(self.recovery_public.raw, bundle.dumps(), bundle_info(recovery, ticket))
+        return seal(self.recovery_public.raw, bundle.dumps(), bundle_info(ticket.recovery, ticket.id))
 
 
 def _bound_recovery(session: Session, request_id: UUID) -> Recovery | None:
@@ -196,49 +226,49 @@ def _is_replay(case: Case) -> bool:
 
 
 def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Case:
+    release = session.get_one(Release, request.release_id)
     faces = session.execute(select(RequestFace).where(RequestFace.request_id == request.id)).scalars().all()
     approvals = session.execute(select(Approval).where(Approval.request_id == request.id)).scalars().all()
-    return Case(request, faces, approvals, now)
+    return Case(request, release, faces, approvals, now)
 
 
 def _spend(
-    session: Session, terms: RequestTerms, ticket: UUID, recovery: UUID, bundle: bytes, now: datetime
-) -> datetime:
-    """Issues the ticket, spends it, binds the recovery to it, and queues that; gives when the ticket expires."""
-    expires = min(now + TICKET_LIFE, terms.expires_at)
-    session.execute(insert(Ticket).values(id=ticket, request_id=terms.id, expires_at=expires))
-    session.execute(update(Ticket).where(Ticket.id == ticket).values(spent_at=func.clock_timestamp()))
-    until = now + RECOVERY_LIFE
-    session.execute(insert(Recovery).values(id=recovery, ticket_id=ticket, key_bundle=bundle, expires_at=until))
+    session: Session, terms: RequestTerms, ticket: TicketTerms, signature: bytes, bundle: bytes, now: datetime
+) -> None:
+    """Issues the ticket, spends it, binds the recovery to it, and queues that; opens the review of a broken glass."""
+    issued = {"canonical": ticket.canonical(), "signature": signature, "expires_at": ticket.expires_at}
+    session.execute(insert(Ticket).values(id=ticket.id, request_id=terms.id, **issued))
+    session.execute(update(Ticket).where(Ticket.id == ticket.id).values(spent_at=func.clock_timestamp()))
+    bound = {"id": ticket.recovery, "ticket_id": ticket.id, "key_bundle": bundle, "expires_at": now + RECOVERY_LIFE}
+    session.execute(insert(Recovery).values(bound))
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == terms.id).values(state=RequestState.RECOVERING))
-    queue, args = QUEUE_OF[TaskName.RECOVER], task_args(TaskName.RECOVER, [recovery])
+    queue, args = QUEUE_OF[TaskName.RECOVER], task_args(TaskName.RECOVER, [ticket.recovery])
     session.execute(insert(Outbox).values(broker=Broker.PRIVILEGED, queue=queue, task=TaskName.RECOVER, args=args))
-    return expires
+    if terms.urgency is Urgency.BREAK_GLASS:
+        session.execute(insert(Review).values(request_id=terms.id))
+        raise_alert(session, AlertKind.GLASS_BROKEN, request=terms.id, requester=terms.requester, step="opened")
 
 
-def _record_opening(session: Session, terms: RequestTerms, ticket: UUID, recovery: UUID, expires: datetime) -> None:
+def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) -> None:
     faces = [{"item": str(each.item), "face": each.face} for each in sorted(terms.faces)]
-    append(
-        session,
-        AuditEvent.TICKET_ISSUED,
-        actor=ACTOR,
-        release=terms.release,
-        request=terms.id,
-        ticket=ticket,
-        request_hash=terms.sha256(),
-        detail={"faces": len(faces), "expires_at": expires.isoformat(), "requester": terms.requester},
-    )
-    append(
-        session,
-        AuditEvent.TICKET_SPENT,
-        actor=ACTOR,
-        release=terms.release,
-        request=terms.id,
-        ticket=ticket,
-        recovery=recovery,
-        request_hash=terms.sha256(),
-        detail={"faces": faces[:100]},
-    )
+    about: dict[str, Any] = {
+        "release": terms.release,
+        "request": terms.id,
+        "ticket": ticket.id,
+        "request_hash": terms.sha256(),
+    }
+    detail = {
+        "faces": len(faces),
+        "expires_at": ticket.expires_at.isoformat(),
+        "requester": terms.requester,
+        "worker": ticket.worker,
+        "sha256": hashlib.sha256(ticket.canonical()).hexdigest(),
+    }
+    append(session, AuditEvent.TICKET_ISSUED, actor=ACTOR, detail=detail, **about)
+    spent = {"faces": faces[:100]}
+    append(session, AuditEvent.TICKET_SPENT, actor=ACTOR, recovery=ticket.recovery, detail=spent, **about)
+    if terms.urgency is Urgency.BREAK_GLASS:
+        append(session, AuditEvent.REVIEW_OPENED, actor=ACTOR, **about)
 
 
 def _record_refusal(session: Session, request_id: UUID, refusal: Refusal) -> None:
@@ -249,6 +279,7 @@ def _record_refusal(session: Session, request_id: UUID, refusal: Refusal) -> Non
         request_hash = bytes(request.canonical_sha256)
         if request.state is RequestState.APPROVED:
             request.state = RequestState.EXPIRED if refusal is Refusal.EXPIRED else RequestState.FAILED
+    raise_alert(session, AlertKind.TICKET_REFUSED, request=request_id, refusal=refusal.value)
     append(
         session,
         AuditEvent.TICKET_REFUSED,

@@ -32,7 +32,8 @@ def recoverer() -> Recoverer:
     storage = Storage(settings)
     return Recoverer(
         sessions=app.sessions,
-        private_key=pair.of(keys.KeyType.X25519).secret(),
+        key=pair.of(keys.KeyType.X25519),
+        ticket_public=keys.load_verifier(settings.ticket_public_key).public,
         read=lambda key: storage.get(settings.bucket_releases, key),
         core=lambda: load_core(settings),
     )

@@ -41,6 +41,30 @@ class QuorumTooSmall(RecoveryError):
     code = "quorum_too_small"
 
 
+class PolicyForbids(RecoveryError):
+    """The release's policy does not allow this request: see `refacex policy show`."""
+
+    code = "policy_forbids"
+
+
+class SubmitterMayNotApprove(RecoveryError):
+    """Whoever submitted the release does not approve its recovery under this policy: ask another approver."""
+
+    code = "submitter_may_not_approve"
+
+
+class RequestStale(RecoveryError):
+    """The request was drafted too long ago, or for too long a time: draft it again and sign it at once."""
+
+    code = "request_stale"
+
+
+class ReviewOpen(RecoveryError):
+    """This requester broke the glass before, and the review of it is still open: have it closed first."""
+
+    code = "review_open"
+
+
 class PersonUnknown(RecoveryError):
     """There is no such person, or not with this role in this tenant: see `refacex person list`."""
 
@@ -66,7 +90,7 @@ class AlreadyDecided(RecoveryError):
 
 
 class SignatureInvalid(RecoveryError):
-    """The signature does not verify with this approver's public key: sign with the key file that was added for them."""
+    """The signature does not verify with this person's public key: sign with the key file that was added for them."""
 
     code = "signature_invalid"
 

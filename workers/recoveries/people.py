@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
 from schemas.tables import Person
 from workers.audit import append
 from workers.custody.roster import RosterPerson
-from workers.recoveries.errors import PersonExists
+from workers.recoveries.errors import PersonExists, PersonUnknown
 
 
 def add(session: Session, person: RosterPerson, actor: str) -> bool:
@@ -26,7 +26,7 @@ def add(session: Session, person: RosterPerson, actor: str) -> bool:
     )
     known = session.execute(query).scalars().all()
     if known:
-        if len(known) > 1 or not _same(known[0], person):
+        if len(known) > 1 or known[0].removed_at is not None or not _same(known[0], person):
             raise PersonExists
         return False
     session.add(
@@ -41,6 +41,15 @@ def add(session: Session, person: RosterPerson, actor: str) -> bool:
     detail = {"tenant": person.tenant, "roles": sorted(person.roles), "ed25519": person.ed25519_public.hex()}
     append(session, AuditEvent.PERSON_ADDED, actor=actor, subject=person.id, detail=detail)
     return True
+
+
+def remove(session: Session, person: str, actor: str) -> None:
+    """Marks a person as gone, in the caller's transaction; the row stays, for what they signed. Raises PersonUnknown."""
+    row = session.get(Person, person, with_for_update=True)
+    if row is None or row.removed_at is not None:
+        raise PersonUnknown(person[:64])
+    session.execute(update(Person).where(Person.id == person).values(removed_at=func.clock_timestamp()))
+    append(session, AuditEvent.PERSON_REMOVED, actor=actor, subject=person)
 
 
 def _same(row: Person, person: RosterPerson) -> bool:

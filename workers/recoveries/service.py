@@ -1,4 +1,4 @@
-"""Recovery requests as the gateway sees them: open, decide, withdraw, fetch once.
+"""Recovery requests as the gateway sees them: draft, open, decide, withdraw, fetch once. Whoever acts signs.
 
 Each function works in the caller's transaction and appends its event last: commit soon after. What is checked here
 is checked again by the database's constraints and, against the roster, by the custodian; here it is checked so that
@@ -7,6 +7,7 @@ people learn early.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,8 +18,17 @@ from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
-from schemas.requests import FaceRef, RequestTerms
-from schemas.states import Decision, ItemState, RecoveryState, RequestState
+from schemas.policies import Policy
+from schemas.requests import (
+    FaceRef,
+    RequestTerms,
+    decision_message,
+    fetch_message,
+    request_message,
+    review_message,
+    withdraw_message,
+)
+from schemas.states import Decision, ItemState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
     Approval,
     Item,
@@ -29,11 +39,13 @@ from schemas.tables import (
     RecoveryRequest,
     Release,
     RequestFace,
+    Review,
     Ticket,
 )
+from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.judge import signature_verifies, terms_of
-from workers.custody.roster import APPROVER, REQUESTER
+from workers.custody.judge import terms_of, verifies
+from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
 from workers.recoveries.errors import (
     AlreadyDecided,
     FaceNotReleased,
@@ -41,15 +53,21 @@ from workers.recoveries.errors import (
     NotTheRequester,
     OwnRequest,
     PersonUnknown,
+    PolicyForbids,
     QuorumTooSmall,
     RequestClosed,
     RequestIncomplete,
+    RequestStale,
     RequestUnknown,
+    ReviewOpen,
     SignatureInvalid,
+    SubmitterMayNotApprove,
 )
+from workers.recoveries.policies import load_policy
 
 REQUEST_LIFE = timedelta(days=7)
-DEFAULT_QUORUM = 2
+LONGEST_LIFE = timedelta(days=90)
+DRAFT_LIFE = timedelta(minutes=10)  # from the draft to the signature
 _DECIDABLE = (RequestState.OPEN, RequestState.APPROVED)
 
 
@@ -62,10 +80,6 @@ class Grounds:
     case_reference: str
     purpose: str
 
-    def complete(self) -> bool:
-        """Whether nothing is left empty."""
-        return all(text.strip() for text in (self.reason, self.legal_basis, self.case_reference, self.purpose))
-
 
 @dataclass(frozen=True)
 class SealedFace:
@@ -77,7 +91,7 @@ class SealedFace:
     sealed: bytes = field(repr=False)
 
 
-def open_request(
+def draft_request(
     session: Session,
     *,
     release_id: UUID,
@@ -86,22 +100,20 @@ def open_request(
     faces: Sequence[FaceRef],
     quorum: int | None = None,
     life: timedelta = REQUEST_LIFE,
+    urgency: Urgency = Urgency.NORMAL,
 ) -> RequestTerms:
-    """Opens a request for these faces of one release, to be sealed to the requester's own key; gives its terms.
+    """The terms of a request for these faces of one release, sealed to the requester's own key. Nothing is written: the
+    requester signs `request_message(terms.sha256())`, and `open_request` takes both.
 
-    `quorum` None means what the release's policy says (`policy["quorum"]`, 2 where it says nothing). Raises
-    PersonUnknown, RequestIncomplete, FaceNotReleased, QuorumTooSmall.
+    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, QuorumTooSmall,
+    PolicyForbids, PolicyUnknown.
     """
     release = session.get(Release, release_id)
     if release is None:
         raise FaceNotReleased
     person = _person(session, requester, release.tenant, REQUESTER)
-    if not grounds.complete() or not faces:
-        raise RequestIncomplete
-    least = int(release.policy.get("quorum", DEFAULT_QUORUM))
-    if (quorum if quorum is not None else least) < max(1, least):
-        raise QuorumTooSmall(f"{least} are needed")
-    _check_faces(session, release_id, faces)
+    policy = load_policy(session, release.tenant, release.policy_name)
+    least = policy.quorum_for(break_glass=urgency is Urgency.BREAK_GLASS)
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     terms = RequestTerms(
         id=uuid4(),
@@ -113,29 +125,61 @@ def open_request(
         case_reference=grounds.case_reference,
         purpose=grounds.purpose,
         recipient_public=bytes(person.x25519_public),
-        quorum=quorum if quorum is not None else least,
+        policy=policy.name,
+        urgency=urgency,
+        quorum=quorum if quorum is not None else max(least, 1),
         faces=tuple(sorted(set(faces))),
         created_at=now.astimezone(UTC),
         expires_at=(now + life).astimezone(UTC),
     )
-    _insert_request(session, terms)
-    append(
-        session,
-        AuditEvent.REQUEST_OPENED,
-        actor=requester,
-        release=release_id,
-        request=terms.id,
-        request_hash=terms.sha256(),
-        detail={"faces": len(terms.faces), "quorum": terms.quorum, "expires_at": terms.expires_at.isoformat()},
-    )
+    _check_terms(session, terms, policy)
     return terms
 
 
+def open_request(session: Session, terms: RequestTerms, signature: bytes) -> None:
+    """Opens the request that was drafted, with its requester's signature over `request_message`.
+
+    Raises what `draft_request` does, and SignatureInvalid, RequestStale, ReviewOpen.
+    """
+    release = session.get(Release, terms.release)
+    if release is None or (release.tenant, release.policy_name) != (terms.tenant, terms.policy):
+        raise FaceNotReleased
+    person = _person(session, terms.requester, terms.tenant, REQUESTER)
+    _check_terms(session, terms, load_policy(session, terms.tenant, terms.policy))
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    if not now - DRAFT_LIFE <= terms.created_at <= now or terms.expires_at - terms.created_at > LONGEST_LIFE:
+        raise RequestStale
+    same_key = terms.recipient_public == bytes(person.x25519_public)
+    if not same_key or not verifies(bytes(person.ed25519_public), signature, request_message(terms.sha256())):
+        raise SignatureInvalid
+    if terms.urgency is Urgency.BREAK_GLASS:
+        if open_reviews(session, requester=terms.requester):
+            raise ReviewOpen
+        raise_alert(session, AlertKind.GLASS_BROKEN, request=terms.id, requester=terms.requester, step="asked")
+    _insert_request(session, terms, signature)
+    append(
+        session,
+        AuditEvent.REQUEST_OPENED,
+        actor=terms.requester,
+        release=terms.release,
+        request=terms.id,
+        request_hash=terms.sha256(),
+        detail={
+            "faces": len(terms.faces),
+            "quorum": terms.quorum,
+            "policy": terms.policy,
+            "urgency": terms.urgency.value,
+            "expires_at": terms.expires_at.isoformat(),
+            "signature": signature.hex(),
+        },
+    )
+
+
 def approve(session: Session, request_id: UUID, approver: str, signature: bytes) -> RequestState:
-    """Records an approval, signed over `decision_message(Decision.APPROVE, canonical)`; gives the state that follows.
+    """Records an approval, signed over `decision_message(Decision.APPROVE, sha256)`; gives the state that follows.
 
     The one that reaches the quorum puts the request before the custodian. Raises RequestUnknown, RequestClosed,
-    OwnRequest, PersonUnknown, AlreadyDecided, SignatureInvalid.
+    OwnRequest, SubmitterMayNotApprove, PersonUnknown, AlreadyDecided, SignatureInvalid.
     """
     request = _decide(session, request_id, approver, Decision.APPROVE, signature)
     state = request.state
@@ -150,54 +194,57 @@ def approve(session: Session, request_id: UUID, approver: str, signature: bytes)
         queue = QUEUE_OF[TaskName.OPEN]
         message = {"broker": Broker.PRIVILEGED.value, "queue": queue.value, "task": TaskName.OPEN.value}
         session.execute(insert(Outbox).values(args=task_args(TaskName.OPEN, [request_id]), **message))
-    _record(session, AuditEvent.REQUEST_APPROVED, request, approver, approvals=approvals, quorum=request.quorum)
+    counted = {"approvals": approvals, "quorum": request.quorum}
+    _record(session, AuditEvent.REQUEST_APPROVED, request, approver, **counted, signature=signature.hex())
     return state
 
 
 def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes) -> None:
     """Whether a decision of theirs with this key could be recorded, before anybody is asked to make it.
 
-    Raises OwnRequest, PersonUnknown, SignatureInvalid.
+    Raises OwnRequest, SubmitterMayNotApprove, PersonUnknown, SignatureInvalid.
     """
     if who == terms.requester:
         raise OwnRequest
+    _check_submitter(session, terms, who)
     if ed25519_public != _person(session, who, terms.tenant, APPROVER).ed25519_public:
         raise SignatureInvalid
 
 
 def deny(session: Session, request_id: UUID, approver: str, signature: bytes) -> RequestState:
-    """Records a denial, signed over `decision_message(Decision.DENY, canonical)`; one closes the request. Raises as
+    """Records a denial, signed over `decision_message(Decision.DENY, sha256)`; one closes the request. Raises as
     `approve`.
     """
     request = _decide(session, request_id, approver, Decision.DENY, signature)
     _set_state(session, request_id, RequestState.DENIED)
-    _record(session, AuditEvent.REQUEST_DENIED, request, approver)
+    _record(session, AuditEvent.REQUEST_DENIED, request, approver, signature=signature.hex())
     return RequestState.DENIED
 
 
-def withdraw(session: Session, request_id: UUID, actor: str) -> RequestState:
-    """The requester takes the request back. Raises RequestUnknown, RequestClosed, NotTheRequester."""
+def withdraw(session: Session, request_id: UUID, actor: str, signature: bytes) -> RequestState:
+    """The requester takes the request back, signed over `withdraw_message`. Raises RequestUnknown, RequestClosed,
+    NotTheRequester, SignatureInvalid.
+    """
     request = _decidable(session, request_id)
-    if actor != request.requester:
-        raise NotTheRequester
+    _check_requester(session, request, actor, signature, withdraw_message(bytes(request.canonical_sha256)))
     _set_state(session, request_id, RequestState.WITHDRAWN)
-    _record(session, AuditEvent.REQUEST_WITHDRAWN, request, actor)
+    _record(session, AuditEvent.REQUEST_WITHDRAWN, request, actor, signature=signature.hex())
     return RequestState.WITHDRAWN
 
 
-def fetch(session: Session, recovery_id: UUID, actor: str) -> list[SealedFace]:
-    """The recovered faces, sealed to the requester; once. The commit takes the only other copy away: have them on disk
-    before it, and hand them out only after it.
+def fetch(session: Session, recovery_id: UUID, actor: str, signature: bytes) -> list[SealedFace]:
+    """The recovered faces, sealed to the requester; once, signed over `fetch_message`. The commit takes the only other
+    copy away: have them on disk before it, and hand them out only after it.
 
-    Raises NothingToFetch, NotTheRequester.
+    Raises NothingToFetch, NotTheRequester, SignatureInvalid.
     """
     recovery = session.get(Recovery, recovery_id, with_for_update=True)
     if recovery is None:
         raise NothingToFetch
     query = select(RecoveryRequest).join(Ticket, Ticket.request_id == RecoveryRequest.id)
     request = session.execute(query.where(Ticket.id == recovery.ticket_id)).scalar_one()
-    if actor != request.requester:
-        raise NotTheRequester
+    message = fetch_message(bytes(request.canonical_sha256), recovery_id)
+    _check_requester(session, request, actor, signature, message)
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     if recovery.state is not RecoveryState.RECOVERED or recovery.expires_at <= now:
         raise NothingToFetch(recovery.state.value)
@@ -219,7 +266,7 @@ def fetch(session: Session, recovery_id: UUID, actor: str) -> list[SealedFace]:
         ticket=recovery.ticket_id,
         recovery=recovery_id,
         request_hash=bytes(request.canonical_sha256),
-        detail={"faces": len(faces)},
+        detail={"faces": len(faces), "signature": signature.hex()},
     )
     return faces
 
@@ -239,7 +286,42 @@ def load_terms(session: Session, request_id: UUID) -> RequestTerms:
     return terms_of(request, faces)
 
 
-def _insert_request(session: Session, terms: RequestTerms) -> None:
+def open_reviews(session: Session, *, requester: str | None = None) -> Sequence[Review]:
+    """The reviews of broken glasses that nobody has closed yet, the oldest first."""
+    query = select(Review).where(Review.closed_at.is_(None)).order_by(Review.opened_at)
+    if requester is not None:
+        query = query.join(RecoveryRequest, RecoveryRequest.id == Review.request_id)
+        query = query.where(RecoveryRequest.requester == requester)
+    return session.execute(query).scalars().all()
+
+
+def close_review(session: Session, request_id: UUID, reviewer: str, conclusion: str, signature: bytes) -> None:
+    """Closes the review of a broken glass with a conclusion, signed over `review_message`.
+
+    By an auditor who neither asked nor decided. Raises RequestUnknown, RequestClosed, RequestIncomplete, PersonUnknown,
+    OwnRequest, SignatureInvalid.
+    """
+    review = session.get(Review, request_id, with_for_update=True)
+    request = session.get(RecoveryRequest, request_id)
+    if review is None or request is None:
+        raise RequestUnknown
+    if review.closed_at is not None:
+        raise RequestClosed("the review is closed")
+    if not conclusion.strip():
+        raise RequestIncomplete("the conclusion is empty")
+    person = _person(session, reviewer, request.tenant, AUDITOR)
+    if reviewer == request.requester or session.get(Approval, (request_id, reviewer)) is not None:
+        raise OwnRequest("the review is for somebody who neither asked nor decided")
+    message = review_message(bytes(request.canonical_sha256), conclusion)
+    if not verifies(bytes(person.ed25519_public), signature, message):
+        raise SignatureInvalid
+    closed = {"closed_at": func.clock_timestamp(), "closed_by": reviewer, "conclusion": conclusion}
+    session.execute(update(Review).where(Review.request_id == request_id).values(signature=signature, **closed))
+    said = hashlib.sha256(conclusion.encode()).hexdigest()
+    _record(session, AuditEvent.REVIEW_CLOSED, request, reviewer, conclusion=said, signature=signature.hex())
+
+
+def _insert_request(session: Session, terms: RequestTerms, signature: bytes) -> None:
     session.add(
         RecoveryRequest(
             id=terms.id,
@@ -251,7 +333,10 @@ def _insert_request(session: Session, terms: RequestTerms) -> None:
             case_reference=terms.case_reference,
             purpose=terms.purpose,
             recipient_public=terms.recipient_public,
+            policy=terms.policy,
+            urgency=terms.urgency,
             quorum=terms.quorum,
+            signature=signature,
             canonical=terms.canonical(),
             canonical_sha256=terms.sha256(),
             expires_at=terms.expires_at,
@@ -261,6 +346,38 @@ def _insert_request(session: Session, terms: RequestTerms) -> None:
     session.flush()
     session.add_all(RequestFace(request_id=terms.id, item_id=each.item, face=each.face) for each in terms.faces)
     session.flush()
+
+
+def _check_terms(session: Session, terms: RequestTerms, policy: Policy) -> None:
+    """What the custodian will ask as well, asked here so that people learn early."""
+    texts = (terms.reason, terms.legal_basis, terms.case_reference, terms.purpose)
+    if not all(text.strip() for text in texts) or not terms.faces:
+        raise RequestIncomplete
+    least = policy.quorum_for(break_glass=terms.urgency is Urgency.BREAK_GLASS)
+    if least == 0:
+        raise PolicyForbids("the glass cannot be broken")
+    if terms.quorum < least:
+        raise QuorumTooSmall(f"{least} are needed")
+    if policy.purposes and terms.purpose not in policy.purposes:
+        raise PolicyForbids(f"the purpose is one of: {'; '.join(policy.purposes)}")
+    if len({each.item for each in terms.faces}) > policy.max_items:
+        raise PolicyForbids(f"at most {policy.max_items} items a request")
+    _check_faces(session, terms.release, terms.faces)
+
+
+def _check_submitter(session: Session, terms: RequestTerms, who: str) -> None:
+    if load_policy(session, terms.tenant, terms.policy).submitter_may_approve:
+        return
+    if session.get_one(Release, terms.release).submitted_by == who:
+        raise SubmitterMayNotApprove
+
+
+def _check_requester(session: Session, request: RecoveryRequest, actor: str, signature: bytes, message: bytes) -> None:
+    if actor != request.requester:
+        raise NotTheRequester
+    person = _person(session, actor, request.tenant, REQUESTER)
+    if not verifies(bytes(person.ed25519_public), signature, message):
+        raise SignatureInvalid
 
 
 def _check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -> None:
@@ -274,7 +391,7 @@ def _check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -
 
 def _person(session: Session, person_id: str, tenant: str, role: str) -> Person:
     person = session.get(Person, person_id)
-    if person is None or person.tenant != tenant or role not in person.roles:
+    if person is None or person.tenant != tenant or role not in person.roles or person.removed_at is not None:
         raise PersonUnknown(f"{person_id} as {role}")
     return person
 
@@ -298,7 +415,8 @@ def _decide(session: Session, request_id: UUID, approver: str, decision: Decisio
     if session.get(Approval, (request_id, approver)) is not None:
         raise AlreadyDecided
     terms = load_terms(session, request_id)
-    if not signature_verifies(bytes(person.ed25519_public), signature, decision, terms.canonical()):
+    _check_submitter(session, terms, approver)
+    if not verifies(bytes(person.ed25519_public), signature, decision_message(decision, terms.sha256())):
         raise SignatureInvalid
     session.add(
         Approval(
@@ -317,7 +435,7 @@ def _set_state(session: Session, request_id: UUID, state: RequestState) -> None:
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == request_id).values(state=state))
 
 
-def _record(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: int) -> None:
+def _record(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: int | str) -> None:
     append(
         session,
         event,

@@ -26,10 +26,13 @@ from schemas.audit import AuditEvent
 from schemas.requests import BundleItem, KeyBundle, bundle_info, face_info
 from schemas.states import RecoveryState, RequestState
 from schemas.tables import RecoveredFace, Recovery, RecoveryRequest, Ticket
+from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.errors import Unwrappable
+from workers.custody.errors import TicketInvalid, Unwrappable
+from workers.custody.keys import Key
 from workers.custody.opening import open_sealed
 from workers.custody.sealing import seal
+from workers.custody.tickets import check_ticket
 from workers.errors import Away, ObjectMissing
 from workers.recoveries.errors import AttemptsUsedUp, BundleUnreadable, ObjectChanged
 
@@ -64,10 +67,14 @@ class _Result:
 
 @dataclass(frozen=True)
 class Recoverer:
-    """A recovery worker's means. `read` gives a released file's bytes by its object key; `core` loads the networks."""
+    """A recovery worker's means: its own X25519 key, and the custodian's raw Ed25519 key that tickets are checked with.
+
+    `read` gives a released file's bytes by its object key; `core` loads the networks.
+    """
 
     sessions: sessionmaker[Session]
-    private_key: bytes = field(repr=False)
+    key: Key
+    ticket_public: bytes
     read: Callable[[str], bytes]
     core: Callable[[], Core]
 
@@ -80,6 +87,8 @@ class Recoverer:
         """
         with self._in_hand(recovery_id) as mine:
             bound = self._load(recovery_id)
+            if bound is None:
+                self._refuse_message(recovery_id)
             if bound is None or bound.state is not RecoveryState.BOUND or not mine:
                 return bound.state if bound is not None else None
             return self._recover(bound)
@@ -92,8 +101,11 @@ class Recoverer:
         self._count(bound.id, 1)
         try:
             bundle = self._open(bound)
+            self._check_ticket(bound, bundle)
         except BundleUnreadable as error:
             return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, error.code)
+        except TicketInvalid as error:
+            return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_REFUSED, error.code)
         try:
             result = self._recover_items(bundle)
         except Away:
@@ -142,9 +154,23 @@ class Recoverer:
                 return None
             return _Bound(row.id, row.ticket_id, row.state, row.key_bundle, row.expires_at, row.attempts, now)
 
+    def _check_ticket(self, bound: _Bound, bundle: KeyBundle) -> None:
+        """The custodian's signature; and that a worker first began before the ticket expired. One that crashed may go on
+        until the recovery itself expires.
+        """
+        expires = check_ticket(self.ticket_public, bundle, self.key.id)
+        if bound.attempts == 0 and expires <= bound.now:
+            raise TicketInvalid("it has expired")
+
+    def _refuse_message(self, recovery_id: UUID) -> None:
+        """A message for a recovery that nobody opened: somebody else wrote to this queue."""
+        with self.sessions.begin() as session:
+            raise_alert(session, AlertKind.MESSAGE_REFUSED, recovery=recovery_id)
+            append(session, AuditEvent.MESSAGE_REFUSED, actor=ACTOR, recovery=recovery_id)
+
     def _open(self, bound: _Bound) -> KeyBundle:
         try:
-            plain = open_sealed(self.private_key, bound.key_bundle or b"", bundle_info(bound.id, bound.ticket))
+            plain = open_sealed(self.key.secret(), bound.key_bundle or b"", bundle_info(bound.id, bound.ticket))
             bundle = KeyBundle.loads(plain)
         except (Unwrappable, ValueError) as error:
             raise BundleUnreadable from error
@@ -207,6 +233,8 @@ class Recoverer:
             request = bundle.request if bundle is not None else _request_of(session, bound.ticket)
             ended = RequestState.EXPIRED if state is RecoveryState.EXPIRED else RequestState.FAILED
             _set_request(session, request, ended)
+            if event is AuditEvent.RECOVERY_REFUSED:
+                raise_alert(session, AlertKind.RECOVERY_REFUSED, recovery=bound.id, code=code)
             _record(session, event, bound, bundle, 0, failed or {}, code)
         return state
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,16 +15,21 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import undefer
 
-from schemas.requests import KeyBundle, RequestTerms, bundle_info
-from schemas.states import Decision, KeyState, RecoveryState, RequestState
-from schemas.tables import Approval, Outbox, Recovery, RecoveryRequest, RequestFace, SealedKey, Ticket
+from schemas.policies import Hours, Policy
+from schemas.requests import FaceRef, KeyBundle, RequestTerms, bundle_info, request_message, review_message
+from schemas.states import Decision, KeyState, RecoveryState, RequestState, Urgency
+from schemas.tables import Alert, Approval, Outbox, Recovery, RecoveryRequest, RequestFace, Review, SealedKey, Ticket
 from tests.governance import MODEL, POLICY, SHORT, Member, World
 from workers.custody import keys
 from workers.custody.errors import LedgerInvalid, RosterInvalid, Unwrappable
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
+from workers.custody.policies import write_policies
 from workers.custody.roster import write_roster
+from workers.recoveries import service
+from workers.recoveries.errors import PersonUnknown, PolicyForbids, RequestClosed, ReviewOpen, SignatureInvalid
+from workers.recoveries.policies import set_policy
 
 UNGUARD = [f"ALTER TABLE {table} DISABLE TRIGGER USER" for table in ("approvals", "recovery_requests", "request_faces")]
 
@@ -52,7 +58,7 @@ def sealed_bundle(world: World, recovery: UUID) -> tuple[bytes, UUID]:
 
 def bundle_of(world: World, recovery: UUID) -> KeyBundle:
     sealed, ticket = sealed_bundle(world, recovery)
-    return KeyBundle.loads(open_sealed(world.recovery_secret(), sealed, bundle_info(recovery, ticket)))
+    return KeyBundle.loads(open_sealed(world.recovery_key().secret(), sealed, bundle_info(recovery, ticket)))
 
 
 def test_it_hands_on_the_approved_faces_keys_and_no_other(world: World) -> None:
@@ -88,12 +94,12 @@ def test_the_bundle_opens_with_the_recovery_workers_key_for_its_own_row_only(wor
         with pytest.raises(Unwrappable):
             open_sealed(other, sealed, bundle_info(recovery, ticket))
     with pytest.raises(Unwrappable):
-        open_sealed(world.recovery_secret(), sealed, bundle_info(uuid4(), ticket))
+        open_sealed(world.recovery_key().secret(), sealed, bundle_info(uuid4(), ticket))
     for place in range(len(sealed)):
         changed = bytearray(sealed)
         changed[place] ^= 1
         with pytest.raises(Unwrappable):
-            open_sealed(world.recovery_secret(), bytes(changed), bundle_info(recovery, ticket))
+            open_sealed(world.recovery_key().secret(), bytes(changed), bundle_info(recovery, ticket))
 
 
 def test_a_message_that_comes_twice_opens_once(world: World) -> None:
@@ -209,9 +215,125 @@ def test_a_request_below_the_rosters_least_quorum_is_refused_however_many_approv
     refused(world, approved_by_three(world).id, Refusal.QUORUM)
 
 
+def set_policies(world: World, *pinned: Policy, database: Policy | None = None) -> None:
+    """Other policies, in the custodian's file and in the database."""
+    write_policies(world.policies, pinned)
+    for policy in [database] if database else pinned:
+        with world.as_("gateway").begin() as session:
+            set_policy(session, policy, "root")
+
+
+def test_a_policy_lowered_in_the_database_alone_lowers_nothing(world: World) -> None:
+    write_roster(world.roster, [member.on_roster() for member in world.people.values()], least_quorum=1)
+    set_policies(world, Policy("acme", POLICY), database=Policy("acme", POLICY, quorum=1))
+    terms = world.request()
+    assert (terms.quorum, world.approve(terms, "bob")) == (1, RequestState.APPROVED)
+    refused(world, terms.id, Refusal.QUORUM)
+
+
+def test_what_the_pinned_policy_does_not_allow_is_refused(world: World) -> None:
+    loose = Policy("acme", POLICY, submitter_may_approve=True)
+    cases = [
+        (Policy("acme", POLICY, purposes=("another",)), Refusal.PURPOSE),
+        (Policy("acme", POLICY, max_items=1), Refusal.TOO_MANY),
+        (Policy("acme", POLICY, quorum=3), Refusal.QUORUM),
+        (Policy("acme", "another"), Refusal.POLICY),
+        (Policy("other", POLICY), Refusal.POLICY),
+    ]
+    for policy, refusal in cases:
+        set_policies(world, policy, database=loose)
+        refused(world, world.approved((0, 0), (1, 0)).id, refusal)
+
+
+def test_the_submitter_does_not_approve_unless_the_policy_says_so(world: World) -> None:
+    world.owner("ALTER TABLE releases DISABLE TRIGGER USER", "UPDATE releases SET submitted_by = 'carol'")
+    loose = Policy("acme", POLICY, submitter_may_approve=True)
+    set_policies(world, Policy("acme", POLICY), database=loose)
+    refused(world, world.approved().id, Refusal.SUBMITTER)
+    set_policies(world, loose)
+    assert world.custodian().open(world.approved().id).recovery is not None
+
+
+def test_outside_its_hours_a_request_waits(world: World) -> None:
+    now = datetime.now(UTC)
+    never = Hours("00:00", "00:01", days=((now + timedelta(days=3)).isoweekday(),))
+    set_policies(world, Policy("acme", POLICY, hours=never))
+    terms, before = world.approved(), len(world.events())
+    assert world.custodian().open(terms.id).refusal is Refusal.HOURS
+    assert state_of(world, terms.id) is RequestState.APPROVED
+    assert len(world.events()) == before
+    set_policies(world, Policy("acme", POLICY, hours=Hours("00:00", "23:59", days=tuple(range(1, 8)))))
+    assert world.custodian().open(terms.id).recovery is not None or now.strftime("%H:%M") >= "23:58"
+
+
+def test_a_broken_glass_needs_fewer_and_leaves_a_review(world: World) -> None:
+    set_policies(world, Policy("acme", POLICY))
+    with pytest.raises(PolicyForbids):
+        world.draft(urgency=Urgency.BREAK_GLASS)
+    set_policies(world, Policy("acme", POLICY), database=Policy("acme", POLICY, break_glass_quorum=1))
+    terms = world.request(urgency=Urgency.BREAK_GLASS)
+    assert world.approve(terms, "bob") is RequestState.APPROVED
+    refused(world, terms.id, Refusal.GLASS)
+    set_policies(world, Policy("acme", POLICY, break_glass_quorum=1))
+    terms = world.request(urgency=Urgency.BREAK_GLASS)
+    world.approve(terms, "bob")
+    assert world.custodian().open(terms.id).recovery is not None
+    assert world.events()[-1]["event"] == "review:opened"
+    with world.as_("gateway")() as session:
+        kinds = session.execute(select(Alert.kind).order_by(Alert.id)).scalars().all()
+    assert kinds[-2:] == ["glass_broken", "glass_broken"]  # asked, and opened
+    with pytest.raises(ReviewOpen):
+        world.request(urgency=Urgency.BREAK_GLASS)
+    assert world.request().urgency is Urgency.NORMAL
+    for who, error in (("bob", PersonUnknown), ("alice", PersonUnknown), ("mallory", PersonUnknown)):
+        with pytest.raises(error):
+            close(world, terms, who)
+    close(world, terms, "olga")
+    assert world.events()[-1]["event"] == "review:closed"
+    with pytest.raises(RequestClosed):
+        close(world, terms, "olga")
+    assert world.request(urgency=Urgency.BREAK_GLASS).urgency is Urgency.BREAK_GLASS
+
+
+def close(world: World, terms: RequestTerms, who: str) -> None:
+    said = "the witness was in danger; looked at with the police"
+    member = world.people.get(who, world.people["olga"])
+    signature = member.signing.sign(review_message(terms.sha256(), said))
+    with world.as_("gateway").begin() as session:
+        service.close_review(session, terms.id, who, said, signature)
+
+
+def test_the_database_itself_keeps_reviews_honest(world: World) -> None:
+    set_policies(world, Policy("acme", POLICY, break_glass_quorum=1))
+    terms = world.request(urgency=Urgency.BREAK_GLASS)
+    world.approve(terms, "bob")
+    assert world.custodian().open(terms.id).recovery is not None
+    for who in ("alice", "bob"):
+        values = {"closed_at": func.now(), "closed_by": who, "conclusion": "fine", "signature": bytes(64)}
+        with world.as_("gateway")() as session, pytest.raises(DBAPIError, match="asked or decided"):
+            session.execute(update(Review).values(values))
+    with world.as_("custodian")() as session, pytest.raises(DBAPIError, match="permission denied"):
+        session.execute(update(Review).values(closed_by="olga"))
+    again = world.draft(urgency=Urgency.BREAK_GLASS)
+    with world.as_("gateway")() as session, pytest.raises(DBAPIError, match="review of it is still open"):
+        service._insert_request(session, again, bytes(64))
+
+
+def test_a_request_that_its_requester_did_not_sign_is_refused(world: World) -> None:
+    """A stolen gateway asks in alice's name."""
+    for signature in (bytes(64), world.people["bob"].signing.sign(b"x")):
+        terms = world.draft()
+        with world.as_("gateway")() as session, pytest.raises(SignatureInvalid):
+            service.open_request(session, terms, signature)
+        with world.as_("gateway").begin() as session:
+            service._insert_request(session, terms, signature)
+        world.approve(terms, "bob", "carol")
+        refused(world, terms.id, Refusal.UNSIGNED)
+
+
 def test_one_approval_is_not_enough_for_a_roster_that_says_nothing(world: World) -> None:
-    """A policy that asks for one approval, which whoever owns the database can write."""
-    world.owner("ALTER TABLE releases DISABLE TRIGGER USER", "UPDATE releases SET policy = policy || '{\"quorum\": 1}'")
+    """A policy that asks for one approval, with the custodian as well."""
+    set_policies(world, Policy("acme", POLICY, quorum=1))
     terms = world.request()
     assert (terms.quorum, world.approve(terms, "bob")) == (1, RequestState.APPROVED)
     refused(world, terms.id, Refusal.QUORUM)
@@ -237,9 +359,9 @@ def test_forged_signatures_are_refused(world: World) -> None:
     another = world.request((1, 1))
     for signature in (
         bytes(64),
-        mallory.sign(another.canonical()),
-        good(another.canonical()),  # of another request
-        b"\x01" + good(another.canonical())[1:],
+        mallory.sign(another),
+        good(another),  # of another request
+        b"\x01" + good(another)[1:],
     ):
         terms = world.request()
         world.approve(terms, "bob")
@@ -251,7 +373,7 @@ def test_forged_signatures_are_refused(world: World) -> None:
 def test_a_denial_is_not_an_approval(world: World) -> None:
     terms = world.request()
     world.approve(terms, "bob")
-    forge(world, terms, "carol", world.people["carol"].sign(terms.canonical(), Decision.DENY))
+    forge(world, terms, "carol", world.people["carol"].sign(terms, Decision.DENY))
     refused(world, terms.id, Refusal.FORGED)
     terms = world.request()
     world.approve(terms, "bob", "carol")
@@ -265,24 +387,23 @@ def test_somebody_who_is_not_on_the_roster_does_not_count(world: World) -> None:
     mallory = Member("mallory", ("approver",))
     terms = world.request()
     world.approve(terms, "bob")
-    forge(world, terms, "mallory", mallory.sign(terms.canonical()))
+    forge(world, terms, "mallory", mallory.sign(terms))
     refused(world, terms.id, Refusal.APPROVER)
     terms = world.request()
     world.approve(terms, "bob")
-    forge(world, terms, "eve", world.people["eve"].sign(terms.canonical()))  # on it, as requester only
+    forge(world, terms, "eve", world.people["eve"].sign(terms))  # on it, as requester only
     refused(world, terms.id, Refusal.APPROVER)
 
 
 def test_a_replaced_public_key_does_not_count(world: World) -> None:
     mallory = Member("carol", ("approver",))
     public = mallory.on_roster().ed25519_public.hex()
+    world.owner("ALTER TABLE people DISABLE TRIGGER USER")
     world.owner(f"UPDATE people SET ed25519_public = '\\x{public}' WHERE id = 'carol'")
     terms = world.request()
     world.approve(terms, "bob")
     with world.as_("gateway").begin() as session:
-        from workers.recoveries import service
-
-        service.approve(session, terms.id, "carol", mallory.sign(terms.canonical()))
+        service.approve(session, terms.id, "carol", mallory.sign(terms))
     refused(world, terms.id, Refusal.FORGED)
 
 
@@ -290,7 +411,7 @@ def test_a_requester_never_approves_not_even_by_the_owners_hand(world: World) ->
     terms = world.request()
     world.approve(terms, "bob")
     row = {"request_id": terms.id, "approver": "alice", "requester": "alice", "decision": Decision.APPROVE}
-    signature = world.people["alice"].sign(terms.canonical())
+    signature = world.people["alice"].sign(terms)
     with world.as_("gateway")() as session, pytest.raises(IntegrityError, match="approvals_not_by_requester_check"):
         session.execute(insert(Approval).values(signature=signature, **row))
     with world.as_("gateway")() as session, pytest.raises(IntegrityError, match="foreign key"):
@@ -325,19 +446,23 @@ def test_a_face_added_after_the_approvals_is_refused(world: World) -> None:
 
 
 def test_a_rewritten_request_with_its_hash_is_refused_by_the_signatures(world: World) -> None:
-    """The owner changes a face, the canonical form and its hash all together."""
-    terms = world.approved((0, 0))
+    """The owner changes a face, the canonical form and its hash all together; then the requester helps and signs it."""
+    forged = [world.approved((0, 0)), world.approved((0, 0))]
     world.owner(*UNGUARD, "UPDATE request_faces SET face = 1")
-    from schemas.requests import FaceRef
-
-    forged = replace(terms, faces=(FaceRef(world.items[0], 1),)).canonical().hex()
-    world.owner(f"UPDATE recovery_requests SET canonical = '\\x{forged}', canonical_sha256 = sha256('\\x{forged}')")
-    refused(world, terms.id, Refusal.FORGED)
+    for terms, refusal in zip(forged, (Refusal.UNSIGNED, Refusal.FORGED), strict=True):
+        other = replace(terms, faces=(FaceRef(world.items[0], 1),))
+        body = f"canonical = '\\x{other.canonical().hex()}', canonical_sha256 = '\\x{other.sha256().hex()}'"
+        if refusal is Refusal.FORGED:
+            signed = world.people["alice"].signing.sign(request_message(other.sha256()))
+            body += f", signature = '\\x{signed.hex()}'"
+        world.owner(f"UPDATE recovery_requests SET {body} WHERE id = '{terms.id}'")
+        refused(world, terms.id, refusal)
 
 
 def test_a_recipient_who_is_not_the_requester_is_refused(world: World) -> None:
     """Approvals that are all in order, over a request that would be sealed to somebody else."""
     mallory = Member("alice", ("requester",)).on_roster().x25519_public.hex()
+    world.owner("ALTER TABLE people DISABLE TRIGGER USER")
     world.owner(f"UPDATE people SET x25519_public = '\\x{mallory}' WHERE id = 'alice'")
     refused(world, world.approved().id, Refusal.RECIPIENT)
 
@@ -410,20 +535,24 @@ def test_the_database_itself_refuses_a_ticket_without_quorum_and_a_second_spend(
     world.approve(terms, "bob")
     world.owner("UPDATE recovery_requests SET state = 'approved'")
     soon = text("now() + interval '1 minute'")
+    unsigned = {"request_id": terms.id, "expires_at": soon}
+    ticket = unsigned | {"canonical": b"x", "signature": bytes(64)}
     with world.as_("custodian")() as session, pytest.raises(IntegrityError, match="quorum"):
-        session.execute(insert(Ticket).values(request_id=terms.id, expires_at=soon))
+        session.execute(insert(Ticket).values(ticket))
     world.approve(terms, "carol")
+    with world.as_("custodian")() as session, pytest.raises(IntegrityError, match="signature"):
+        session.execute(insert(Ticket).values(unsigned))
     with world.as_("custodian").begin() as session:
-        session.execute(insert(Ticket).values(request_id=terms.id, expires_at=soon))
+        session.execute(insert(Ticket).values(ticket))
     with world.as_("custodian")() as session, pytest.raises(IntegrityError, match="spent ticket"):
-        ticket = session.execute(select(Ticket.id)).scalar_one()
-        session.execute(insert(Recovery).values(ticket_id=ticket, key_bundle=b"x", expires_at=soon))
+        issued = session.execute(select(Ticket.id)).scalar_one()
+        session.execute(insert(Recovery).values(ticket_id=issued, key_bundle=b"x", expires_at=soon))
     with world.as_("custodian").begin() as session:
         session.execute(update(Ticket).values(spent_at=func.now()))
     with world.as_("custodian")() as session, pytest.raises(DBAPIError, match="spent once"):
         session.execute(update(Ticket).values(spent_at=func.now()))
     with world.as_("custodian")() as session, pytest.raises(IntegrityError, match="tickets_request_id_key"):
-        session.execute(insert(Ticket).values(request_id=terms.id, expires_at=soon))
+        session.execute(insert(Ticket).values(ticket))
 
 
 def test_the_custodian_knows_no_torch_and_no_image_decoder() -> None:

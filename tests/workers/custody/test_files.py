@@ -131,7 +131,9 @@ def test_rubbish_never_opens(rubbish: bytes) -> None:
 def test_a_bundle_reads_as_it_was_written() -> None:
     item = BundleItem(UUID(int=5), "k", "ab", "m1", "p", bytes(32), {0: b"0" * 32, 11: b"1" * 32})
     ids = [UUID(int=number) for number in range(1, 5)]
-    bundle = KeyBundle(ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), (item,))
+    bundle = KeyBundle(
+        ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), b"t", b"s", (item,)
+    )
     assert KeyBundle.loads(bundle.dumps()) == bundle
     assert b"0" * 32 not in repr(bundle).encode(), "no key in a log"
     for bad in (b"", b"{}", b"[]", b"null", bundle.dumps()[:-1], bundle.dumps().replace(b"key bundle", b"another one")):

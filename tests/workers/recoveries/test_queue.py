@@ -40,6 +40,8 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         ring = keys.load(world.folder / "recovery.json", keys.FileKind.KEYPAIR)
         keys.write_public(world.folder / "recovery.public.json", ring.public_json())
+        signing = keys.load(world.folder / "ticket.json", keys.FileKind.SIGNING)
+        keys.write_public(world.folder / "ticket.public.json", signing.public_json())
 
     def environment(self, role: str) -> dict[str, str]:
         folder = self.world.folder
@@ -50,13 +52,16 @@ class Processes:
         if role == "custodian":
             values |= {
                 "CUSTODY_KEYRING": str(folder / "custody.json"),
+                "TICKET_SIGNING_KEY": str(folder / "ticket.json"),
                 "ROSTER": str(self.world.roster),
+                "POLICIES": str(self.world.policies),
                 "TOMBSTONES": str(folder / "tombstones.json"),
                 "RECOVERY_PUBLIC_KEY": str(folder / "recovery.public.json"),
             }
         if role == "recovery":
             values |= {
                 "RECOVERY_PRIVATE_KEY": str(folder / "recovery.json"),
+                "TICKET_PUBLIC_KEY": str(folder / "ticket.public.json"),
                 "ALLOW_FAULTS": "1",
                 "CORE_FACTORY": "tests.workers.recoveries.standin:load",
             }
@@ -137,8 +142,7 @@ def test_through_the_privileged_broker_and_through_kills(processes: Processes, w
     hold.unlink()
     processes.start("recovery")
     assert processes.until(lambda: recovered(world, terms.id)) == bound.id
-    with world.as_("gateway").begin() as session:
-        faces = service.fetch(session, bound.id, "alice")
+    faces = world.fetch(terms, bound.id)
     secret = world.people["alice"].receiving.private_bytes_raw()
     assert len(faces) == 2
     for face in faces:

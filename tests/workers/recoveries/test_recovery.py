@@ -19,11 +19,12 @@ from sqlalchemy.orm import undefer
 from refacex_core.errors import PayloadMismatch, WrongKey
 from refacex_core.types import RecoveredFace as CoreFace
 from refacex_core.types import RecoveryKeys, SealContext
-from schemas.requests import FaceRef, face_info
+from schemas.requests import FaceRef, face_info, withdraw_message
 from schemas.states import Decision, RecoveryState, RequestState
-from schemas.tables import Outbox, RecoveredFace, Recovery, RecoveryRequest
+from schemas.tables import Outbox, RecoveredFace, Recovery, RecoveryRequest, Ticket
 from tests.conftest import Buckets
 from tests.governance import GROUNDS, MODEL, POLICY, SHORT, World
+from workers.custody import keys
 from workers.custody.errors import Unwrappable
 from workers.custody.opening import open_sealed
 from workers.errors import ObjectMissing, StorageAway
@@ -69,7 +70,8 @@ def recoverer(world: World, read: Callable[[str], bytes] | None = None, core: Ke
         return world.files[key]
 
     used = core or KeyedCore()
-    return Recoverer(world.as_("recovery"), world.recovery_secret(), read or from_world, lambda: used)
+    public = world.ticket_key().public
+    return Recoverer(world.as_("recovery"), world.recovery_key(), public, read or from_world, lambda: used)
 
 
 def opened(world: World, *faces: tuple[int, int]) -> tuple[Any, Any]:
@@ -80,8 +82,11 @@ def opened(world: World, *faces: tuple[int, int]) -> tuple[Any, Any]:
 
 
 def fetch(world: World, recovery: Any, actor: str = "alice") -> list[service.SealedFace]:
+    request = select(Ticket.request_id).join(Recovery, Recovery.ticket_id == Ticket.id).where(Recovery.id == recovery)
     with world.as_("gateway").begin() as session:
-        return service.fetch(session, recovery, actor)
+        known = session.execute(request).scalar_one_or_none()
+        terms = service.load_terms(session, known) if known else world.draft()
+    return world.fetch(terms, recovery, actor)
 
 
 def test_the_requester_alone_gets_the_approved_faces_once(world: World) -> None:
@@ -129,6 +134,7 @@ def test_it_reads_the_file_out_of_the_bucket(world: World, buckets: Buckets, s3_
     ).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("REFACEX_RECOVERY_PRIVATE_KEY", "x")
+    monkeypatch.setenv("REFACEX_TICKET_PUBLIC_KEY", "x")
     settings = RecoverySettings.load()
     for key, data in world.files.items():
         s3_admin.put_object(Bucket=buckets.releases, Key=key, Body=data)
@@ -243,7 +249,9 @@ def test_one_bad_item_does_not_hold_back_the_others(world: World) -> None:
 
 def test_another_workers_key_opens_nothing(world: World) -> None:
     _, recovery = opened(world)
-    other = Recoverer(world.as_("recovery"), bytes(range(32)), lambda _: b"", KeyedCore)
+    keys.create_keypair(world.folder / "other.json")
+    key = keys.load(world.folder / "other.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
+    other = Recoverer(world.as_("recovery"), key, world.ticket_key().public, lambda _: b"", KeyedCore)
     assert other.recover(recovery) is RecoveryState.FAILED
     assert world.one(select(Recovery.error_code)) == "bundle_unreadable"
 
@@ -295,12 +303,12 @@ def test_what_a_request_may_ask_for(world: World) -> None:
     ]
     for changes, error in bad:
         with world.as_("gateway")() as session, pytest.raises(error):
-            service.open_request(session, **(ask | changes))
+            service.draft_request(session, **(ask | changes))
     assert world.events() == []
 
 
 def decide(world: World, terms: Any, who: str, decision: Decision, signature: bytes | None = None) -> RequestState:
-    signed = signature or world.people[who].sign(terms.canonical(), decision)
+    signed = signature or world.people[who].sign(terms, decision)
     with world.as_("gateway").begin() as session:
         return (service.approve if decision is Decision.APPROVE else service.deny)(session, terms.id, who, signed)
 
@@ -311,9 +319,9 @@ def test_who_may_decide(world: World) -> None:
         with pytest.raises(error):
             decide(world, terms, who, Decision.APPROVE)
     with pytest.raises(errors.SignatureInvalid):
-        decide(world, terms, "bob", Decision.APPROVE, world.people["carol"].sign(terms.canonical()))
+        decide(world, terms, "bob", Decision.APPROVE, world.people["carol"].sign(terms))
     with pytest.raises(errors.SignatureInvalid):
-        decide(world, terms, "bob", Decision.APPROVE, world.people["bob"].sign(terms.canonical(), Decision.DENY))
+        decide(world, terms, "bob", Decision.APPROVE, world.people["bob"].sign(terms, Decision.DENY))
     assert decide(world, terms, "bob", Decision.APPROVE) is RequestState.OPEN
     with pytest.raises(errors.AlreadyDecided):
         decide(world, terms, "bob", Decision.APPROVE)
@@ -333,10 +341,12 @@ def test_a_denial_closes_it_even_after_the_quorum(world: World) -> None:
 
 def test_only_the_requester_withdraws(world: World) -> None:
     terms = world.request()
-    with world.as_("gateway")() as session, pytest.raises(errors.NotTheRequester):
-        service.withdraw(session, terms.id, "bob")
-    with world.as_("gateway").begin() as session:
-        assert service.withdraw(session, terms.id, "alice") is RequestState.WITHDRAWN
+    with pytest.raises(errors.NotTheRequester):
+        world.withdraw(terms, "bob")
+    wrong = world.people["bob"].signing.sign(withdraw_message(terms.sha256()))
+    with world.as_("gateway")() as session, pytest.raises(errors.SignatureInvalid):
+        service.withdraw(session, terms.id, "alice", wrong)
+    assert world.withdraw(terms) is RequestState.WITHDRAWN
     with pytest.raises(errors.RequestClosed):
         decide(world, terms, "bob", Decision.APPROVE)
     assert world.events()[-1]["event"] == "request:withdrawn"

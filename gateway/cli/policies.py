@@ -1,0 +1,111 @@
+"""`refacex policy ...`: who must approve, for what, when, how much at once, and how long keys live."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.service import Home, Json, home_folder, lines, service, stop, table, tell, told
+
+app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
+
+Tenant = Annotated[str, typer.Option(help="Whose policy it is.")]
+Pinned = Annotated[
+    Path | None, typer.Option("--policies", help="The custodian's policies. [default: keys/policies.json at home]")
+]
+
+
+@app.command("set")
+def set_one(
+    file: Annotated[Path, typer.Argument(help="JSON: name, quorum, break_glass_quorum, purposes, hours, ...")],
+    tenant: Tenant = "default",
+    policies: Pinned = None,
+    without_custodian: Annotated[
+        bool, typer.Option("--without-custodian", help="Only the service: the custodian has its policies elsewhere.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Set a policy, in the service and with the custodian. Run it as whoever owns the custodian's policies."""
+    with service(home) as (_, sessions):
+        from workers.custody import policies as pinned
+        from workers.recoveries import policies as known
+
+        policy = _read(file, tenant)
+        # The custodian's copy inside the transaction: what counts there and what people are told here go together.
+        with sessions.begin() as session:
+            version = known.set_policy(session, policy, getpass.getuser())
+            if not without_custodian:
+                pinned.set_policy(_path(policies, home), policy)
+        tell(f"policy {policy.name} of {policy.tenant}, version {version}")
+        if without_custodian:
+            tell("nothing of it counts before `refacex policy pin` on the custodian's machine")
+
+
+@app.command()
+def pin(
+    file: Annotated[Path, typer.Argument(help="The same JSON as for `refacex policy set`.")],
+    tenant: Tenant = "default",
+    policies: Pinned = None,
+    home: Home = None,
+) -> None:
+    """Set a policy with the custodian alone: run it on the custodian's machine."""
+    with told():
+        from workers.custody import policies as pinned
+
+        policy = _read(file, tenant)
+        pinned.set_policy(_path(policies, home), policy)
+        tell(f"pinned: policy {policy.name} of {policy.tenant}")
+
+
+@app.command("list")
+def list_policies(as_json: Json = False, home: Home = None) -> None:
+    """List the policies that the service knows; `default` has the defaults where it is not among them."""
+    with service(home) as (_, sessions), sessions() as session:
+        from workers.recoveries import policies as known
+
+        entries = [policy.body() | {"version": version} for policy, version in known.policies(session)]
+    if as_json:
+        lines(entries)
+        return
+    names = ["tenant", "name", "version", "quorum", "break_glass_quorum", "max_items", "retain_days"]
+    table([name.replace("_", " ") for name in names], [[_cell(entry[name]) for name in names] for entry in entries])
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The policy's name.")] = "default",
+    tenant: Tenant = "default",
+    home: Home = None,
+) -> None:
+    """Show a policy as JSON: what `refacex policy set` takes."""
+    with service(home) as (_, sessions), sessions() as session:
+        from workers.recoveries import policies as known
+
+        body = known.load_policy(session, tenant, name).body()
+    print(json.dumps({key: value for key, value in body.items() if key not in ("v", "what", "tenant")}, indent=2))
+
+
+def _read(file: Path, tenant: str) -> Any:
+    from schemas.policies import Policy
+
+    try:
+        body = json.loads(file.read_text("utf-8"))
+        if not isinstance(body, dict):
+            raise ValueError("a policy is a JSON object")
+        return Policy.of({"tenant": tenant} | body)
+    except OSError as error:
+        raise stop(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise stop(f"{file}: {error}") from None
+
+
+def _path(given: Path | None, home: Path | None) -> Path:
+    return given or home_folder(home) / "keys" / "policies.json"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,48 @@
+"""The policies as the custodian knows them: a file outside Postgres, so that nobody who can write to the database can lower
+a bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.policies import DEFAULT_POLICY, Policy
+from workers.custody import pinned
+from workers.custody.errors import PoliciesInvalid
+
+FORMAT = "refacex-policies"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PolicyBook:
+    """Every policy by tenant and name. The name `default` stands for the defaults where nobody set it."""
+
+    policies: dict[tuple[str, str], Policy]
+
+    def find(self, tenant: str, name: str) -> Policy | None:
+        """The policy of that name, if there is one."""
+        return self.policies.get((tenant, name)) or (Policy(tenant) if name == DEFAULT_POLICY else None)
+
+
+def load_policies(path: Path) -> PolicyBook:
+    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed."""
+    try:
+        found = [Policy.of(body) for body in pinned.read(path, FORMAT, VERSION)["policies"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PoliciesInvalid(type(error).__name__) from error
+    return PolicyBook({(policy.tenant, policy.name): policy for policy in found})
+
+
+def write_policies(path: Path, policies: Iterable[Policy]) -> None:
+    """Writes the policies in one step, mode 0600."""
+    ordered = sorted(policies, key=lambda policy: (policy.tenant, policy.name))
+    pinned.write(path, FORMAT, VERSION, {"policies": [policy.body() for policy in ordered]})
+
+
+def set_policy(path: Path, policy: Policy) -> None:
+    """Puts one policy in the place of the one of its name. Raises PoliciesInvalid where there is no file to put it in."""
+    known = load_policies(path).policies
+    write_policies(path, (known | {(policy.tenant, policy.name): policy}).values())

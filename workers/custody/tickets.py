@@ -1,0 +1,50 @@
+"""The custodian's signature on its tickets, and how a recovery worker checks it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
+from workers.custody.errors import TicketInvalid
+from workers.custody.judge import verifies
+from workers.custody.keys import KeyType, key_id
+
+
+@dataclass(frozen=True)
+class TicketSigner:
+    """The custodian's Ed25519 key: raw private bytes."""
+
+    private: bytes = field(repr=False)
+
+    def sign(self, ticket: TicketTerms) -> bytes:
+        """The signature over the ticket's canonical form, 64 bytes."""
+        return Ed25519PrivateKey.from_private_bytes(self.private).sign(ticket.canonical())
+
+
+def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> datetime:
+    """When the ticket in a bundle expires, if the custodian signed it for just this recovery by this worker.
+
+    `public` is the custodian's raw Ed25519 key, `worker` the id of the worker's own. Raises TicketInvalid.
+    """
+    if not verifies(public, bundle.ticket_signature, bundle.ticket_canonical):
+        raise TicketInvalid("the signature is not the custodian's")
+    faces = {FaceRef(item.item, face) for item in bundle.items for face in item.face_keys}
+    try:
+        ticket = json.loads(bundle.ticket_canonical)
+        named = {FaceRef(UUID(each["item"]), each["face"]) for each in ticket["faces"]}
+        said = tuple(ticket[name] for name in ("what", "id", "recovery", "request", "request_sha256", "release"))
+        bound = (WHAT_TICKET, bundle.ticket, bundle.recovery, bundle.request, bundle.request_sha256, bundle.release)
+        recipient, expires = ticket["recipient"], datetime.fromisoformat(ticket["expires_at"])
+        meant_for = ticket["worker"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TicketInvalid("it cannot be read") from error
+    if said != tuple(str(each) for each in bound) or named != faces:
+        raise TicketInvalid("it is for another recovery or for other faces")
+    if recipient != key_id(KeyType.X25519, bundle.recipient_public) or meant_for != worker:
+        raise TicketInvalid("it is for another recipient or another worker")
+    return expires
