@@ -134,7 +134,8 @@ def _measure(
     after = [align.crop(released, geometry.matrix()) for geometry in geometries]
     figures.similarity = _similarities(judges, before, after)
     figures.decodes_after_jpeg75 = _decodes_after_jpeg(core, data)
-    recovered = {index: decode(path.read_bytes()).rgb for index, path in photograph.recovered.items()}
+    # without the band under the picture that says under which ticket it was recovered
+    recovered = {i: decode(path.read_bytes()).rgb[: align.CROP] for i, path in photograph.recovered.items()}
     if recovered:
         kept = [before[index] for index in recovered]
         figures.similarity_recovered = _similarities(judges, kept, list(recovered.values()))

@@ -22,10 +22,11 @@ from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matche
 from refacex_core.item import MOST_SIMILARITY, Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
-from refacex_core.reader import CURRENT, Reader
+from refacex_core.reader import CURRENT, MODELS, Reader
 from refacex_core.recognisers import sface
 from refacex_core.release import ReadBackFailed, Stego, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
+from refacex_core.stego import mark
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
 from refacex_core.types import (
     RGB,
@@ -263,6 +264,16 @@ class Core:
             crop = heard.model.face(header.profile, crops[index], payload)
             recovered.append(RecoveredFace(index, crop, layout.faces[index].geometry.matrix()))
         return recovered
+
+    def mark(self, crop: RGB, ticket: bytes) -> RGB:
+        """A recovered face (256 x 256 x 3) with its ticket's 16 bytes embedded, for whoever finds it later."""
+        return mark.write(self._model.channel, crop, ticket)
+
+    def read_mark(self, data: bytes) -> bytes | None:
+        """The ticket that a recovered face was marked with; None where there is no mark. Raises BadImage."""
+        rgb = self._pixels_of(data)
+        found = (mark.read(self.reader.model(model_id).channel, rgb) for model_id in sorted(MODELS, reverse=True))
+        return next((ticket for ticket in found if ticket is not None), None)
 
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:
         """The released image with recovered faces laid back: the face's oval, and whatever else had been changed."""

@@ -28,6 +28,10 @@ class Core(Protocol):
         """The approved faces of a released file. Raises the typed errors of `refacex_core.errors`."""
         ...
 
+    def mark(self, crop: RGB, ticket: bytes) -> RGB:
+        """A recovered face (256 x 256 x 3) with its ticket's 16 bytes embedded."""
+        ...
+
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:
         """The released image with the recovered faces laid back."""
         ...

@@ -148,13 +148,17 @@ def inspect(
     report: ReportOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Say whether files carry a payload of ours, of which model, profile and locator. Needs no key."""
+    """Say whether files carry a payload of ours, of which model, profile and locator; of a recovered face, which ticket it
+    was recovered under. Needs no key.
+    """
     jobs = find_jobs(inputs, None, "")
     with problems(), Run(jobs, None, report) as run:
         core = _load(device)
         for job in jobs:
             fields = run.each(job, lambda job=job: _inspect_one(core, job))  # type: ignore[misc]
-            if fields:
+            if fields and "ticket" in fields:
+                typer.echo(f"{job.name}: a recovered face, of ticket {fields['ticket']}")
+            elif fields:
                 typer.echo(
                     f"{job.name}: format {fields['format_version']}, model {fields['model_id']}, "
                     f"profile {fields['profile']}, locator {fields['locator']}, faces {fields['faces']}, "
@@ -245,7 +249,18 @@ def _recover_one(core: Core, ring: KeyRing, job: Job, taken: set[str], *, replac
 
 
 def _inspect_one(core: Core, job: Job) -> dict[str, Any]:
-    header = core.inspect(job.source.read_bytes())
+    from uuid import UUID
+
+    from refacex_core.errors import PayloadMissing
+
+    data = job.source.read_bytes()
+    try:
+        header = core.inspect(data)
+    except PayloadMissing:
+        ticket = core.read_mark(data)
+        if ticket is None:
+            raise
+        return {"outcome": "recovered face", "ticket": str(UUID(bytes=ticket))}
     return {
         "outcome": "payload",
         "format_version": header.format_version,

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,9 @@ def recover(world: World, request: str) -> None:
 
         def recover(self, data: bytes, given: object, context: object) -> list[CoreFace]:
             return [CoreFace(0, np.full((256, 256, 3), 77, np.uint8), np.eye(2, 3))]
+
+        def mark(self, crop: Any, ticket: bytes) -> Any:
+            return crop
 
     recovery = world.custodian().open(UUID(request)).recovery
     assert recovery is not None
@@ -201,7 +205,7 @@ def test_a_face_that_does_not_open_is_kept_sealed(
     assert "nothing to fetch" in refacex(*fetch[:-1], elsewhere, ok=False).stderr
     elsewhere.rmdir()
     written = Path(refacex(*fetch).stdout.strip())
-    assert Image.open(io.BytesIO(written.read_bytes())).size == (256, 256)
+    assert Image.open(io.BytesIO(written.read_bytes())).size == (256, 256 + 32)
     assert list(tmp_path.iterdir()) == [written]
     assert "nothing to fetch" in refacex(*fetch, ok=False).stderr
 

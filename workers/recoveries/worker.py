@@ -107,17 +107,17 @@ class Recoverer:
         except TicketInvalid as error:
             return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_REFUSED, error.code)
         try:
-            result = self._recover_items(bundle)
+            result = self._recover_items(bundle, bound.now)
         except Away:
             self._count(bound.id, -1)  # a store that is down is not the file's fault
             raise
         return self._store(bound, bundle, result)
 
-    def _recover_items(self, bundle: KeyBundle) -> _Result:
+    def _recover_items(self, bundle: KeyBundle, at: datetime) -> _Result:
         result = _Result()
         for item in bundle.items:
             try:
-                result.faces += self._recover_item(bundle, item)
+                result.faces += self._recover_item(bundle, item, at)
             except (CoreError, ObjectChanged, ObjectMissing) as error:
                 result.failed[item.item] = error.code
         return result
@@ -178,17 +178,19 @@ class Recoverer:
             raise BundleUnreadable("of another recovery")
         return bundle
 
-    def _recover_item(self, bundle: KeyBundle, item: BundleItem) -> list[dict[str, Any]]:
-        """The approved faces of one item as rows, sealed to the recipient that the custodian named."""
+    def _recover_item(self, bundle: KeyBundle, item: BundleItem, at: datetime) -> list[dict[str, Any]]:
+        """The approved faces of one item as rows: marked, and sealed to the recipient that the custodian named."""
         from refacex_core.images import encode
+        from workers.recoveries.marking import mark
 
         data = self.read(item.object_key)
         if hashlib.sha256(data).hexdigest() != item.sha256:
             raise ObjectChanged
         context = SealContext(bundle.tenant, str(bundle.release), str(item.item), item.model_version, item.policy)
         rows = []
-        for face in self.core().recover(data, RecoveryKeys(item.layout_key, item.face_keys), context):
-            png = encode(face.crop, "png")
+        core = self.core()
+        for face in core.recover(data, RecoveryKeys(item.layout_key, item.face_keys), context):
+            png = encode(mark(core, face.crop, bundle.ticket, at), "png")
             info = face_info(bundle.recovery, item.item, face.index)
             sealed = seal(bundle.recipient_public, png, info)
             rows.append(

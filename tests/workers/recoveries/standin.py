@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refacex_core.types import RecoveredFace, RecoveryKeys, SealContext
+from refacex_core.types import RGB, RecoveredFace, RecoveryKeys, SealContext
 
 
 class Core:
@@ -34,6 +34,9 @@ class Core:
         while (self.folder / "hold").exists():
             time.sleep(0.05)
         return [RecoveredFace(face, np.full((256, 256, 3), 99, np.uint8), np.eye(2, 3)) for face in keys.face_keys]
+
+    def mark(self, crop: RGB, ticket: bytes) -> RGB:
+        return crop
 
 
 def load() -> Any:

@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
 from refacex_core.errors import PayloadMismatch, WrongKey
+from refacex_core.types import RGB, RecoveryKeys, SealContext
 from refacex_core.types import RecoveredFace as CoreFace
-from refacex_core.types import RecoveryKeys, SealContext
 from schemas.requests import FaceRef, face_info, withdraw_message
 from schemas.states import Decision, RecoveryState, RequestState
 from schemas.tables import Outbox, RecoveredFace, Recovery, RecoveryRequest, Ticket
@@ -29,6 +29,7 @@ from workers.custody.errors import Unwrappable
 from workers.custody.opening import open_sealed
 from workers.errors import ObjectMissing, StorageAway
 from workers.recoveries import errors, expiry, service
+from workers.recoveries.marking import BAND
 from workers.recoveries.worker import MAX_ATTEMPTS, Recoverer
 from workers.settings import RecoverySettings
 from workers.storage import Storage
@@ -41,6 +42,7 @@ class KeyedCore:
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, RecoveryKeys, SealContext]] = []
+        self.marked: list[bytes] = []
 
     def recover(self, data: bytes, keys: RecoveryKeys, context: SealContext) -> list[CoreFace]:
         self.asked.append((data, keys, context))
@@ -56,6 +58,10 @@ class KeyedCore:
 
     def restore(self, data: bytes, faces: Sequence[CoreFace]) -> Any:
         raise NotImplementedError
+
+    def mark(self, crop: RGB, ticket: bytes) -> RGB:
+        self.marked.append(ticket)
+        return crop
 
 
 def pixels(key: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -96,6 +102,7 @@ def test_the_requester_alone_gets_the_approved_faces_once(world: World) -> None:
     assert {context for _, _, context in core.asked} == {
         SealContext("acme", str(world.release), str(item), MODEL, POLICY) for item in world.items
     }
+    assert core.marked == [world.one(select(Ticket.id)).bytes] * 2
     faces = fetch(world, recovery)
     assert {(each.item, each.face) for each in faces} == {(world.items[0], 1), (world.items[1], 0)}
     secret = world.people["alice"].receiving.private_bytes_raw()
@@ -103,7 +110,9 @@ def test_the_requester_alone_gets_the_approved_faces_once(world: World) -> None:
         info = face_info(recovery, each.item, each.face)
         png = open_sealed(secret, each.sealed, info)
         shown = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        assert (shown == pixels(world.secrets[each.item, each.face])).all()
+        assert shown.shape == (256 + BAND, 256, 3), "the band that says under which ticket"
+        assert (shown[:256] == pixels(world.secrets[each.item, each.face])).all()
+        assert len(np.unique(shown[256:].reshape(-1, 3), axis=0)) > 2, "something is written on it"
         for other in ("bob", "eve"):
             with pytest.raises(Unwrappable):
                 open_sealed(world.people[other].receiving.private_bytes_raw(), each.sealed, info)
