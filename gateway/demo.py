@@ -24,6 +24,7 @@ from workers import audit
 from workers.audit.heads import Anchors, HeadVerifier
 from workers.audit.verify import Verification, verify
 from workers.custody import keys
+from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
 from workers.custody.roster import APPROVER, REQUESTER, RosterPerson, add_person, load_roster
 from workers.db import make_engine
@@ -281,7 +282,7 @@ class Steps:
         with self._sessions.begin() as session:
             terms = recoveries.load_terms(session, request)
             signature = self._sign(approver, decision_message(Decision.APPROVE, terms.sha256()))
-            return recoveries.approve(session, request, approver, signature)
+            return recoveries.approve(session, request, approver, Signed(signature))
 
     def _sign(self, person: str, message: bytes) -> bytes:
         return self._people[person].of(keys.KeyType.ED25519).sign(message)

@@ -55,7 +55,7 @@ class Base(DeclarativeBase):
         str: Text(),
         bytes: LargeBinary(),
         datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB(),
+        dict[str, Any]: JSONB(none_as_null=True),
         list[Any]: JSONB(),
         list[str]: ARRAY(Text()),
         ReleaseState: EnumText(ReleaseState),

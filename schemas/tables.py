@@ -210,6 +210,7 @@ class Person(Base):
     roles: Mapped[list[str]]
     ed25519_public: Mapped[bytes] = mapped_column(unique=True)
     x25519_public: Mapped[bytes] = mapped_column(unique=True)
+    passkeys: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     created_at: Mapped[datetime] = now()
     removed_at: Mapped[datetime | None]
 

@@ -37,6 +37,7 @@ from schemas.tables import Attempt, Item, Person, Release, SealedKey
 from schemas.tables import Policy as PolicyRow
 from tests.conftest import Database
 from workers.custody import keys
+from workers.custody.judge import Signed
 from workers.custody.ledger import Ledger
 from workers.custody.policies import write_policies
 from workers.custody.roster import RosterPerson, write_roster
@@ -173,7 +174,7 @@ class World:
         for approver in approvers:
             signature = self.people[approver].sign(terms)
             with self.as_("gateway").begin() as session:
-                state = service.approve(session, terms.id, approver, signature)
+                state = service.approve(session, terms.id, approver, Signed(signature))
         return state
 
     def approved(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:

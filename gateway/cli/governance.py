@@ -217,6 +217,7 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
         from schemas.requests import decision_message
         from schemas.states import Decision
         from workers.custody import keys
+        from workers.custody.judge import Signed
         from workers.recoveries import service as requests
 
         signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
@@ -233,7 +234,7 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
         signature = signing.sign(decision_message(decision, terms.sha256()))
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
-            state = record(session, terms.id, who, signature)
+            state = record(session, terms.id, who, Signed(signature))
         tell(f"recorded; the request is {state.value}")
 
 

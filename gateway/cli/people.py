@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.roster import PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
+from gateway.cli.roster import Passkeys, PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
 from gateway.cli.service import Home, Json, lines, service, table, tell, told
 
 app = typer.Typer(no_args_is_help=True, help="People who ask, approve and receive.")
@@ -36,6 +36,7 @@ def add(
     public: Public,
     role: Roles,
     tenant: Tenant = "default",
+    passkey: Passkeys = [],  # noqa: B006  (typer copies it)
     roster: RosterFile = None,
     without_roster: Annotated[
         bool, typer.Option("--without-roster", help="Only the service: the custodian has its roster elsewhere.")
@@ -47,7 +48,7 @@ def add(
         from workers.custody.keys import KeyType, key_id
         from workers.recoveries import people
 
-        new = member(person, public, role, tenant)
+        new = member(person, public, role, tenant, passkey)
         # The roster inside the transaction: without a place on it nobody counts, and then they are not added either.
         with sessions.begin() as session:
             people.add(session, new, getpass.getuser())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +14,7 @@ import typer
 from gateway.cli.service import Home, Json, home_folder, lines, stop, table, tell, told
 
 if TYPE_CHECKING:
+    from workers.custody.passkeys import Passkey
     from workers.custody.roster import RosterPerson
 
 app = typer.Typer(no_args_is_help=True, help="Who counts for the custodian: run it on the custodian's machine.")
@@ -24,18 +28,24 @@ RosterFile = Annotated[
 ]
 
 
+Passkeys = Annotated[
+    list[Path], typer.Option("--passkey", help='JSON of a passkey: "id" (base64url), "public" (DER in base64).')
+]
+
+
 @app.command()
 def add(
     person: PersonId,
     public: Public,
     role: Roles,
     tenant: Tenant = "default",
+    passkey: Passkeys = [],  # noqa: B006  (typer copies it)
     roster: RosterFile = None,
     home: Home = None,
 ) -> None:
     """Put a person on the roster alone; `refacex person add --without-roster` makes them known to the service."""
     with told():
-        new = member(person, public, role, tenant)
+        new = member(person, public, role, tenant, passkey)
         enter(roster_path(roster, home), new)
         tell(f"{person} is on the roster ({', '.join(new.roles)})")
 
@@ -49,6 +59,24 @@ def remove(person: PersonId, roster: RosterFile = None, home: Home = None) -> No
         if not remove_person(roster_path(roster, home), person):
             raise stop(f"{person} is not on the roster")
         tell(f"{person} is off the roster")
+
+
+@app.command()
+def console(
+    domain: Annotated[str, typer.Argument(help="The domain that passkeys are made for: example.org")],
+    origin: Annotated[list[str], typer.Option(help="Where the console is served: https://refacex.example.org")],
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Say which console's passkeys count. Before that, none does."""
+    with told():
+        from workers.custody.passkeys import RelyingParty
+        from workers.custody.roster import load_roster, write_roster
+
+        path = roster_path(roster, home)
+        known = load_roster(path)
+        write_roster(path, known.people.values(), known.least_quorum, RelyingParty(domain, tuple(origin)))
+        tell(f"passkeys of {domain} count, from {', '.join(origin)}")
 
 
 @app.command("list")
@@ -79,7 +107,7 @@ def roster_path(roster: Path | None, home: Path | None) -> Path:
     return roster or home_folder(home) / "keys" / "roster.json"
 
 
-def member(person: str, public: Path, roles: list[str], tenant: str) -> RosterPerson:
+def member(person: str, public: Path, roles: list[str], tenant: str, passkeys: Sequence[Path] = ()) -> RosterPerson:
     """A person as the roster has them. Raises typer.BadParameter, and KeyFileInvalid for a file that is no public one."""
     from workers.custody import keys
     from workers.custody.roster import ROLES, RosterPerson
@@ -90,7 +118,18 @@ def member(person: str, public: Path, roles: list[str], tenant: str) -> RosterPe
         raise typer.BadParameter("lower-case letters, digits and . _ @ - only", param_hint="PERSON")
     both = keys.load(public, keys.FileKind.PUBLIC)
     signing, receiving = both.of(keys.KeyType.ED25519), both.of(keys.KeyType.X25519)
-    return RosterPerson(person, tenant, tuple(sorted(set(roles))), signing.public, receiving.public)
+    credentials = tuple(_passkey(file) for file in passkeys)
+    return RosterPerson(person, tenant, tuple(sorted(set(roles))), signing.public, receiving.public, credentials)
+
+
+def _passkey(file: Path) -> Passkey:
+    from workers.custody.passkeys import Passkey
+
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+        return Passkey(str(fields["id"]), base64.b64decode(fields["public"], validate=True))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise typer.BadParameter(f"{file} is no passkey: {type(error).__name__}", param_hint="--passkey") from None
 
 
 def enter(path: Path, person: RosterPerson) -> None:

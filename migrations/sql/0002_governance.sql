@@ -15,7 +15,9 @@ CREATE TABLE policies (
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON policies EXECUTE FUNCTION guard_append_only();
 
 -- Somebody who left stays, so that what they signed can still be checked; nothing that they sign afterwards counts.
-ALTER TABLE people ADD COLUMN removed_at timestamptz;
+ALTER TABLE people
+    ADD COLUMN removed_at timestamptz,
+    ADD COLUMN passkeys jsonb NOT NULL DEFAULT '[]'::jsonb;
 CREATE FUNCTION guard_person() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

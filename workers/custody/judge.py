@@ -6,10 +6,11 @@ approval's signature over them is checked against the roster.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -19,8 +20,9 @@ from schemas.requests import FaceRef, RequestTerms, decision_message, request_me
 from schemas.states import Decision, RequestState, Urgency
 from schemas.tables import Approval, RecoveryRequest, Release, RequestFace
 from workers.custody.errors import TicketRefused
+from workers.custody.passkeys import Assertion, RelyingParty, asserts
 from workers.custody.policies import PolicyBook
-from workers.custody.roster import APPROVER, REQUESTER, Roster
+from workers.custody.roster import APPROVER, REQUESTER, Roster, RosterPerson
 
 
 class Refusal(StrEnum):
@@ -152,9 +154,30 @@ def _judge_approval(approval: Approval, terms: RequestTerms, roster: Roster) -> 
     approver = roster.find(approval.approver, terms.tenant, APPROVER)
     if approver is None:
         raise Refused(Refusal.APPROVER)
-    message = decision_message(approval.decision, terms.sha256())
-    if not verifies(approver.ed25519_public, bytes(approval.signature), message):
+    signed = Signed(bytes(approval.signature), approval.assertion)
+    if not decided(approver, roster.relying_party, signed, decision_message(approval.decision, terms.sha256())):
         raise Refused(Refusal.FORGED)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """An approver's signature: by their key file, or, with an assertion, by a passkey."""
+
+    signature: bytes
+    assertion: Mapping[str, Any] | None = None
+
+
+def decided(person: RosterPerson, party: RelyingParty | None, signed: Signed, message: bytes) -> bool:
+    """Whether this person signed this message, one way or the other."""
+    if signed.assertion is None:
+        return verifies(person.ed25519_public, signed.signature, message)
+    try:
+        assertion = Assertion.of(signed.assertion)
+    except ValueError:
+        return False
+    return party is not None and any(
+        asserts(party, passkey, assertion, signed.signature, message) for passkey in person.passkeys
+    )
 
 
 def verifies(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from workers.custody import pinned
 from workers.custody.errors import RosterInvalid
+from workers.custody.passkeys import Passkey, RelyingParty
 
 FORMAT = "refacex-roster"
 VERSION = 1
@@ -27,21 +28,25 @@ LEAST_QUORUM = 2  # what a roster says that nobody said otherwise for: one perso
 
 @dataclass(frozen=True)
 class RosterPerson:
-    """One person: raw 32-byte public keys."""
+    """One person: raw 32-byte public keys, and the passkeys that they may approve with in the console."""
 
     id: str
     tenant: str
     roles: tuple[str, ...]
     ed25519_public: bytes
     x25519_public: bytes
+    passkeys: tuple[Passkey, ...] = ()
 
 
 @dataclass(frozen=True)
 class Roster:
-    """Everybody who counts, and the least quorum that the custodian accepts whatever the database says."""
+    """Everybody who counts, the least quorum that the custodian accepts whatever the database says, and whom passkeys are
+    made for (None: approvals by passkey count for nothing).
+    """
 
     people: dict[str, RosterPerson]
     least_quorum: int
+    relying_party: RelyingParty | None = None
 
     def find(self, person: str, tenant: str, role: str) -> RosterPerson | None:
         """The person, where they have this role in this tenant."""
@@ -49,7 +54,12 @@ class Roster:
         return found if found is not None and found.tenant == tenant and role in found.roles else None
 
 
-def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum: int = LEAST_QUORUM) -> None:
+def write_roster(
+    path: Path | str,
+    people: Iterable[RosterPerson],
+    least_quorum: int = LEAST_QUORUM,
+    relying_party: RelyingParty | None = None,
+) -> None:
     """Writes the roster in one step, mode 0600. Raises RosterInvalid for two people with one id or one key."""
     path, members = Path(path), sorted(people, key=lambda person: person.id)
     _check(members, least_quorum)
@@ -60,10 +70,12 @@ def write_roster(path: Path | str, people: Iterable[RosterPerson], least_quorum:
             "roles": sorted(person.roles),
             "ed25519_public": base64.b64encode(person.ed25519_public).decode("ascii"),
             "x25519_public": base64.b64encode(person.x25519_public).decode("ascii"),
+            "passkeys": [{"id": one.id, "public": base64.b64encode(one.public).decode()} for one in person.passkeys],
         }
         for person in members
     ]
-    pinned.write(path, FORMAT, VERSION, {"least_quorum": least_quorum, "people": entries})
+    party = {"id": relying_party.id, "origins": list(relying_party.origins)} if relying_party else None
+    pinned.write(path, FORMAT, VERSION, {"least_quorum": least_quorum, "people": entries, "webauthn": party})
 
 
 def load_roster(path: Path | str) -> Roster:
@@ -71,16 +83,18 @@ def load_roster(path: Path | str) -> Roster:
     try:
         body = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
+        party = body.get("webauthn")
+        relying_party = RelyingParty(party["id"], tuple(party["origins"])) if party else None
         _check(people, body["least_quorum"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise RosterInvalid(type(error).__name__) from error
-    return Roster({person.id: person for person in people}, body["least_quorum"])
+    return Roster({person.id: person for person in people}, body["least_quorum"], relying_party)
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
     """Puts one person on the roster. Raises RosterInvalid where there is none, and for an id or key already on it."""
     roster = load_roster(path)
-    write_roster(path, [*roster.people.values(), person], roster.least_quorum)
+    write_roster(path, [*roster.people.values(), person], roster.least_quorum, roster.relying_party)
 
 
 def remove_person(path: Path | str, person: str) -> bool:
@@ -90,7 +104,7 @@ def remove_person(path: Path | str, person: str) -> bool:
     """
     roster = load_roster(path)
     left = [each for each in roster.people.values() if each.id != person]
-    write_roster(path, left, roster.least_quorum)
+    write_roster(path, left, roster.least_quorum, roster.relying_party)
     return len(left) < len(roster.people)
 
 
@@ -101,6 +115,9 @@ def _person(entry: dict[str, Any]) -> RosterPerson:
         tuple(entry["roles"]),
         base64.b64decode(entry["ed25519_public"], validate=True),
         base64.b64decode(entry["x25519_public"], validate=True),
+        tuple(
+            Passkey(each["id"], base64.b64decode(each["public"], validate=True)) for each in entry.get("passkeys", [])
+        ),
     )
 
 
@@ -112,5 +129,8 @@ def _check(people: list[RosterPerson], least_quorum: int) -> None:
         values = [getattr(person, field) for person in people]
         if len(set(values)) != len(values):
             raise RosterInvalid(f"two people with one {field}")
+    credentials = [passkey.id for person in people for passkey in person.passkeys]
+    if len(set(credentials)) != len(credentials):
+        raise RosterInvalid("two people with one passkey")
     if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
         raise RosterInvalid("a public key has 32 bytes")

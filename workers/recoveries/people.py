@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
 from schemas.tables import Person
 from workers.audit import append
+from workers.custody.passkeys import Passkey
 from workers.custody.roster import RosterPerson
 from workers.recoveries.errors import PersonExists, PersonUnknown
 
@@ -36,9 +40,17 @@ def add(session: Session, person: RosterPerson, actor: str) -> bool:
             roles=sorted(person.roles),
             ed25519_public=person.ed25519_public,
             x25519_public=person.x25519_public,
+            passkeys=[{"id": one.id, "public": one.public.hex()} for one in person.passkeys],
         )
     )
-    detail = {"tenant": person.tenant, "roles": sorted(person.roles), "ed25519": person.ed25519_public.hex()}
+    detail: dict[str, Any] = {
+        "tenant": person.tenant,
+        "roles": sorted(person.roles),
+        "ed25519": person.ed25519_public.hex(),
+        "x25519": person.x25519_public.hex(),
+    }
+    if person.passkeys:
+        detail["passkeys"] = [{"id": one.id, "public": one.public.hex()} for one in person.passkeys]
     append(session, AuditEvent.PERSON_ADDED, actor=actor, subject=person.id, detail=detail)
     return True
 
@@ -52,11 +64,12 @@ def remove(session: Session, person: str, actor: str) -> None:
     append(session, AuditEvent.PERSON_REMOVED, actor=actor, subject=person)
 
 
+def as_on_roster(row: Person) -> RosterPerson:
+    """A person's row as the roster would have them."""
+    passkeys = tuple(Passkey(one["id"], bytes.fromhex(one["public"])) for one in row.passkeys)
+    public = bytes(row.ed25519_public), bytes(row.x25519_public)
+    return RosterPerson(row.id, row.tenant, tuple(sorted(row.roles)), *public, passkeys)
+
+
 def _same(row: Person, person: RosterPerson) -> bool:
-    return (row.id, row.tenant, sorted(row.roles), bytes(row.ed25519_public), bytes(row.x25519_public)) == (
-        person.id,
-        person.tenant,
-        sorted(person.roles),
-        person.ed25519_public,
-        person.x25519_public,
-    )
+    return as_on_roster(row) == replace(person, roles=tuple(sorted(person.roles)))

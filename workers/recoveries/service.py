@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, insert, select, update
@@ -44,8 +45,10 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.judge import terms_of, verifies
+from workers.custody.judge import Signed, decided, terms_of, verifies
+from workers.custody.passkeys import RelyingParty
 from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
+from workers.recoveries import people
 from workers.recoveries.errors import (
     AlreadyDecided,
     FaceNotReleased,
@@ -175,13 +178,16 @@ def open_request(session: Session, terms: RequestTerms, signature: bytes) -> Non
     )
 
 
-def approve(session: Session, request_id: UUID, approver: str, signature: bytes) -> RequestState:
+def approve(
+    session: Session, request_id: UUID, approver: str, signed: Signed, party: RelyingParty | None = None
+) -> RequestState:
     """Records an approval, signed over `decision_message(Decision.APPROVE, sha256)`; gives the state that follows.
 
-    The one that reaches the quorum puts the request before the custodian. Raises RequestUnknown, RequestClosed,
-    OwnRequest, SubmitterMayNotApprove, PersonUnknown, AlreadyDecided, SignatureInvalid.
+    By the approver's key file, or by a passkey of theirs that was made for `party`. The one that reaches the quorum puts the
+    request before the custodian. Raises RequestUnknown, RequestClosed, OwnRequest, SubmitterMayNotApprove,
+    PersonUnknown, AlreadyDecided, SignatureInvalid.
     """
-    request = _decide(session, request_id, approver, Decision.APPROVE, signature)
+    request = _decide(session, request_id, approver, Decision.APPROVE, signed, party)
     state = request.state
     approvals = session.execute(
         select(func.count())
@@ -195,7 +201,7 @@ def approve(session: Session, request_id: UUID, approver: str, signature: bytes)
         message = {"broker": Broker.PRIVILEGED.value, "queue": queue.value, "task": TaskName.OPEN.value}
         session.execute(insert(Outbox).values(args=task_args(TaskName.OPEN, [request_id]), **message))
     counted = {"approvals": approvals, "quorum": request.quorum}
-    _record(session, AuditEvent.REQUEST_APPROVED, request, approver, **counted, signature=signature.hex())
+    _record(session, AuditEvent.REQUEST_APPROVED, request, approver, **counted, **_told(signed))
     return state
 
 
@@ -211,13 +217,15 @@ def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_publi
         raise SignatureInvalid
 
 
-def deny(session: Session, request_id: UUID, approver: str, signature: bytes) -> RequestState:
+def deny(
+    session: Session, request_id: UUID, approver: str, signed: Signed, party: RelyingParty | None = None
+) -> RequestState:
     """Records a denial, signed over `decision_message(Decision.DENY, sha256)`; one closes the request. Raises as
     `approve`.
     """
-    request = _decide(session, request_id, approver, Decision.DENY, signature)
+    request = _decide(session, request_id, approver, Decision.DENY, signed, party)
     _set_state(session, request_id, RequestState.DENIED)
-    _record(session, AuditEvent.REQUEST_DENIED, request, approver, signature=signature.hex())
+    _record(session, AuditEvent.REQUEST_DENIED, request, approver, **_told(signed))
     return RequestState.DENIED
 
 
@@ -407,7 +415,9 @@ def _decidable(session: Session, request_id: UUID) -> RecoveryRequest:
     return request
 
 
-def _decide(session: Session, request_id: UUID, approver: str, decision: Decision, signature: bytes) -> RecoveryRequest:
+def _decide(
+    session: Session, request_id: UUID, approver: str, decision: Decision, signed: Signed, party: RelyingParty | None
+) -> RecoveryRequest:
     request = _decidable(session, request_id)
     if approver == request.requester:
         raise OwnRequest
@@ -416,7 +426,7 @@ def _decide(session: Session, request_id: UUID, approver: str, decision: Decisio
         raise AlreadyDecided
     terms = load_terms(session, request_id)
     _check_submitter(session, terms, approver)
-    if not verifies(bytes(person.ed25519_public), signature, decision_message(decision, terms.sha256())):
+    if not decided(people.as_on_roster(person), party, signed, decision_message(decision, terms.sha256())):
         raise SignatureInvalid
     session.add(
         Approval(
@@ -424,18 +434,26 @@ def _decide(session: Session, request_id: UUID, approver: str, decision: Decisio
             approver=approver,
             requester=request.requester,
             decision=decision,
-            signature=signature,
+            signature=signed.signature,
+            method="ed25519" if signed.assertion is None else "webauthn",
+            assertion=signed.assertion,
         )
     )
     session.flush()
     return request
 
 
+def _told(signed: Signed) -> dict[str, Any]:
+    """What the trail keeps of a signature: all that is needed to check it."""
+    told: dict[str, Any] = {"signature": signed.signature.hex()}
+    return told | ({"assertion": dict(signed.assertion)} if signed.assertion is not None else {})
+
+
 def _set_state(session: Session, request_id: UUID, state: RequestState) -> None:
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == request_id).values(state=state))
 
 
-def _record(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: int | str) -> None:
+def _record(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: Any) -> None:
     append(
         session,
         event,

@@ -22,7 +22,7 @@ from schemas.tables import Alert, Approval, Outbox, Recovery, RecoveryRequest, R
 from tests.governance import MODEL, POLICY, SHORT, Member, World
 from workers.custody import keys
 from workers.custody.errors import LedgerInvalid, RosterInvalid, Unwrappable
-from workers.custody.judge import Refusal
+from workers.custody.judge import Refusal, Signed
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
 from workers.custody.policies import write_policies
@@ -403,7 +403,7 @@ def test_a_replaced_public_key_does_not_count(world: World) -> None:
     terms = world.request()
     world.approve(terms, "bob")
     with world.as_("gateway").begin() as session:
-        service.approve(session, terms.id, "carol", mallory.sign(terms))
+        service.approve(session, terms.id, "carol", Signed(mallory.sign(terms)))
     refused(world, terms.id, Refusal.FORGED)
 
 

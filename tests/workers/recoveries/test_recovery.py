@@ -26,6 +26,7 @@ from tests.conftest import Buckets
 from tests.governance import GROUNDS, MODEL, POLICY, SHORT, World
 from workers.custody import keys
 from workers.custody.errors import Unwrappable
+from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
 from workers.errors import ObjectMissing, StorageAway
 from workers.recoveries import errors, expiry, service
@@ -319,7 +320,9 @@ def test_what_a_request_may_ask_for(world: World) -> None:
 def decide(world: World, terms: Any, who: str, decision: Decision, signature: bytes | None = None) -> RequestState:
     signed = signature or world.people[who].sign(terms, decision)
     with world.as_("gateway").begin() as session:
-        return (service.approve if decision is Decision.APPROVE else service.deny)(session, terms.id, who, signed)
+        return (service.approve if decision is Decision.APPROVE else service.deny)(
+            session, terms.id, who, Signed(signed)
+        )
 
 
 def test_who_may_decide(world: World) -> None:

@@ -1,0 +1,108 @@
+"""Approvals signed with a passkey (WebAuthn level 3, section 7.2): the console's way, checked by the custodian.
+
+The challenge is the SHA-256 of the very message that a key file would sign, so an assertion counts for one decision on one
+request. The signature counter is not looked at: no challenge is ever asked twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+_USER_PRESENT, _USER_VERIFIED = 0x01, 0x04
+
+
+@dataclass(frozen=True)
+class Passkey:
+    """One credential: its id (base64url) and its public key (SubjectPublicKeyInfo, DER; P-256 or Ed25519)."""
+
+    id: str
+    public: bytes
+
+
+@dataclass(frozen=True)
+class RelyingParty:
+    """Whom passkeys are made for: the console's domain, and the origins that it is served from."""
+
+    id: str
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """What a browser gives back besides the signature."""
+
+    credential: str
+    authenticator_data: bytes
+    client_data: bytes
+
+    def as_json(self) -> dict[str, str]:
+        """As the database keeps it."""
+        return {
+            "credential": self.credential,
+            "authenticator_data": _b64url(self.authenticator_data),
+            "client_data": _b64url(self.client_data),
+        }
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Assertion:
+        """The assertion that was kept. Raises ValueError for anything else."""
+        try:
+            parts = [_unb64url(fields[name]) for name in ("authenticator_data", "client_data")]
+            return cls(str(fields["credential"]), *parts)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError("not an assertion") from error
+
+
+def challenge(message: bytes) -> str:
+    """What the browser is asked to sign, base64url."""
+    return _b64url(hashlib.sha256(message).digest())
+
+
+def asserts(party: RelyingParty, passkey: Passkey, assertion: Assertion, signature: bytes, message: bytes) -> bool:
+    """Whether this passkey's holder, present and verified by their device, signed this message for this relying party."""
+    try:
+        client = json.loads(assertion.client_data)
+        said = (client["type"], client["challenge"], client["origin"], client.get("crossOrigin", False))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    if said[:2] != ("webauthn.get", challenge(message)) or said[2] not in party.origins or said[3]:
+        return False
+    data = assertion.authenticator_data
+    needed = _USER_PRESENT | _USER_VERIFIED
+    if len(data) < 37 or data[:32] != hashlib.sha256(party.id.encode()).digest() or data[32] & needed != needed:
+        return False
+    signed = data + hashlib.sha256(assertion.client_data).digest()
+    return assertion.credential == passkey.id and _verifies(passkey.public, signature, signed)
+
+
+def _verifies(public: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        key = load_der_public_key(public)
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, message)
+        elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+            key.verify(signature, message, ECDSA(hashes.SHA256()))
+        else:
+            return False
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        return False
+    return True
+
+
+def _b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _unb64url(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
