@@ -7,23 +7,30 @@ do not see a killed worker.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import structlog
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry
-from celery.signals import setup_logging
+from celery.signals import setup_logging, task_unknown
 from kombu.entity import Exchange, Queue
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import sessionmaker
 
-from workers.errors import Away, DatabaseAway
+from schemas.audit import AuditEvent
+from workers.alerts import AlertKind, raise_alert
+from workers.audit import append
+from workers.errors import Away, DatabaseAway, MessageInvalid
 from workers.logs import configure_logs, get_logger
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session, sessionmaker
+    from sqlalchemy.orm import Session
 
 log = get_logger(__name__)
 
@@ -86,7 +93,14 @@ class RefacexTask(Task):  # type: ignore[misc]  # Celery has no types
         started = time.perf_counter()
         outcome = "done"
         try:
+            self._check(args, kwargs)
             return super().__call__(*args, **kwargs)
+        except MessageInvalid as error:
+            outcome = "refused"
+            log.warning("message_refused", exc_info=error)
+            with self.transaction() as session:
+                record_refusal(session, str(self.app.main), str(self.name))
+            return None
         except (Reject, Retry, Ignore):
             outcome = "returned"
             raise
@@ -104,6 +118,34 @@ class RefacexTask(Task):  # type: ignore[misc]  # Celery has no types
             log.info("task_finished", outcome=outcome, milliseconds=elapsed)
             structlog.contextvars.unbind_contextvars("task", "message")
 
+    def _check(self, args: Any, kwargs: Any) -> None:
+        """Our messages hold ids and nothing else; what holds anything else is none of ours."""
+        try:
+            given = inspect.signature(self.run).bind(*args, **kwargs).arguments.values()
+            for value in given:
+                for each in value if isinstance(value, list) else [value]:
+                    UUID(each)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise MessageInvalid(type(error).__name__) from error
+
+
+def record_refusal(session: Session, worker: str, task: str) -> None:
+    """The event and the alert of a message that no part of the system can have sent."""
+    raise_alert(session, AlertKind.MESSAGE_REFUSED, worker=worker, task=task[:100])
+    append(session, AuditEvent.MESSAGE_REFUSED, actor=worker, detail={"task": task[:100]})
+
+
+def _refuse_unknown(app: RefacexApp, name: str) -> None:
+    """A message for a task that this worker does not have; Celery throws it away. Runs in the worker's parent process,
+    which must not keep a connection that its children would share.
+    """
+    engine = create_engine(app.database_url or "", poolclass=NullPool)
+    try:
+        with sessionmaker(engine).begin() as session:
+            record_refusal(session, str(app.main), name)
+    except SQLAlchemyError as error:
+        log.critical("refusal_not_recorded", task=name[:100], exc_info=error)
+
 
 def make_app(name: str, broker_url: str, queues: list[str], *, privileged: bool = False) -> RefacexApp:
     """A Celery app that consumes `queues` (or publishes to them) on one broker, with the settings that survive a kill.
@@ -113,6 +155,18 @@ def make_app(name: str, broker_url: str, queues: list[str], *, privileged: bool 
     apart.
     """
     app = RefacexApp(name, broker=broker_url, task_cls=RefacexTask, set_as_current=False)
+
+    def refuse(name: str = "", **_: Any) -> None:
+        if app.database_url is not None:
+            _refuse_unknown(app, name)
+
+    def forget_builtins(**_: Any) -> None:
+        """Celery's own tasks (map, chord and others) run what a message names: nothing of ours needs them."""
+        for builtin in [each for each in app.tasks if each.startswith("celery.")]:
+            app.tasks.pop(builtin)
+
+    app.on_after_finalize.connect(forget_builtins, weak=False)
+    task_unknown.connect(refuse, weak=False, dispatch_uid=f"refacex-unknown-{name}")
     first = queues[0]
     app.conf.update(
         accept_content=["json"],

@@ -168,3 +168,9 @@ class PolicyUnknown(WorkerError):
     """There is no policy of that name in this tenant: see `refacex policy list`, or set one with `refacex policy set`."""
 
     code = "policy_unknown"
+
+
+class MessageInvalid(WorkerError):
+    """A message holds something else than ids: no part of the system sends such; find out who can write to the broker."""
+
+    code = "message_invalid"

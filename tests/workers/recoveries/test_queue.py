@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from schemas.messages import Queue, TaskName
 from schemas.requests import face_info
 from schemas.states import RecoveryState, RequestState
-from schemas.tables import Recovery, RecoveryRequest, Ticket
+from schemas.tables import Alert, Recovery, RecoveryRequest, Ticket
 from tests.conftest import Brokers, Buckets
 from tests.governance import World
 from workers.app import make_app
@@ -199,6 +199,15 @@ def test_messages_put_straight_into_the_queues(processes: Processes, world: Worl
     app.send_task(TaskName.OPEN.value, args=[ids[1]], queue=Queue.CUSTODY.value)
     app.close()
     processes.until(lambda: [each["event"] for each in world.events()].count("ticket:refused") == len(ids) + 1)
+    # Audited, with an alert each: two tasks that the custodian lacks and one that is no id; for the recovery worker, a
+    # task that it lacks and a recovery that nobody opened.
+    processes.until(lambda: [each["event"] for each in world.events()].count("message:refused") == 5)
+    told = [each["fields"] for each in world.events() if each["event"] == "message:refused"]
+    assert sorted(each.get("detail", {}).get("task", "") for each in told) == sorted(
+        ["", TaskName.OPEN, TaskName.OPEN, TaskName.RECOVER, "celery.backend_cleanup"]
+    )
+    kinds = select(func.count()).select_from(Alert).where(Alert.kind == "message_refused")
+    assert world.one(kinds) == len(told)
     reasons = {each["fields"]["detail"]["refusal"] for each in world.events() if each["event"] == "ticket:refused"}
     assert reasons == {"not_approved", "request_unknown"}
     assert world.one(select(func.count()).select_from(Ticket)) == 0
