@@ -1,0 +1,141 @@
+"""A recovery worker does nothing without the custodian's signature on just this: whoever else can write its row."""
+# ruff: noqa: S608  the statements are put together from this file's own words
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import func, select
+from sqlalchemy.orm import undefer
+
+from schemas.requests import FaceRef, KeyBundle, TicketTerms, bundle_info
+from schemas.states import RecoveryState
+from schemas.tables import Alert, RecoveredFace, Recovery, Ticket
+from tests.governance import Member, World
+from tests.workers.recoveries.test_recovery import KeyedCore, opened, recoverer
+from workers.custody.errors import TicketInvalid
+from workers.custody.keys import KeyType, key_id
+from workers.custody.opening import open_sealed
+from workers.custody.sealing import seal
+from workers.custody.tickets import TicketSigner, check_ticket
+
+Change = Callable[[World, KeyBundle], KeyBundle]
+
+
+def bundle_of(world: World, recovery: UUID) -> KeyBundle:
+    with world.as_("recovery")() as session:
+        row = session.get_one(Recovery, recovery, options=[undefer(Recovery.key_bundle)])
+        plain = open_sealed(world.recovery_key().secret(), row.key_bundle or b"", bundle_info(recovery, row.ticket_id))
+    return KeyBundle.loads(plain)
+
+
+def put(world: World, recovery: UUID, bundle: KeyBundle) -> None:
+    """What the database owner can do: everybody knows the worker's public key."""
+    sealed = seal(world.recovery_key().public, bundle.dumps(), bundle_info(recovery, bundle.ticket)).hex()
+    world.owner("ALTER TABLE recoveries DISABLE TRIGGER USER")
+    world.owner(f"UPDATE recoveries SET key_bundle = '\\x{sealed}' WHERE id = '{recovery}'")
+
+
+def resigned(world: World, bundle: KeyBundle, private: Ed25519PrivateKey | None = None, **changes: object) -> KeyBundle:
+    """The bundle with a ticket that says what the bundle says, signed by somebody else, or by the custodian."""
+    said = json.loads(bundle.ticket_canonical) | changes
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    key = private or Ed25519PrivateKey.from_private_bytes(world.ticket_key().secret())
+    return replace(bundle, ticket_canonical=canonical, ticket_signature=key.sign(canonical))
+
+
+def mallorys(world: World, bundle: KeyBundle) -> KeyBundle:
+    return replace(bundle, recipient_public=Member("mallory", ()).on_roster().x25519_public)
+
+
+def bystander(world: World, bundle: KeyBundle) -> KeyBundle:
+    item = bundle.items[0]
+    return replace(bundle, items=(replace(item, face_keys=item.face_keys | {1: bytes(32)}),))
+
+
+CHANGES: dict[str, Change] = {
+    "unsigned": lambda world, bundle: replace(bundle, ticket_signature=bytes(64)),
+    "signed by another": lambda world, bundle: resigned(world, bundle, Ed25519PrivateKey.generate()),
+    "a bystander's key with it": bystander,
+    "to another recipient": mallorys,
+    "of another request": lambda world, bundle: replace(bundle, request=uuid4()),
+    "of another release": lambda world, bundle: replace(bundle, release=uuid4()),
+    "for another worker": lambda world, bundle: resigned(world, bundle, worker="0" * 16),
+    "no ticket at all": lambda world, bundle: resigned(world, bundle, what="refacex recovery request"),
+    "no faces": lambda world, bundle: resigned(world, bundle, faces=None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_ticket_that_is_not_the_custodians_for_just_this_is_refused(world: World, change: str) -> None:
+    _, recovery = opened(world)
+    put(world, recovery, CHANGES[change](world, bundle_of(world, recovery)))
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
+    assert core.asked == []
+    assert world.one(select(func.count()).select_from(RecoveredFace)) == 0
+    last = world.events()[-1]
+    assert (last["event"], last["fields"]["detail"]["code"]) == ("recovery:refused", "ticket_invalid")
+    assert world.one(select(Alert.kind)) == "recovery_refused"
+
+
+def test_an_expired_ticket_starts_nothing_and_what_it_started_goes_on(world: World) -> None:
+    for began, state in ((0, RecoveryState.FAILED), (1, RecoveryState.RECOVERED)):
+        _, recovery = opened(world)
+        put(world, recovery, resigned(world, bundle_of(world, recovery), expires_at="2020-01-01T00:00:00.000000Z"))
+        world.owner(f"UPDATE recoveries SET attempts = {began} WHERE id = '{recovery}'")
+        assert recoverer(world).recover(recovery) is state
+
+
+def test_a_ticket_of_another_recovery_does_not_fit(world: World) -> None:
+    """Two recoveries of the same faces by the same people: neither's ticket serves the other."""
+    (_, one), (_, two) = opened(world), opened(world)
+    other = bundle_of(world, two)
+    mixed = replace(
+        bundle_of(world, one), ticket_canonical=other.ticket_canonical, ticket_signature=other.ticket_signature
+    )
+    put(world, one, mixed)
+    assert recoverer(world).recover(one) is RecoveryState.FAILED
+    assert recoverer(world).recover(two) is RecoveryState.RECOVERED
+
+
+def test_what_the_row_keeps_is_what_was_signed(world: World) -> None:
+    _, recovery = opened(world)
+    with world.as_("gateway")() as session:
+        row = session.execute(select(Ticket)).scalar_one()
+    bundle = bundle_of(world, recovery)
+    assert (row.canonical, row.signature) == (bundle.ticket_canonical, bundle.ticket_signature)
+    public, worker = world.ticket_key().public, world.recovery_key().id
+    assert check_ticket(public, bundle, worker) == row.expires_at
+    with pytest.raises(TicketInvalid, match="another worker"):
+        check_ticket(public, bundle, "0" * 16)
+    terms = json.loads(bundle.ticket_canonical)
+    assert "identification" not in json.dumps(terms), "the purpose goes in by its hash"
+
+
+def test_a_ticket_keeps_its_bytes() -> None:
+    ids = [UUID(int=number) for number in range(1, 6)]
+    moment = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    ticket = TicketTerms(
+        id=ids[0],
+        request=ids[1],
+        request_sha256=bytes(32),
+        recovery=ids[2],
+        release=ids[3],
+        faces=(FaceRef(ids[4], 1), FaceRef(ids[4], 0)),
+        purpose="a witness",
+        recipient=key_id(KeyType.X25519, bytes(32)),
+        worker="0123456789abcdef",
+        issued_at=moment,
+        expires_at=moment + timedelta(hours=1),
+    )
+    assert ticket.canonical() == replace(ticket, faces=ticket.faces[::-1]).canonical()
+    signature = TicketSigner(bytes(range(32))).sign(ticket)
+    Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().verify(signature, ticket.canonical())
+    assert json.loads(ticket.canonical())["expires_at"] == "2026-01-02T04:04:05.000006Z"
