@@ -1,0 +1,366 @@
+"""The whole life of a recovery, in any order that anybody can bring about: what must hold, holds after every step.
+
+People do what they may and what they may not, messages come late, twice and out of nowhere, a stolen gateway writes rows
+itself. Everything is real but the networks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import DBAPIError
+
+from schemas.policies import Policy
+from schemas.requests import RequestTerms, decision_message, review_message
+from schemas.states import Decision, RecoveryState, RequestState, Urgency
+from schemas.tables import Approval, RecoveredFace, Recovery, RecoveryRequest, Review, Ticket
+from tests.conftest import Buckets
+from tests.governance import POLICY, World, copied
+from tests.workers.recoveries.test_recovery import KeyedCore, recoverer
+from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.notary import Notary
+from workers.audit.verify import verify
+from workers.custody.judge import Signed
+from workers.custody.policies import write_policies
+from workers.errors import WorkerError
+from workers.recoveries import expiry, service
+from workers.recoveries.policies import set_policy
+from workers.settings import NotarySettings
+from workers.storage import Storage
+
+APPROVERS = ("alice", "bob", "carol", "dave", "eve", "mallory")
+FACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
+MOST_REQUESTS = 6
+NUMBERS = itertools.count()
+
+
+@dataclass
+class Asked:
+    """A request, and who validly approved it before anybody denied it or took it back."""
+
+    terms: RequestTerms
+    approved: set[str] = field(default_factory=set)
+    closed: bool = False  # denied, withdrawn
+
+
+class Life(RuleBasedStateMachine):
+    """One world's life. `first` and `anchors` are set by the test below."""
+
+    first: World
+    folder: Path
+    anchors: Anchors
+    signer: HeadSigner
+    reached: set[str]
+
+    requests = Bundle("requests")
+    recoveries = Bundle("recoveries")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copy = copied(self.first.database)
+        number = next(NUMBERS)
+        self.world = self.first.moved(self._copy.__enter__(), self.folder / str(number))
+        self.trail = Anchors(self.anchors.store, self.anchors.bucket, f"life-{uuid4().hex[:8]}/")
+        self.asked: dict[UUID, Asked] = {}
+        self.fetched: Counter[tuple[UUID, UUID, int]] = Counter()
+        policy = Policy("acme", POLICY, break_glass_quorum=1)
+        write_policies(self.world.policies, [policy])
+        with self.world.as_("gateway").begin() as session:
+            set_policy(session, policy, "root")
+
+    def teardown(self) -> None:
+        notary = Notary(self.world.as_("notary"), self.trail, self.signer, timedelta(days=1))
+        notary.anchor()
+        with self.world.as_("gateway")() as session:
+            found = verify(session, self.trail, self.signer.verifier)
+        assert found.ok, found.findings
+        self.reached.update(each["event"] for each in self.world.events())
+        self._copy.__exit__(None, None, None)
+
+    # --- what people do
+
+    @initialize(target=requests)
+    def begin(self) -> Any:
+        """A life starts with one recovery behind it, a broken glass with its review open, and a request to decide on."""
+        fetched, broken, fresh = (
+            self._ask(*each, None) for each in (([(0, 0)], False), ([(1, 0)], True), (FACES, False))
+        )
+        for request in (fetched, broken):
+            self.approve_by_all(request)
+            self.whole_way(request)
+        self.fetch(fetched, "alice")
+        return multiple(fetched, broken, fresh)
+
+    @precondition(lambda self: len(self.asked) < MOST_REQUESTS)
+    @rule(
+        target=requests,
+        faces=st.lists(st.sampled_from(FACES), min_size=1, max_size=4, unique=True),
+        glass=st.booleans(),
+        quorum=st.sampled_from([None, None, None, 2, 3]),
+    )
+    def ask(self, faces: list[tuple[int, int]], glass: bool, quorum: int | None) -> Any:
+        return self._ask(faces, glass, quorum)
+
+    def _ask(self, faces: list[tuple[int, int]], glass: bool, quorum: int | None) -> UUID:
+        urgency = Urgency.BREAK_GLASS if glass else Urgency.NORMAL
+        try:
+            terms = self.world.request(*faces, urgency=urgency, quorum=quorum)
+        except WorkerError:
+            assert glass, "only an open review stops alice"
+            terms = self.world.request(*faces, quorum=quorum)
+        self.asked[terms.id] = Asked(terms)
+        return terms.id
+
+    @rule(request=requests, who=st.sampled_from(APPROVERS))
+    def approve(self, request: UUID, who: str) -> None:
+        if self._decide(request, who, Decision.APPROVE):
+            assert who in ("bob", "carol", "dave")
+            self.asked[request].approved.add(who)
+
+    @rule(request=requests)
+    def approve_by_all(self, request: UUID) -> None:
+        for who in ("bob", "carol", "dave"):
+            self.approve(request, who)
+
+    @rule(request=requests, who=st.sampled_from(APPROVERS))
+    def deny(self, request: UUID, who: str) -> None:
+        if self._decide(request, who, Decision.DENY):
+            self.asked[request].closed = True
+
+    @rule(request=requests, who=st.sampled_from(("alice", "bob")))
+    def withdraw(self, request: UUID, who: str) -> None:
+        try:
+            self.world.withdraw(self.asked[request].terms, who)
+        except WorkerError:
+            return
+        assert who == "alice"
+        self.asked[request].closed = True
+
+    @rule(request=requests, who=st.sampled_from(("alice", "alice", "bob", "eve")))
+    def fetch(self, request: UUID, who: str) -> None:
+        found = self._recovery_of(request)
+        if found is None:
+            return
+        try:
+            faces = self.world.fetch(self.asked[request].terms, found.id, who)
+        except WorkerError:
+            return
+        assert who == "alice"
+        self.fetched.update((face.recovery, face.item, face.face) for face in faces)
+
+    @rule(request=requests, who=st.sampled_from(("olga", "olga", "alice", "bob")))
+    def review(self, request: UUID, who: str) -> None:
+        terms = self.asked[request].terms
+        signature = self.world.people[who].signing.sign(review_message(terms.sha256(), "in order"))
+        try:
+            with self.world.as_("gateway").begin() as session:
+                service.close_review(session, request, who, "in order", signature)
+        except WorkerError:
+            return
+        assert who == "olga"
+
+    @rule()
+    def alice_fetches_and_olga_reviews(self) -> None:
+        for request in self.asked:
+            self.fetch(request, "alice")
+            self.review(request, "olga")
+
+    # --- what the system does, and what comes to it out of nowhere
+
+    @rule(target=recoveries, request=requests)
+    def opening_message(self, request: UUID) -> Any:
+        recovery = self.world.custodian().open(request).recovery
+        return recovery if recovery is not None else multiple()
+
+    @rule(recovery=recoveries)
+    def recovery_message(self, recovery: UUID) -> None:
+        recoverer(self.world, core=KeyedCore()).recover(recovery)
+
+    @rule(request=requests)
+    def whole_way(self, request: UUID) -> None:
+        """As the outbox has it when nothing goes wrong."""
+        recovery = self.world.custodian().open(request).recovery
+        if recovery is not None:
+            recoverer(self.world, core=KeyedCore()).recover(recovery)
+
+    @precondition(lambda self: len(self.asked) == MOST_REQUESTS)
+    @rule()
+    def message_out_of_nowhere(self) -> None:
+        assert self.world.custodian().open(uuid4()).recovery is None
+        assert recoverer(self.world, core=KeyedCore()).recover(uuid4()) is None
+
+    @rule()
+    def sweep(self) -> None:
+        with self.world.as_("relay").begin() as session:
+            expiry.sweep(session, "reconciler")
+
+    @rule()
+    def anchor(self) -> None:
+        Notary(self.world.as_("notary"), self.trail, self.signer, timedelta(days=1)).anchor()
+
+    # --- what a stolen gateway does
+
+    @rule(request=requests)
+    def force_approved(self, request: UUID) -> None:
+        try:
+            with self.world.as_("gateway").begin() as session:
+                session.get_one(RecoveryRequest, request).state = RequestState.APPROVED
+        except DBAPIError:
+            return
+
+    @rule(request=consumes(requests), who=st.sampled_from(("bob", "carol")))
+    def forge_approval(self, request: UUID, who: str) -> None:
+        row = {"request_id": request, "approver": who, "requester": "alice", "decision": Decision.APPROVE}
+        try:
+            with self.world.as_("gateway").begin() as session:
+                session.execute(insert(Approval).values(signature=bytes(64), **row))
+                session.get_one(RecoveryRequest, request).state = RequestState.APPROVED
+        except DBAPIError:
+            return
+        recovery = self.world.custodian().open(request).recovery
+        assert recovery is None or (self._recovery_of(request) is not None and not self._is_new(recovery))
+        # What a thief wrote, a row without its event, is what `verify` would rightly find: taken away again.
+        self.world.owner(
+            "ALTER TABLE approvals DISABLE TRIGGER USER",
+            f"DELETE FROM approvals WHERE request_id = '{request}' AND signature = '\\x{bytes(64).hex()}'",  # noqa: S608
+            "ALTER TABLE approvals ENABLE TRIGGER USER",
+        )
+
+    # --- what must always hold
+
+    @invariant()
+    def nothing_is_opened_without_its_quorum(self) -> None:
+        with self.world.as_("gateway")() as session:
+            opened = session.execute(select(Ticket.request_id)).scalars().all()
+        for request in opened:
+            asked = self.asked[request]
+            assert len(asked.approved) >= asked.terms.quorum
+            assert "alice" not in asked.approved
+
+    @invariant()
+    def one_ticket_pays_for_one_recovery(self) -> None:
+        with self.world.as_("gateway")() as session:
+            tickets = session.execute(select(Ticket.id, Ticket.request_id)).all()
+            recoveries = session.execute(select(Recovery.ticket_id)).scalars().all()
+        assert len({row.request_id for row in tickets}) == len(tickets)
+        assert sorted(recoveries) == sorted(row.id for row in tickets)
+
+    @invariant()
+    def no_face_is_handed_out_twice_or_unasked(self) -> None:
+        assert set(self.fetched.values()) <= {1}
+        with self.world.as_("gateway")() as session:
+            rows = session.execute(
+                select(RecoveredFace.item_id, RecoveredFace.face, Ticket.request_id)
+                .join(Recovery, Recovery.id == RecoveredFace.recovery_id)
+                .join(Ticket, Ticket.id == Recovery.ticket_id)
+            ).all()
+        for row in rows:
+            assert (row.item_id, row.face) in {(f.item, f.face) for f in self.asked[row.request_id].terms.faces}
+
+    @invariant()
+    def keys_are_gone_from_what_has_ended(self) -> None:
+        with self.world.as_("recovery")() as session:
+            query = select(func.count()).where(Recovery.state != RecoveryState.BOUND, Recovery.key_bundle.is_not(None))
+            assert session.execute(query).scalar_one() == 0
+
+    @invariant()
+    def every_visible_change_has_its_event(self) -> None:
+        told = Counter(each["event"] for each in self.world.events())
+        with self.world.as_("gateway")() as session:
+            count = lambda query: session.execute(query).scalar_one()  # noqa: E731
+            requests = Counter(session.execute(select(RecoveryRequest.state)).scalars())
+            recoveries = Counter(session.execute(select(Recovery.state)).scalars())
+            decisions = Counter(session.execute(select(Approval.decision)).scalars())
+            tickets = count(select(func.count()).select_from(Ticket))
+            reviews = count(select(func.count()).select_from(Review))
+            closed = count(select(func.count()).where(Review.closed_at.is_not(None)))
+        assert told["request:opened"] == sum(requests.values()) == len(self.asked)
+        assert told["request:approved"] == decisions[Decision.APPROVE]
+        assert told["request:denied"] == decisions[Decision.DENY] == requests[RequestState.DENIED]
+        assert told["request:withdrawn"] == requests[RequestState.WITHDRAWN]
+        assert told["ticket:issued"] == told["ticket:spent"] == tickets
+        assert told["recovery:fetched"] == recoveries[RecoveryState.FETCHED]
+        assert told["recovery:recovered"] == recoveries[RecoveryState.RECOVERED] + recoveries[RecoveryState.FETCHED]
+        assert (told["review:opened"], told["review:closed"]) == (reviews, closed)
+
+    # --- helpers
+
+    def _decide(self, request: UUID, who: str, decision: Decision) -> bool:
+        terms = self.asked[request].terms
+        member = self.world.people.get(who, self.world.people["eve"])
+        signed = Signed(member.signing.sign(decision_message(decision, terms.sha256())))
+        record = service.approve if decision is Decision.APPROVE else service.deny
+        try:
+            with self.world.as_("gateway").begin() as session:
+                record(session, request, who, signed)
+        except WorkerError:
+            return False
+        return True
+
+    def _recovery_of(self, request: UUID) -> Recovery | None:
+        with self.world.as_("gateway")() as session:
+            return service.find_recovery(session, request)
+
+    def _is_new(self, recovery: UUID) -> bool:
+        last = [each for each in self.world.events() if each["event"] == "ticket:spent"][-1:]
+        return bool(last) and last[0]["fields"]["recovery"] == str(recovery) and last[0] == self.world.events()[-1]
+
+
+@pytest.mark.slow
+def test_what_must_hold_holds_after_every_step(
+    world: World, tmp_path: Path, buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in buckets.environment("notary").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REFACEX_DATABASE_URL", "x")
+    monkeypatch.setenv("REFACEX_AUDIT_SIGNING_KEY", "x")
+    members = {
+        "first": world,
+        "folder": tmp_path / "lives",
+        "anchors": Anchors(Storage(NotarySettings.load()), buckets.anchors),
+        "signer": HeadSigner("life", bytes(range(32))),
+        "reached": set[str](),
+    }
+    run_state_machine_as_test(
+        type("OneLife", (Life,), members),
+        settings=settings(
+            max_examples=7,
+            stateful_step_count=30,
+            derandomize=True,
+            deadline=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    seldom = {
+        "request:denied",
+        "request:withdrawn",
+        "review:opened",
+        "review:closed",
+        "ticket:refused",
+        "message:refused",
+    }
+    assert members["reached"] >= seldom | {"recovery:recovered", "recovery:fetched"}, (
+        "the lives were too dull to show it"
+    )
