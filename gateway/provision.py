@@ -131,8 +131,8 @@ def environments(
         "release": urls.release_broker,
         "beat": urls.release_broker,
         "relay": urls.release_broker,
-        "custodian": urls.privileged_broker,
-        "recovery": urls.privileged_broker,
+        "custodian": urls.privileged_for("custodian"),
+        "recovery": urls.privileged_for("recovery"),
     }
     result: dict[str, dict[str, str]] = {}
     for process, role in roles.items():
@@ -155,7 +155,7 @@ def environments(
         **roots,
     }
     result["gateway"] |= roots
-    result["relay"] |= {"PRIVILEGED_BROKER_URL": urls.privileged_broker}
+    result["relay"] |= {"PRIVILEGED_BROKER_URL": urls.privileged_for("relay")}
     result["custodian"] |= {
         "CUSTODY_KEYRING": str(home.key("custody.keyring.json")),
         "TICKET_SIGNING_KEY": str(home.key("ticket.signing.json")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,7 +125,8 @@ class Brokers:
     """The two brokers' URLs."""
 
     release: str = field(repr=False)
-    privileged: str = field(repr=False)
+    privileged: str = field(repr=False)  # its owner's
+    privileged_for: Callable[[str], str] = field(repr=False)
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def brokers(engines: Engines) -> Brokers:
     for url in (urls.release_broker, urls.privileged_broker):
         with redis.Redis.from_url(url) as client:
             client.flushall()
-    return Brokers(urls.release_broker, urls.privileged_broker)
+    return Brokers(urls.release_broker, urls.privileged_broker, urls.privileged_for)
 
 
 @pytest.fixture

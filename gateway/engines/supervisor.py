@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,8 @@ from gateway.engines.state import HomeLock, Recorded, State
 from gateway.engines.valkey import Valkey
 
 NAMES = ("release_broker", "privileged_broker", "postgres", "s3")
+#: Who may reach which queues of the privileged broker: each of the two workers its own, the relay both to write to.
+PRIVILEGED_USERS = {"custodian": ("custody",), "recovery": ("recovery",), "relay": ("custody", "recovery")}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class EngineUrls:
     s3_endpoint: str
     s3_admin_access: str
     s3_admin_secret: str = field(repr=False)
+    privileged_users: Mapping[str, str] = field(repr=False, default_factory=dict)
+
+    def privileged_for(self, process: str) -> str:
+        """The privileged broker as a process may use it: with its own user where the broker is ours."""
+        return self.privileged_users.get(process, self.privileged_broker)
 
 
 class Engines:
@@ -192,6 +199,8 @@ class Engines:
         engines = {name: kinds[name](name, self.folder, self._state) for name in names}
         if isinstance(storage := engines.get("s3"), Seaweed):
             storage.bucket_families = self._bucket_families
+        if isinstance(broker := engines.get("privileged_broker"), Valkey):
+            broker.users = PRIVILEGED_USERS
         return engines
 
     def _bring_up(self) -> None:
@@ -236,7 +245,10 @@ class Engines:
                 own[name] = engine.url
             elif isinstance(engine, Seaweed):
                 own[name] = engine.endpoint
+        broker = self._engines.get("privileged_broker")
+        users = {name: broker.url_of(name) for name in broker.users} if isinstance(broker, Valkey) else {}
         return EngineUrls(
+            privileged_users=users,
             release_broker=own.get("release_broker", ""),
             privileged_broker=own.get("privileged_broker", ""),
             postgres_admin=own.get("postgres", ""),

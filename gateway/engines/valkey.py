@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import redis
@@ -17,6 +18,8 @@ class Valkey(Engine):
     """One Valkey instance; the product runs two, so that the release side has no access to the privileged keyspace."""
 
     port_names = ("",)
+    #: Users besides the owner, by name: the queues that each may reach. Set before the start.
+    users: Mapping[str, Sequence[str]] = {}
 
     @property
     def password(self) -> str:
@@ -25,6 +28,17 @@ class Valkey(Engine):
     @property
     def url(self) -> str:
         return f"redis://:{self.password}@{LOOPBACK}:{self.port()}/0"
+
+    def url_of(self, user: str) -> str:
+        """The URL of one of `users`."""
+        secret = self.state.secret(f"{self.name}.{user}.password")
+        return f"redis://{user}:{secret}@{LOOPBACK}:{self.port()}/0"
+
+    def _user(self, name: str, queues: Sequence[str]) -> str:
+        """What a user may: their queues and what kombu keeps beside a queue, and nothing that looks at the whole."""
+        keys = " ".join(f"~{queue} ~{queue}.* ~_kombu.binding*.{queue}" for queue in queues)
+        secret = self.state.secret(f"{self.name}.{name}.password")
+        return f"user {name} on >{secret} {keys} resetchannels +@all -@admin -@dangerous\n"
 
     def prepare(self) -> None:
         data = self.folder / "data"
@@ -40,7 +54,9 @@ class Valkey(Engine):
             "maxmemory-policy": "noeviction",  # a broker that evicts loses messages
             "enable-debug-command": "no",
         }
-        write_private(self.folder / "valkey.conf", "".join(f"{key} {value}\n" for key, value in settings.items()))
+        lines = [f"{key} {value}\n" for key, value in settings.items()]
+        lines += [self._user(name, queues) for name, queues in self.users.items()]
+        write_private(self.folder / "valkey.conf", "".join(lines))
 
     def command(self) -> list[str]:
         return [str(_binary()), str(self.folder / "valkey.conf")]

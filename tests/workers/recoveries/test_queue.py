@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 from sqlalchemy import func, select
 
 from schemas.messages import Queue, TaskName
@@ -47,7 +48,7 @@ class Processes:
         folder = self.world.folder
         values = {
             "DATABASE_URL": self.world.database.url_for(role),
-            "BROKER_URL": self.brokers.release if role == "relay" else self.brokers.privileged,
+            "BROKER_URL": self.brokers.release if role == "relay" else self.brokers.privileged_for(role),
         }
         if role == "custodian":
             values |= {
@@ -67,7 +68,7 @@ class Processes:
             }
         if role == "relay":
             values |= {
-                "PRIVILEGED_BROKER_URL": self.brokers.privileged,
+                "PRIVILEGED_BROKER_URL": self.brokers.privileged_for("relay"),
                 "RELAY_POLL_SECONDS": "0.1",
                 "RECONCILE_SECONDS": "0.5",
                 "STALLED_SECONDS": "2",
@@ -217,3 +218,27 @@ def test_messages_put_straight_into_the_queues(processes: Processes, world: Worl
     processes.start("relay")
     world.approve(terms, "carol")
     processes.until(lambda: recovered(world, terms.id))
+
+
+def test_each_user_of_the_privileged_broker_reaches_its_own_queue_alone(brokers: Brokers) -> None:
+    """With the credentials that the processes have."""
+    own = {"custodian": "custody", "recovery": "recovery"}
+    for user, queue in own.items():
+        (foreign,) = set(own.values()) - {queue}
+        with redis.Redis.from_url(brokers.privileged_for(user)) as client:
+            client.lpush(queue, "x")
+            client.rpop(queue)
+            for attempt in (
+                lambda c=client, k=foreign: c.lpush(k, "x"),
+                lambda c=client, k=foreign: c.lrange(k, 0, -1),
+                lambda c=client, k=foreign: c.hgetall(f"{k}.unacked"),
+                lambda c=client: c.keys("*"),
+                lambda c=client: c.config_get("requirepass"),
+                lambda c=client: c.acl_list(),
+                lambda c=client: c.flushall(),
+                lambda c=client: c.publish("x", "y"),
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    attempt()
+    with redis.Redis.from_url(brokers.release) as client, pytest.raises(redis.exceptions.AuthenticationError):
+        client.auth(brokers.privileged_for("relay").split(":")[2].split("@")[0], "relay")
