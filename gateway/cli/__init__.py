@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from gateway.cli import exports, folder, governance, releases, system
@@ -15,9 +18,19 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,  # locals hold keys and faces
     )
+    app.callback()(root)
     for module in (folder, releases, exports, governance, system):
         module.register(app)
     return app
+
+
+def root(
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="The passphrase of the key file in use; without it, you are asked on the terminal."),
+    ] = None,
+) -> None:
+    """What all commands share; `gateway.cli.passphrases` reads it."""
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from refacex_core.types import ItemKeys
 from schemas.contexts import LAYOUT_FACE, KeyContext
-from workers.custody.sealing import DEFAULT_SUITE, KEY_BYTES, PublicKey, seal_key
+from workers.custody import providers
+from workers.custody.sealing import KEY_BYTES
 from workers.releases.lifecycle import Claim, Sealed
 
 
@@ -35,11 +36,14 @@ class DrawnKeys:
 class Sealer:
     """Seals an attempt's keys to the custody key, each bound to what it opens."""
 
-    def __init__(self, public: PublicKey) -> None:
-        self._public = public
+    def __init__(self, provider: providers.Sealer) -> None:
+        self._provider = provider
 
     def seal(self, claim: Claim, attempt_id: UUID, model_version: str, keys: DrawnKeys, locator: bytes) -> list[Sealed]:
-        """One sealed key for the layout and one for each face that was given a key under this locator."""
+        """One sealed key for the layout and one for each face that was given a key under this locator.
+
+        Raises Away where the provider cannot be reached just now.
+        """
         sealed = []
         for face, key in sorted(keys.of(locator).items()):
             context = KeyContext.of(
@@ -51,6 +55,6 @@ class Sealer:
                 policy=claim.policy,
                 face=None if face == LAYOUT_FACE else face,
             )
-            wrapped = seal_key(self._public, key, context)
-            sealed.append(Sealed(context.kind, face, DEFAULT_SUITE.value, self._public.id, wrapped))
+            to = self._provider.seal(key, context)
+            sealed.append(Sealed(context.kind, face, to.suite, to.custody_key_id, to.wrapped))
         return sealed

@@ -17,7 +17,7 @@ from schemas.tables import Attempt, Item
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
 from workers.app import away
-from workers.custody import keys as custody_keys
+from workers.custody.providers.sealers import sealer_of
 from workers.db import session_factory
 from workers.errors import DatabaseAway, StorageError, Superseded
 from workers.releases import lifecycle
@@ -38,9 +38,7 @@ def runner(service: Service) -> Iterator[Runner]:
     """Waits half a second for an engine that is away."""
     settings = service.release_settings.model_copy(update={"patience_seconds": 0.5})
     sessions = session_factory(settings.database_url)
-    yield Runner(
-        settings, sessions, service.storage, StandIn(), Sealer(custody_keys.load_public(settings.custody_public_key))
-    )
+    yield Runner(settings, sessions, service.storage, StandIn(), Sealer(sealer_of(settings)))
     sessions.kw["bind"].dispose()
 
 
