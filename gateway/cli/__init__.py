@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import exports, folder, governance, releases, system
+from gateway.cli import exports, folder, governance, keys, releases, system
 
 
 def build() -> typer.Typer:
@@ -19,7 +19,7 @@ def build() -> typer.Typer:
         pretty_exceptions_show_locals=False,  # locals hold keys and faces
     )
     app.callback()(root)
-    for module in (folder, releases, exports, governance, system):
+    for module in (folder, releases, exports, governance, keys, system):
         module.register(app)
     return app
 

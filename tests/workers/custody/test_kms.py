@@ -212,7 +212,7 @@ def test_the_sealing_half_brings_nothing_that_opens() -> None:
 
 
 def test_without_kms_the_custodian_knows_no_boto3_and_never_torch() -> None:
-    loaded = loaded_by("import workers.custody.providers.unwrappers, workers.custody.service")
+    loaded = loaded_by("import workers.custody.providers.unwrappers, workers.custody.rotation, workers.custody.service")
     assert not loaded & {"boto3", "botocore", "torch", "PIL", "cv2", "numpy"}
     with_kms = loaded_by("import workers.custody.providers.kms, workers.custody.providers.unwrappers")
     assert not with_kms & {"torch", "PIL", "cv2", "numpy"}

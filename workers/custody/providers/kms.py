@@ -94,11 +94,11 @@ class KmsUnwrapper:
 
 def _asked(call: Callable[[], Any]) -> Any:
     """The answer of KMS; what it refuses becomes an error of ours that holds its code alone."""
-    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, ParamValidationError
+    from botocore import exceptions
 
     try:
         return call()
-    except ClientError as error:
+    except exceptions.ClientError as error:
         code = str(error.response["Error"]["Code"])
         if code in UNWRAPPABLE:
             raise Unwrappable(code) from None
@@ -107,9 +107,9 @@ def _asked(call: Callable[[], Any]) -> Any:
         if code in AWAY or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
             raise KmsAway(code) from None
         raise KmsRefused(code) from None
-    except ParamValidationError:  # what the row holds is no ciphertext
+    except exceptions.ParamValidationError:  # what the row holds is no ciphertext
         raise Unwrappable from None
-    except (ConnectionError, HTTPClientError) as error:
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         raise KmsAway(type(error).__name__) from None
-    except BotoCoreError as error:  # no credentials, no region
+    except exceptions.BotoCoreError as error:  # no credentials, no region
         raise KmsRefused(type(error).__name__) from None
