@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli import exports, folder, governance, keys, releases, system
+from gateway.cli import exports, folder, governance, keys, passphrases, releases, system
 
 
 def build() -> typer.Typer:
@@ -30,7 +30,8 @@ def root(
         typer.Option(help="The passphrase of the key file in use; without it, you are asked on the terminal."),
     ] = None,
 ) -> None:
-    """What all commands share; `gateway.cli.passphrases` reads it."""
+    """What all commands share."""
+    passphrases.NAMED.set(passphrase_file)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.passphrases import ask_for
-from gateway.cli.service import Home, Json, database, home_folder, lines, printable, stop, table, tell, told
+from gateway.cli.service import Home, Json, database_told, home_folder, lines, printable, stop, table, tell
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -120,15 +120,19 @@ def passphrase(home: Home = None) -> None:
 @contextmanager
 def office(home: Path | None) -> Iterator[KeyOffice]:
     """What the custodian's own settings look after; every expected error becomes one line and exit code 1."""
-    with told():
+    with database_told():
+        from workers.db import session_factory
         from workers.logs import configure_logs
         from workers.settings import CustodianSettings
 
         configure_logs("keys", "console", "ERROR")
         env_file = home_folder(home) / "env" / "custodian.env"
         settings = CustodianSettings.load(env_file if env_file.is_file() else None)
-        with database(settings.database_url) as sessions:
+        sessions = session_factory(settings.database_url)
+        try:
             yield _office(settings, sessions)
+        finally:
+            sessions.kw["bind"].dispose()
 
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:

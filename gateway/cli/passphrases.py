@@ -5,13 +5,14 @@ from __future__ import annotations
 import getpass
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
     from workers.custody.keys import KeyFile
+
+NAMED: ContextVar[Path | None] = ContextVar("passphrase_file", default=None)  # set before any command runs
 
 
 def own_key(path: Path) -> KeyFile:
@@ -48,8 +49,7 @@ def new_passphrase(path: Path) -> bytes:
 def _given() -> bytes | None:
     from workers.custody import passphrase
 
-    context = click.get_current_context(silent=True)
-    path = context.find_root().params.get("passphrase_file") if context is not None else None
+    path = NAMED.get()
     return None if path is None else passphrase.from_file(path)
 
 
