@@ -240,7 +240,7 @@ BEGIN
     SELECT k.closed_at INTO closed FROM public.custody_keys AS k WHERE k.id = NEW.custody_key_id FOR KEY SHARE;
     IF closed IS NOT NULL THEN
         RAISE EXCEPTION 'custody key % is retired: give the release worker the custodian''s new public key', NEW.custody_key_id
-            USING ERRCODE = '23514';
+            USING ERRCODE = 'RX001'; -- a code of our own: workers/releases/keys.py knows it
     END IF;
     RETURN NEW;
 END $$;

@@ -111,6 +111,14 @@ class KeyInUse(CustodyError):
     code = "custody_key_in_use"
 
 
+class CustodyKeyRetired(CustodyError):
+    """What this release worker seals to is retired: give it the custodian's new custody.public.json (`refacex setup --deal` does),
+    and the work goes on by itself.
+    """
+
+    code = "custody_key_retired"
+
+
 class CustodyKeyUnknown(CustodyError):
     """There is no such custody key: see `refacex keys list`."""
 

@@ -6,13 +6,20 @@ A release worker can only seal. What it hands on is opened by the custodian alon
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
 
 from refacex_core.types import ItemKeys
 from schemas.contexts import LAYOUT_FACE, KeyContext
 from workers.custody import providers
+from workers.custody.errors import CustodyKeyRetired
 from workers.custody.sealing import KEY_BYTES
 from workers.releases.lifecycle import Claim, Sealed
+
+RETIRED = "RX001"  # what the database says to a key that was sealed to a retired custody key
 
 
 class DrawnKeys:
@@ -58,3 +65,14 @@ class Sealer:
             to = self._provider.seal(key, context)
             sealed.append(Sealed(context.kind, face, to.suite, to.custody_key_id, to.wrapped))
         return sealed
+
+
+@contextmanager
+def retired_told() -> Iterator[None]:
+    """The database's refusal of what was sealed to a retired custody key, as CustodyKeyRetired."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == RETIRED:
+            raise CustodyKeyRetired from None
+        raise
