@@ -10,10 +10,12 @@ from pathlib import Path
 from gateway.engines.errors import EngineUnknown, HomeNotReady, HomeUnusable
 from gateway.processes import PROCESSES
 from gateway.provision import Home, read_env, write_env
+from workers.custody import keys
 
 DEALT = (*PROCESSES, "gateway")
-# Grows in the custodian's hands and is never taken back: what was shredded stays shredded.
-_KEPT = {"tombstones.json", "roster.json", "policies.json"}
+# Changes in the custodian's hands and is never taken back: what was shredded stays shredded, and a rotated key ring
+# holds what the home's does not.
+_KEPT = {"tombstones.json", "roster.json", "policies.json", "custody.keyring.json"}
 _PUBLIC = {"gateway": ("audit.public.json", "export.public.json")}
 
 
@@ -25,6 +27,7 @@ def deal(home: Home, target: Path, *, seen_as: Path, processes: Sequence[str] = 
     try:
         for process in processes:
             _deal_one(home, target / process, process, seen_as)
+        _hand_on_public_key(target)
     except OSError as error:
         raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
 
@@ -42,6 +45,18 @@ def _deal_one(home: Home, target: Path, process: str, seen_as: Path) -> None:
     for public in _PUBLIC.get(process, ()):
         _copy(home.key(public), own.key(public))
     write_env(own.env(process), variables)
+
+
+def _hand_on_public_key(target: Path) -> None:
+    """What is sealed from now on is sealed to the key of the custodian's own ring, which may be newer than the home's."""
+    ring = Home(target / "custodian").key("custody.keyring.json")
+    if not ring.exists():
+        return
+    public = keys.load_public_half(ring, keys.FileKind.CUSTODY)
+    for process in ("custodian", "release"):
+        known = Home(target / process).key("custody.public.json")
+        if known.exists():
+            keys.write_public(known, public)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -33,6 +33,7 @@ SERVICES = ("release", "custodian", "recovery", "relay", "notary", "gateway")
 ROLES = tuple(f"refacex_{service}" for service in SERVICES)
 DATABASE = "refacex"
 ANCHORS = "refacex-anchors"
+_CHOSEN = ("REFACEX_CUSTODY_PASSPHRASE_FILE", "REFACEX_CUSTODY_KMS_", "REFACEX_KMS_")
 
 __all__ = ["BUCKETS", "DATABASE", "OWNER", "ROLES", "Home", "migrate", "provision"]
 
@@ -110,7 +111,7 @@ def create_keys(home: Home) -> None:
     }
     for private, (kind, create, public) in makers.items():
         path = home.key(private)
-        known = keys.load(path, kind).public_json() if path.exists() else create(path)
+        known = keys.load_public_half(path, kind) if path.exists() else create(path)
         keys.write_public(home.key(public), known)
     if not home.key("roster.json").exists():
         write_roster(home.key("roster.json"), [], least_quorum=LEAST_QUORUM)
@@ -158,6 +159,7 @@ def environments(
     result["relay"] |= {"PRIVILEGED_BROKER_URL": urls.privileged_for("relay")}
     result["custodian"] |= {
         "CUSTODY_KEYRING": str(home.key("custody.keyring.json")),
+        "CUSTODY_PUBLIC_KEY": str(home.key("custody.public.json")),
         "TICKET_SIGNING_KEY": str(home.key("ticket.signing.json")),
         "ROSTER": str(home.key("roster.json")),
         "POLICIES": str(home.key("policies.json")),
@@ -169,7 +171,14 @@ def environments(
         "TICKET_PUBLIC_KEY": str(home.key("ticket.public.json")),
     }
     result["notary"] |= {"AUDIT_SIGNING_KEY": str(home.key("audit.signing.json"))}
-    return {p: {f"REFACEX_{name}": value for name, value in v.items()} for p, v in result.items()}
+    named = {p: {f"REFACEX_{name}": value for name, value in v.items()} for p, v in result.items()}
+    return {process: variables | _chosen(home.env(process)) for process, variables in named.items()}
+
+
+def _chosen(path: Path) -> dict[str, str]:
+    """What its owner wrote into an env file about custody: the key ring's passphrase, KMS. No set-up takes it back."""
+    known = read_env(path) if path.exists() else {}
+    return {name: value for name, value in known.items() if name.startswith(_CHOSEN)}
 
 
 def allowed_roots(home: Home) -> list[str]:

@@ -408,3 +408,25 @@ class Export(Base):
     manifest: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = now()
     finished_at: Mapped[datetime | None]
+
+
+class CustodyKey(Base):
+    """A custody key that there is or was, beside its events. `id`: of a ring key its id, of a KMS key its ARN.
+
+    `rotating`: what other keys still hold is being wrapped again under this one; `rewrapped` of them so far. Nothing is
+    sealed to a key that is `closed`; of one that is `retired` the private half is gone as well.
+    """
+
+    __tablename__ = "custody_keys"
+    __table_args__ = (
+        Index("custody_keys_one_rotation", "rotating", unique=True, postgresql_where=text("rotating")),
+        CheckConstraint("rewrapped >= 0", name="custody_keys_rewrapped_check"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    suite: Mapped[str]
+    created_at: Mapped[datetime]
+    rotating: Mapped[bool] = mapped_column(server_default=text("false"))
+    rewrapped: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    closed_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]

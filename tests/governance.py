@@ -41,6 +41,7 @@ from workers.custody import keys
 from workers.custody.judge import Signed
 from workers.custody.ledger import Ledger
 from workers.custody.policies import write_policies
+from workers.custody.providers.unwrappers import KeyRing
 from workers.custody.roster import RosterPerson, write_roster
 from workers.custody.sealing import DEFAULT_SUITE, seal_key
 from workers.custody.service import Custodian
@@ -130,11 +131,10 @@ class World:
         return Ledger(self.folder / "tombstones.json")
 
     def custodian(self) -> Custodian:
-        ring = keys.load(self.folder / "custody.json", keys.FileKind.CUSTODY)
         public = keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
         return Custodian(
             sessions=self.as_("custodian"),
-            keys={key.id: key.secret() for key in ring.keys},
+            unwrapper=KeyRing(self.folder / "custody.json"),
             roster=self.roster,
             policies=self.policies,
             ledger=self.ledger,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.errors import HomeMissing, SettingsInvalid
@@ -67,10 +67,22 @@ class StorageSettings(Settings):
     bucket_anchors: str = "refacex-anchors"
 
 
-class ReleaseSettings(DatabaseSettings, BrokerSettings, StorageSettings):
+KmsKey = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$")]
+
+
+class KmsSettings(Settings):
+    """A process that may use AWS KMS. Without a key and secret of its own it finds its identity as boto3 does."""
+
+    kms_endpoint: str | None = None  # None: AWS itself, in the region of the key's ARN
+    kms_access_key: str | None = Field(default=None, repr=False)
+    kms_secret_key: str | None = Field(default=None, repr=False)
+
+
+class ReleaseSettings(DatabaseSettings, BrokerSettings, StorageSettings, KmsSettings):
     """The release worker: makes stego images, and can seal keys but not unwrap them."""
 
-    custody_public_key: Path
+    custody_public_key: Path | None = None  # what keys are sealed to
+    custody_kms_key: KmsKey | None = None  # in its place: a KMS key that may be encrypted with
     source_roots: list[Path] = []  # folders below which originals may be read where they are
     device: str = "auto"
     chunk: int = Field(default=8, ge=1, le=256)  # images that go through the networks together
@@ -82,10 +94,13 @@ class ReleaseSettings(DatabaseSettings, BrokerSettings, StorageSettings):
     shard_bytes: int = Field(default=512 * 2**20, gt=0)
 
 
-class CustodianSettings(DatabaseSettings, BrokerSettings):
+class CustodianSettings(DatabaseSettings, BrokerSettings, KmsSettings):
     """The custodian, on the privileged broker: the only process that unwraps."""
 
-    custody_keyring: Path
+    custody_keyring: Path | None = None
+    custody_passphrase_file: Path | None = None  # the key ring's, where it has one
+    custody_public_key: Path | None = None  # where a rotation writes the ring's public half, for release workers
+    custody_kms_keys: list[KmsKey] = []  # whose keys are unwrapped; a rotation goes to the first
     ticket_signing_key: Path
     roster: Path
     policies: Path

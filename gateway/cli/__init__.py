@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from gateway.cli import exports, folder, governance, releases, system
+from gateway.cli import exports, folder, governance, keys, passphrases, releases, system
 
 
 def build() -> typer.Typer:
@@ -15,9 +18,20 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_show_locals=False,  # locals hold keys and faces
     )
-    for module in (folder, releases, exports, governance, system):
+    app.callback()(root)
+    for module in (folder, releases, exports, governance, keys, system):
         module.register(app)
     return app
+
+
+def root(
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="The passphrase of the key file in use; without it, you are asked on the terminal."),
+    ] = None,
+) -> None:
+    """What all commands share."""
+    passphrases.NAMED.set(passphrase_file)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import typer
 
 from gateway.cli import people, policies, reviews, roster, trail
+from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 
@@ -70,7 +71,7 @@ def new(
         from workers.errors import ReleaseUnknown
         from workers.recoveries import service as requests
 
-        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        signing = own_key(key).of(keys.KeyType.ED25519)
         with sessions.begin() as session:
             release_id = by_beginning(session, Release.id, release)
             if release_id is None:
@@ -172,7 +173,7 @@ def withdraw(request: RequestId, who: As, key: KeyOption, home: Home = None) -> 
         from workers.custody import keys
         from workers.recoveries import service as requests
 
-        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        signing = own_key(key).of(keys.KeyType.ED25519)
         terms = requests.load_terms(session, find_request(session, request))
         requests.withdraw(session, terms.id, who, signing.sign(withdraw_message(terms.sha256())))
     tell("withdrawn")
@@ -199,7 +200,7 @@ def fetch(
         from workers.recoveries import service as requests
 
         # Before the one fetch: a key that cannot open them, or a folder that cannot be written, would lose the faces.
-        both = keys.load(key, keys.FileKind.PERSON)
+        both = own_key(key)
         pair = both.of(keys.KeyType.X25519)
         make_private(out)
         with sessions() as session:
@@ -220,7 +221,7 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
         from workers.custody.judge import Signed
         from workers.recoveries import service as requests
 
-        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        signing = own_key(key).of(keys.KeyType.ED25519)
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))

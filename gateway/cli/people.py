@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.passphrases import new_passphrase
 from gateway.cli.roster import Passkeys, PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
 from gateway.cli.service import Home, Json, lines, service, table, tell, told
 
@@ -18,12 +19,15 @@ app = typer.Typer(no_args_is_help=True, help="People who ask, approve and receiv
 @app.command("new-key")
 def new_key(
     file: Annotated[Path, typer.Argument(help="Where to put the secret key file; its public half goes beside it.")],
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Put it under a passphrase, which is asked for whenever it is used.")
+    ] = False,
 ) -> None:
     """Make a person's keys. The secret file stays with that person; give FILE.public to whoever adds them."""
     with told():
         from workers.custody import keys
 
-        public = keys.create_person_key(file)
+        public = keys.create_person_key(file, new_passphrase(file) if passphrase else None)
         beside = file.with_name(file.name + ".public")
         keys.write_public(beside, public)
         print(beside)

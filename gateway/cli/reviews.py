@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.passphrases import own_key
 from gateway.cli.service import Home, Json, lines, service, table, tell
 
 app = typer.Typer(no_args_is_help=True, help="Reviews of requests that broke the glass.")
@@ -46,7 +47,7 @@ def close(
         from workers.custody import keys
         from workers.recoveries import service as requests
 
-        signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+        signing = own_key(key).of(keys.KeyType.ED25519)
         terms = requests.load_terms(session, find_request(session, request))
         signature = signing.sign(review_message(terms.sha256(), conclusion))
         requests.close_review(session, terms.id, who, conclusion, signature)

@@ -204,3 +204,47 @@ GRANT SELECT, UPDATE (delivered_at) ON alerts TO refacex_relay;
 GRANT SELECT ON policies, custody_orders TO refacex_relay;
 GRANT SELECT ON subjects TO refacex_release;
 GRANT UPDATE (report_sha256) ON releases TO refacex_release;
+
+-- --- Custody keys -----------------------------------------------------------------------------------------------------------
+-- Which custody keys there were. `rotating`: what other keys still hold is being wrapped again under this one. `closed_at`: nothing is
+-- sealed to it any more. `retired_at`: the custodian gave up its private half.
+CREATE TABLE custody_keys (
+    id text PRIMARY KEY CHECK (id <> ''),
+    suite text NOT NULL CHECK (suite <> ''),
+    created_at timestamptz NOT NULL,
+    rotating boolean NOT NULL DEFAULT false,
+    rewrapped bigint NOT NULL DEFAULT 0 CHECK (rewrapped >= 0),
+    closed_at timestamptz,
+    retired_at timestamptz,
+    CHECK (retired_at IS NULL OR closed_at IS NOT NULL),
+    CHECK (closed_at IS NULL OR NOT rotating)
+);
+CREATE UNIQUE INDEX custody_keys_one_rotation ON custody_keys (rotating) WHERE rotating;
+CREATE FUNCTION guard_custody_key() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.id <> OLD.id OR NEW.suite <> OLD.suite OR NEW.created_at <> OLD.created_at
+       OR (OLD.closed_at IS NOT NULL AND NEW.closed_at IS DISTINCT FROM OLD.closed_at)
+       OR (OLD.retired_at IS NOT NULL AND NEW.retired_at IS DISTINCT FROM OLD.retired_at) THEN
+        RAISE EXCEPTION 'a custody key is closed and retired once, and otherwise only rotated to' USING ERRCODE = '42501';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard BEFORE UPDATE ON custody_keys FOR EACH ROW EXECUTE FUNCTION guard_custody_key();
+CREATE TRIGGER kept BEFORE DELETE OR TRUNCATE ON custody_keys EXECUTE FUNCTION guard_append_only();
+-- What is sealed to a key whose private half is gone is lost. The lock makes who closes a key wait for the seals under way;
+-- release workers may not read the table, so the function does it for them.
+CREATE FUNCTION guard_new_sealed_key() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    closed timestamptz;
+BEGIN
+    SELECT k.closed_at INTO closed FROM public.custody_keys AS k WHERE k.id = NEW.custody_key_id FOR KEY SHARE;
+    IF closed IS NOT NULL THEN
+        RAISE EXCEPTION 'custody key % is retired: give the release worker the custodian''s new public key', NEW.custody_key_id
+            USING ERRCODE = 'RX001'; -- a code of our own: workers/releases/keys.py knows it
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_new BEFORE INSERT ON sealed_keys FOR EACH ROW EXECUTE FUNCTION guard_new_sealed_key();
+GRANT SELECT, INSERT, UPDATE (rotating, rewrapped, closed_at, retired_at) ON custody_keys TO refacex_custodian;

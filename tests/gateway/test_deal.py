@@ -14,6 +14,9 @@ from gateway.engines.errors import EngineUnknown, HomeNotReady
 from gateway.engines.seaweed import new_identities
 from gateway.provision import OWNER, ROLES, Home, create_keys, environments, read_env, write_env
 from gateway.status import look
+from workers.custody import keys
+
+URLS = EngineUrls("redis://r", "redis://p", "postgresql://admin:x@db:5432/postgres", "http://s3", "admin", "secret")
 
 
 @pytest.fixture
@@ -23,9 +26,8 @@ def home(tmp_path: Path) -> Home:
     for folder in ("env", "keys", "logs", "run"):
         (home.path / folder).mkdir(parents=True)
     create_keys(home)
-    urls = EngineUrls("redis://r", "redis://p", "postgresql://admin:x@db:5432/postgres", "http://s3", "admin", "secret")
     for process, variables in environments(
-        home, urls, new_identities(), dict.fromkeys((OWNER, *ROLES), "pw"), []
+        home, URLS, new_identities(), dict.fromkeys((OWNER, *ROLES), "pw"), []
     ).items():
         write_env(home.env(process), variables)
     return home
@@ -33,11 +35,12 @@ def home(tmp_path: Path) -> Home:
 
 def test_each_process_gets_its_own_keys_only(home: Home, tmp_path: Path) -> None:
     deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
-    keys = {process: {path.name for path in (tmp_path / "deal" / process / "keys").iterdir()} for process in DEALT}
-    assert keys == {
+    dealt = {process: {path.name for path in (tmp_path / "deal" / process / "keys").iterdir()} for process in DEALT}
+    assert dealt == {
         "release": {"custody.public.json", "export.signing.json"},
         "custodian": {
             "custody.keyring.json",
+            "custody.public.json",
             "ticket.signing.json",
             "recovery.public.json",
             "roster.json",
@@ -66,6 +69,28 @@ def test_dealing_again_never_takes_back_roster_and_tombstones(home: Home, tmp_pa
     deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
     assert (own / "roster.json").read_text() == "changed by the custodian's people"
     assert (own / "tombstones.json").read_text() == "one key shredded"
+
+
+def test_dealing_again_keeps_a_rotated_key_ring_and_hands_its_public_half_on(home: Home, tmp_path: Path) -> None:
+    """A ring that is put back loses the key that everything was wrapped again under."""
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    ring = tmp_path / "deal/custodian/keys/custody.keyring.json"
+    rotated = keys.load(ring, keys.FileKind.CUSTODY).with_new(keys.KeyType.X25519)
+    keys.rewrite(ring, rotated)
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    assert keys.load(ring, keys.FileKind.CUSTODY) == rotated
+    for process in ("custodian", "release"):
+        assert keys.load_public(tmp_path / "deal" / process / "keys/custody.public.json").id == rotated.active
+
+
+def test_what_was_chosen_about_custody_outlives_the_next_set_up(home: Home) -> None:
+    path = home.env("custodian")
+    chosen = {"REFACEX_CUSTODY_PASSPHRASE_FILE": "/secrets/words", "REFACEX_KMS_ENDPOINT": "https://kms"}
+    write_env(path, read_env(path) | chosen | {"REFACEX_LEFT_OVER": "x"})
+    again = environments(home, URLS, new_identities(), dict.fromkeys((OWNER, *ROLES), "pw"), [])
+    assert {name: again["custodian"].get(name) for name in chosen} == chosen
+    assert "REFACEX_LEFT_OVER" not in again["custodian"]
+    assert not set(chosen) & set(again["release"])
 
 
 def test_a_process_is_started_in_our_place_with_its_env_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

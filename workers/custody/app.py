@@ -11,6 +11,7 @@ from schemas.messages import Queue, TaskName
 from workers.app import log_as, make_app
 from workers.custody import keys
 from workers.custody.ledger import Ledger
+from workers.custody.providers.unwrappers import unwrapper_of
 from workers.custody.service import Custodian
 from workers.custody.tickets import TicketSigner
 from workers.logs import get_logger
@@ -26,12 +27,11 @@ app.database_url = settings.database_url
 
 @cache
 def custodian() -> Custodian:
-    """This process's custodian; its key ring is read once, after the fork."""
-    ring = keys.load(settings.custody_keyring, keys.FileKind.CUSTODY)
+    """This process's custodian, made after the fork; its key ring is read again when it was replaced."""
     signing = keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
     return Custodian(
         sessions=app.sessions,
-        keys={key.id: key.secret() for key in ring.keys},
+        unwrapper=unwrapper_of(settings),
         roster=settings.roster,
         policies=settings.policies,
         ledger=Ledger(settings.tombstones),

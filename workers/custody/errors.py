@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.errors import WorkerError
+from workers.errors import Away, WorkerError
 
 
 class CustodyError(WorkerError):
@@ -35,6 +35,26 @@ class KeyFileCorrupt(CustodyError):
     code = "key_file_corrupt"
 
 
+class PassphraseNeeded(CustodyError):
+    """This key file has a passphrase: type it on a terminal, or name a file that holds it (`refacex --passphrase-file FILE ...`,
+    for the custodian REFACEX_CUSTODY_PASSPHRASE_FILE).
+    """
+
+    code = "passphrase_needed"
+
+
+class PassphraseWrong(CustodyError):
+    """This is not the key file's passphrase: try again; without it nothing opens what the file holds."""
+
+    code = "passphrase_wrong"
+
+
+class PassphraseFileLoose(CustodyError):
+    """Others can read the passphrase's file: run `chmod 600` on it, and choose another passphrase."""
+
+    code = "passphrase_file_loose"
+
+
 class Unwrappable(CustodyError):
     """A sealed key does not open: it was sealed to another key, for another face, or changed."""
 
@@ -45,6 +65,64 @@ class KeyUnknown(CustodyError):
     """A key was sealed to a custody key that is not on this key ring: restore the key ring's copy."""
 
     code = "custody_key_unknown"
+
+
+class KmsRefused(CustodyError):
+    """AWS KMS refused: see that the key is enabled and that this process's identity may use it (release workers
+    kms:Encrypt, the custodian kms:Decrypt and, to rotate to it, kms:Encrypt).
+    """
+
+    code = "kms_refused"
+
+
+class KmsAway(Away):
+    """AWS KMS cannot be reached just now: the work goes on by itself when it is back."""
+
+    code = "kms_away"
+
+
+class KeyRingBusy(CustodyError):
+    """Somebody else changes the key ring just now: wait until that command has ended."""
+
+    code = "key_ring_busy"
+
+
+class KeyRingMissing(CustodyError):
+    """This custodian has no key ring: its keys are in AWS KMS, rotate to the first of REFACEX_CUSTODY_KMS_KEYS with --kms."""
+
+    code = "key_ring_missing"
+
+
+class KmsNotConfigured(CustodyError):
+    """No KMS key was named: set REFACEX_CUSTODY_KMS_KEYS for the custodian, the first of them is what is rotated to."""
+
+    code = "kms_not_configured"
+
+
+class RotationUnfinished(CustodyError):
+    """A rotation to another key was begun and not finished: run it to its end first."""
+
+    code = "rotation_unfinished"
+
+
+class KeyInUse(CustodyError):
+    """This custody key is still needed: `refacex keys rotate` to another one first, and see `refacex keys check`."""
+
+    code = "custody_key_in_use"
+
+
+class CustodyKeyRetired(CustodyError):
+    """What this release worker seals to is retired: give it the custodian's new custody.public.json (`refacex setup --deal` does),
+    and the work goes on by itself.
+    """
+
+    code = "custody_key_retired"
+
+
+class CustodyKeyUnknown(CustodyError):
+    """There is no such custody key: see `refacex keys list`."""
+
+    code = "no_such_custody_key"
 
 
 class KeyMissing(CustodyError):

@@ -3,6 +3,9 @@
 `{"format": "refacex-key", "version": 1, "kind": ..., "keys": [{"id", "type", "public", "private"?, "created_at"}],
 "active": ID, "checksum": SHA-256 of the RFC 8785 form of all else}`; keys as base64. A key's id is the first 16 hex
 digits of the SHA-256 of its type, a colon and its public bytes.
+
+Version 2 is a file with a passphrase: no key has its "private", and "protected" holds all of them, in order, as
+`workers.custody.passphrase` seals them, bound to the rest of the file.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,12 +27,16 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from workers.custody.errors import KeyFileCorrupt, KeyFileExists, KeyFileLoose, KeyFileMissing
+from workers.custody import passphrase as passphrases
+from workers.custody.errors import KeyFileCorrupt, KeyFileExists, KeyFileLoose, KeyFileMissing, PassphraseNeeded
 from workers.custody.sealing import PublicKey
 
 FORMAT = "refacex-key"
 VERSION = 1
+PROTECTED_VERSION = 2
+SECRET_BYTES = 32  # of either type of key
 PublicJson = dict[str, Any]
+Ask = Callable[[], bytes]  # gives the passphrase, when a file turns out to have one
 
 
 class FileKind(StrEnum):
@@ -71,11 +79,12 @@ class Key:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A key file as read. `active` is the key to use for what is new."""
+    """A key file as read. `active` is the key to use for what is new; `protected`: the file has a passphrase."""
 
     kind: FileKind
     keys: tuple[Key, ...]
     active: str
+    protected: bool = False
 
     def of(self, kind: KeyType) -> Key:
         """The active key where it is of this type, else the file's first one. Raises KeyFileCorrupt where there is
@@ -88,7 +97,16 @@ class KeyFile:
 
     def public_json(self) -> PublicJson:
         """The same without secrets, as a file of kind `public`."""
-        return _document(FileKind.PUBLIC, self.keys, self.active, secret=False)
+        return _document(replace(self, kind=FileKind.PUBLIC), secret=False)
+
+    def with_new(self, kind: KeyType) -> KeyFile:
+        """The same with a fresh key, which is the active one."""
+        key = _generate(kind)
+        return replace(self, keys=(*self.keys, key), active=key.id)
+
+    def without(self, gone: str) -> KeyFile:
+        """The same without a key that is not the active one."""
+        return replace(self, keys=tuple(key for key in self.keys if key.id != gone))
 
 
 def key_id(kind: KeyType, public: bytes) -> str:
@@ -96,9 +114,9 @@ def key_id(kind: KeyType, public: bytes) -> str:
     return hashlib.sha256(f"{kind}:".encode() + public).hexdigest()[:16]
 
 
-def create_custody_keyring(path: Path | str) -> PublicJson:
+def create_custody_keyring(path: Path | str, passphrase: bytes | None = None) -> PublicJson:
     """Makes the custodian's key ring with one X25519 key; gives its public half. Raises KeyFileExists."""
-    return _create(Path(path), FileKind.CUSTODY, [KeyType.X25519])
+    return _create(Path(path), FileKind.CUSTODY, [KeyType.X25519], passphrase)
 
 
 def create_keypair(path: Path | str) -> PublicJson:
@@ -111,9 +129,14 @@ def create_signing_key(path: Path | str) -> PublicJson:
     return _create(Path(path), FileKind.SIGNING, [KeyType.ED25519])
 
 
-def create_person_key(path: Path | str) -> PublicJson:
+def create_person_key(path: Path | str, passphrase: bytes | None = None) -> PublicJson:
     """Makes a person's key file: Ed25519 to decide with, X25519 to receive with. Raises KeyFileExists."""
-    return _create(Path(path), FileKind.PERSON, [KeyType.ED25519, KeyType.X25519])
+    return _create(Path(path), FileKind.PERSON, [KeyType.ED25519, KeyType.X25519], passphrase)
+
+
+def rewrite(path: Path | str, keys: KeyFile, passphrase: bytes | None = None) -> None:
+    """Writes a key file over the one that is there, in one step; on disk when it returns."""
+    _write(Path(path), _document(keys, secret=True, passphrase=passphrase), 0o600, overwrite=True)
 
 
 def write_public(path: Path | str, public: PublicJson) -> None:
@@ -121,13 +144,21 @@ def write_public(path: Path | str, public: PublicJson) -> None:
     _write(Path(path), public, 0o644, overwrite=True)
 
 
-def load(path: Path | str, kind: FileKind) -> KeyFile:
-    """Reads a key file of that kind.
+def load(path: Path | str, kind: FileKind, ask: Ask | None = None) -> KeyFile:
+    """Reads a key file of that kind; `ask` gives its passphrase, if it has one.
 
     Raises KeyFileMissing; KeyFileLoose where it holds secrets and group or others may read it; KeyFileCorrupt where
-    a byte of it is off, or it is of another kind.
+    a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
     """
-    path = Path(path)
+    return _load(Path(path), kind, lambda document: _parse(document, ask))
+
+
+def load_public_half(path: Path | str, kind: FileKind) -> PublicJson:
+    """The public half of a key file, for which no passphrase is needed. Raises as `load` does."""
+    return _load(Path(path), kind, _parse_public).public_json()
+
+
+def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) -> KeyFile:
     try:
         mode = path.stat().st_mode
         raw = path.read_bytes()
@@ -136,14 +167,15 @@ def load(path: Path | str, kind: FileKind) -> KeyFile:
     except OSError as error:
         raise KeyFileMissing(f"it cannot be read: {error.strerror}") from error
     try:
-        parsed = _parse(json.loads(raw))
+        document = json.loads(raw)
+        found = FileKind(document["kind"])
+        if found is not kind:
+            raise KeyFileCorrupt(f"it is a {found} file, and a {kind} file is needed here")
+        if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
+            raise KeyFileLoose
+        return parse(document)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise KeyFileCorrupt from error
-    if parsed.kind is not kind:
-        raise KeyFileCorrupt(f"it is a {parsed.kind} file, and a {kind} file is needed here")
-    if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
-        raise KeyFileLoose
-    return parsed
 
 
 def load_public(path: Path | str) -> PublicKey:
@@ -157,10 +189,10 @@ def load_verifier(path: Path | str) -> Key:
     return load(path, FileKind.PUBLIC).of(KeyType.ED25519)
 
 
-def _create(path: Path, kind: FileKind, types: list[KeyType]) -> PublicJson:
+def _create(path: Path, kind: FileKind, types: list[KeyType], passphrase: bytes | None = None) -> PublicJson:
     keys = tuple(_generate(each) for each in types)
     made = KeyFile(kind, keys, keys[0].id)
-    _write(path, _document(kind, keys, made.active, secret=True), 0o600, overwrite=False)
+    _write(path, _document(made, secret=True, passphrase=passphrase), 0o600, overwrite=False)
     return made.public_json()
 
 
@@ -171,34 +203,67 @@ def _generate(kind: KeyType) -> Key:
     return Key(key_id(kind, public), kind, public, secret.private_bytes_raw(), created)
 
 
-def _document(kind: FileKind, keys: tuple[Key, ...], active: str, *, secret: bool) -> PublicJson:
+def _document(file: KeyFile, *, secret: bool, passphrase: bytes | None = None) -> PublicJson:
     entries = []
-    for key in keys:
+    for key in file.keys:
         entry = {"id": key.id, "type": key.type.value, "public": _b64(key.public), "created_at": key.created_at}
-        if secret:
+        if secret and passphrase is None:
             entry["private"] = _b64(key.secret())
         entries.append(entry)
-    body: PublicJson = {"format": FORMAT, "version": VERSION, "kind": kind.value, "keys": entries, "active": active}
+    version = VERSION if passphrase is None else PROTECTED_VERSION
+    body: PublicJson = {"format": FORMAT, "version": version, "kind": file.kind.value}
+    body |= {"keys": entries, "active": file.active}
+    if passphrase is not None:
+        secrets = b"".join(key.secret() for key in file.keys)
+        body["protected"] = passphrases.protect(secrets, passphrase, rfc8785.dumps(body))
     return body | {"checksum": _checksum(body)}
 
 
-def _parse(document: PublicJson) -> KeyFile:
+def _parse(document: PublicJson, ask: Ask | None) -> KeyFile:
+    public = _parse_public(document)
+    if not public.protected:
+        return public
+    if ask is None:
+        raise PassphraseNeeded
+    bound_to = {name: value for name, value in document.items() if name not in ("protected", "checksum")}
+    secrets = passphrases.reveal(document["protected"], ask(), rfc8785.dumps(bound_to))
+    if len(secrets) != SECRET_BYTES * len(public.keys):
+        raise ValueError("not as many secrets as keys")
+    pieces = [secrets[start : start + SECRET_BYTES] for start in range(0, len(secrets), SECRET_BYTES)]
+    keys = tuple(replace(key, private=piece) for key, piece in zip(public.keys, pieces, strict=True))
+    for key in keys:
+        _check_halves(key)
+    return replace(public, keys=keys)
+
+
+def _parse_public(document: PublicJson) -> KeyFile:
+    """All that can be read and checked without a passphrase: of an unprotected file everything."""
     body = {name: value for name, value in document.items() if name != "checksum"}
-    if body["format"] != FORMAT or body["version"] != VERSION or document["checksum"] != _checksum(body):
+    known = body["version"] in (VERSION, PROTECTED_VERSION)
+    if body["format"] != FORMAT or not known or document["checksum"] != _checksum(body):
         raise ValueError("format, version or checksum")
+    protected = body["version"] == PROTECTED_VERSION
     keys = tuple(_parse_key(entry) for entry in body["keys"])
     if body["active"] not in {key.id for key in keys}:
         raise ValueError("active key not in it")
-    return KeyFile(FileKind(body["kind"]), keys, body["active"])
+    if protected != ("protected" in body) or (protected and any(key.private is not None for key in keys)):
+        raise ValueError("a secret beside the protected ones")
+    return KeyFile(FileKind(body["kind"]), keys, body["active"], protected)
 
 
 def _parse_key(entry: dict[str, str]) -> Key:
     kind = KeyType(entry["type"])
     public = base64.b64decode(entry["public"], validate=True)
     private = base64.b64decode(entry["private"], validate=True) if "private" in entry else None
-    if (private is not None and _public_of(kind, private) != public) or entry["id"] != key_id(kind, public):
+    key = Key(entry["id"], kind, public, private, entry["created_at"])
+    _check_halves(key)
+    return key
+
+
+def _check_halves(key: Key) -> None:
+    private_fits = key.private is None or _public_of(key.type, key.private) == key.public
+    if not private_fits or key.id != key_id(key.type, key.public):
         raise ValueError("id, public and private do not belong together")
-    return Key(entry["id"], kind, public, private, entry["created_at"])
 
 
 def _public_of(kind: KeyType, private: bytes) -> bytes:
@@ -231,7 +296,16 @@ def _write(path: Path, document: PublicJson, mode: int, *, overwrite: bool) -> N
             temporary.replace(path)
         else:
             os.link(temporary, path)
+        _sync_folder(path.parent)  # a key that seals before its file is safe could be lost with a power cut
     except FileExistsError as error:
         raise KeyFileExists from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,20 +20,18 @@ class SealSuite(StrEnum):
     """How something is sealed; kept beside what is sealed, so that new suites can follow."""
 
     HPKE_X25519_SHA256_AES256GCM = "hpke-x25519-sha256-aes256gcm"
-
-    @property
-    def public_bytes(self) -> int:
-        """Bytes of the recipient's public key."""
-        return 32
+    AWS_KMS = "aws-kms"
 
     @property
     def overhead(self) -> int:
-        """Bytes that sealing adds: the encapsulated key (32) and the tag (16)."""
+        """Bytes that HPKE adds: the encapsulated key (32) and the tag (16)."""
         return 48
 
     @property
     def hpke(self) -> Suite:
-        """The HPKE suite."""
+        """The HPKE suite. Raises ValueError for a suite that is none: its provider seals and opens."""
+        if self is not SealSuite.HPKE_X25519_SHA256_AES256GCM:
+            raise ValueError(f"{self.value} is not an HPKE suite")
         return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -62,6 +60,11 @@ def seal_key(public: PublicKey, key: bytes, context: KeyContext) -> bytes:
     Store `DEFAULT_SUITE.value` as `suite` and `public.id` as `custody_key_id` beside it. Raises ValueError for a key
     that is not 32 bytes long.
     """
+    return seal(public.raw, checked(key), context.canonical())
+
+
+def checked(key: bytes) -> bytes:
+    """The same key. Raises ValueError where it is not 32 bytes long."""
     if len(key) != KEY_BYTES:
         raise ValueError(f"a key has {KEY_BYTES} bytes")
-    return seal(public.raw, key, context.canonical())
+    return key

@@ -10,8 +10,7 @@ written after it; each later message of the request writes it where a crash left
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from schemas.audit import AuditEvent
-from schemas.contexts import LAYOUT_FACE, KeyContext
+from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
 from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info
@@ -45,9 +44,10 @@ from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of
 from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
-from workers.custody.opening import unwrap
 from workers.custody.policies import load_policies
+from workers.custody.providers import Unwrapper
 from workers.custody.roster import load_roster
+from workers.custody.rows import unwrap_row
 from workers.custody.sealing import PublicKey, seal
 from workers.custody.tickets import TicketSigner
 
@@ -69,12 +69,12 @@ class Opened:
 
 @dataclass(frozen=True)
 class Custodian:
-    """The custodian with all that it holds: its key ring (raw private keys by id), roster, policies, ledger, the key that
-    it signs tickets with, and whom it hands on to.
+    """The custodian with all that it holds: what it unwraps with, roster, policies, ledger, the key that it signs tickets
+    with, and whom it hands on to.
     """
 
     sessions: sessionmaker[Session]
-    keys: Mapping[str, bytes] = field(repr=False)
+    unwrapper: Unwrapper
     roster: Path
     policies: Path
     ledger: Ledger
@@ -85,8 +85,8 @@ class Custodian:
         """Opens an approved request, once. Refusals are events and no exceptions.
 
         A request that comes outside its policy's hours waits: it is asked for again until they come, or it expires.
-        Raises RosterInvalid, PoliciesInvalid or LedgerInvalid where its own files cannot be trusted; database errors
-        pass through.
+        Raises RosterInvalid, PoliciesInvalid or LedgerInvalid where its own files cannot be trusted, and what its
+        unwrapper raises where that cannot be asked; database errors pass through.
         """
         try:
             with self.sessions.begin() as session:
@@ -177,17 +177,8 @@ class Custodian:
             raise Refused(Refusal.KEY_MISSING)
         if row.state is KeyState.SHREDDED or row.wrapped is None:
             raise Refused(Refusal.KEY_SHREDDED)
-        context = KeyContext.of(
-            tenant=release.tenant,
-            release=release.id,
-            item=attempt.item_id,
-            attempt=attempt.id,
-            model_version=attempt.model_version,
-            policy=release.policy_name,
-            face=None if face == LAYOUT_FACE else face,
-        )
         try:
-            return unwrap(self.keys, row.custody_key_id, row.suite, bytes(row.wrapped), context)
+            return unwrap_row(self.unwrapper, row, attempt, release)
         except (Unwrappable, KeyUnknown) as error:
             raise Refused(Refusal.KEY_FOREIGN) from error
 

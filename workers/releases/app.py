@@ -13,7 +13,7 @@ from celery.signals import worker_process_init
 from schemas.messages import Queue, TaskName
 from workers.app import RefacexTask, log_as, make_app
 from workers.core import load_core
-from workers.custody import keys as custody_keys
+from workers.custody.providers.sealers import sealer_of
 from workers.errors import ExportFailed
 from workers.exports import schedules
 from workers.exports.runner import ExportRunner
@@ -53,7 +53,7 @@ def settings() -> ReleaseSettings:
 @cache
 def runner() -> Runner:
     """What works on chunks in this process; the first call loads the networks."""
-    sealer = Sealer(custody_keys.load_public(settings().custody_public_key))
+    sealer = Sealer(sealer_of(settings()))
     return Runner(settings(), app.sessions, Storage(settings()), load_core(settings()), sealer)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+from collections.abc import Sequence
 from typing import NoReturn, Protocol
 from urllib.parse import urlsplit
 
@@ -39,14 +40,14 @@ class HasFault(Protocol):
 
 
 class Faults:
-    """The armed fault of a process; by default none."""
+    """The armed fault of a process; by default none. `points`: those that the process has."""
 
-    def __init__(self, settings: HasFault | None = None) -> None:
+    def __init__(self, settings: HasFault | None = None, points: Sequence[str] = POINTS) -> None:
         fault = settings.fault if settings is not None and settings.allow_faults else ""
         self._armed, _, how = fault.partition(":")
         self._stops = how == "stop"
-        if self._armed and self._armed not in POINTS:
-            raise ValueError(f"no such fault point; there are {', '.join(POINTS)}")
+        if self._armed and self._armed not in points:
+            raise ValueError(f"no such fault point; there are {', '.join(points)}")
 
     def armed(self, point: str) -> bool:
         """Whether the process is to die at this point."""

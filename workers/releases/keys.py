@@ -6,12 +6,20 @@ A release worker can only seal. What it hands on is opened by the custodian alon
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
 
 from refacex_core.types import ItemKeys
 from schemas.contexts import LAYOUT_FACE, KeyContext
-from workers.custody.sealing import DEFAULT_SUITE, KEY_BYTES, PublicKey, seal_key
+from workers.custody import providers
+from workers.custody.errors import CustodyKeyRetired
+from workers.custody.sealing import KEY_BYTES
 from workers.releases.lifecycle import Claim, Sealed
+
+RETIRED = "RX001"  # what the database says to a key that was sealed to a retired custody key
 
 
 class DrawnKeys:
@@ -35,11 +43,14 @@ class DrawnKeys:
 class Sealer:
     """Seals an attempt's keys to the custody key, each bound to what it opens."""
 
-    def __init__(self, public: PublicKey) -> None:
-        self._public = public
+    def __init__(self, provider: providers.Sealer) -> None:
+        self._provider = provider
 
     def seal(self, claim: Claim, attempt_id: UUID, model_version: str, keys: DrawnKeys, locator: bytes) -> list[Sealed]:
-        """One sealed key for the layout and one for each face that was given a key under this locator."""
+        """One sealed key for the layout and one for each face that was given a key under this locator.
+
+        Raises Away where the provider cannot be reached just now.
+        """
         sealed = []
         for face, key in sorted(keys.of(locator).items()):
             context = KeyContext.of(
@@ -51,6 +62,17 @@ class Sealer:
                 policy=claim.policy,
                 face=None if face == LAYOUT_FACE else face,
             )
-            wrapped = seal_key(self._public, key, context)
-            sealed.append(Sealed(context.kind, face, DEFAULT_SUITE.value, self._public.id, wrapped))
+            to = self._provider.seal(key, context)
+            sealed.append(Sealed(context.kind, face, to.suite, to.custody_key_id, to.wrapped))
         return sealed
+
+
+@contextmanager
+def retired_told() -> Iterator[None]:
+    """The database's refusal of what was sealed to a retired custody key, as CustodyKeyRetired."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == RETIRED:
+            raise CustodyKeyRetired from None
+        raise

@@ -23,6 +23,7 @@ from refacex_core.errors import CoreError
 from refacex_core.types import FaceReport, Failed, Held, ItemInput, Outcome, Released
 from workers.app import away
 from workers.core import Core
+from workers.custody.errors import CustodyKeyRetired, KmsRefused
 from workers.errors import (
     Away,
     ObjectExists,
@@ -38,7 +39,7 @@ from workers.logs import get_logger
 from workers.releases import lifecycle, sources
 from workers.releases.faults import Faults
 from workers.releases.heartbeat import Heartbeat
-from workers.releases.keys import DrawnKeys, Sealer
+from workers.releases.keys import DrawnKeys, Sealer, retired_told
 from workers.releases.lifecycle import Claim, Made, Resumable
 from workers.settings import ReleaseSettings
 from workers.storage import REFUSED, Storage
@@ -241,8 +242,12 @@ class Runner:
     def _publish(self, claim: Claim, keys: DrawnKeys, outcome: Released) -> None:
         attempt_id = uuid4()
         made = _made(claim, attempt_id, outcome, self._core.model_version)
-        sealed = self._sealer.seal(claim, attempt_id, self._core.model_version, keys, outcome.locator)
-        self._patiently(lambda session: lifecycle.commit_attempt(session, claim, made, sealed))
+        sealed = patiently(
+            lambda: self._sealer.seal(claim, attempt_id, self._core.model_version, keys, outcome.locator),
+            self._settings.patience_seconds,
+        )
+        with retired_told():
+            self._patiently(lambda session: lifecycle.commit_attempt(session, claim, made, sealed))
         self._faults.reach("after-commit")
         self._upload(made, outcome)
         self._faults.reach("after-upload")
@@ -343,7 +348,9 @@ def _made(claim: Claim, attempt_id: UUID, outcome: Released, model_version: str)
 
 def _costs_an_attempt(error: Exception) -> bool:
     """Only what may be the image's fault: engines that are away, or refuse this worker everything, say nothing of it."""
-    refused = isinstance(error, ReadRefused) or (isinstance(error, StorageError) and error.detail in REFUSED)
+    refused = isinstance(error, ReadRefused | KmsRefused | CustodyKeyRetired) or (
+        isinstance(error, StorageError) and error.detail in REFUSED
+    )
     return not (away(error) or refused)
 
 

@@ -24,6 +24,7 @@ from schemas.tables import Export, ExportSchedule, Item, Outbox, Release
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
 from workers.custody import keys as custody_keys
+from workers.custody.providers.sealers import sealer_of
 from workers.db import session_factory
 from workers.errors import ExportCorrupt, ReleaseUnfinished, ReleaseUnknown, ScheduleInvalid
 from workers.exports import fetching, schedules
@@ -52,7 +53,7 @@ def release_id(service: Service) -> UUID:
     release_id = service.submit({name: b"HOLD" if name == "hold.png" else name.encode() for name in NAMES})
     settings = service.release_settings
     sessions = session_factory(settings.database_url)
-    sealer = Sealer(custody_keys.load_public(settings.custody_public_key))
+    sealer = Sealer(sealer_of(settings))
     with service.sessions() as session:
         items = list(session.scalars(select(Item.id).where(Item.release_id == release_id)))
     try:

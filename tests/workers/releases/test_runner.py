@@ -9,17 +9,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from schemas.contexts import KeyContext
 from schemas.states import ItemState
-from schemas.tables import Attempt, Item
+from schemas.tables import Attempt, CustodyKey, Item
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
 from workers.app import away
 from workers.custody import keys as custody_keys
+from workers.custody.errors import CustodyKeyRetired, KmsAway, KmsRefused
+from workers.custody.providers import WrappedKey
+from workers.custody.providers.sealers import sealer_of
 from workers.db import session_factory
-from workers.errors import DatabaseAway, StorageError, Superseded
+from workers.errors import DatabaseAway, StorageError, Superseded, WorkerError
 from workers.releases import lifecycle
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
@@ -38,9 +42,7 @@ def runner(service: Service) -> Iterator[Runner]:
     """Waits half a second for an engine that is away."""
     settings = service.release_settings.model_copy(update={"patience_seconds": 0.5})
     sessions = session_factory(settings.database_url)
-    yield Runner(
-        settings, sessions, service.storage, StandIn(), Sealer(custody_keys.load_public(settings.custody_public_key))
-    )
+    yield Runner(settings, sessions, service.storage, StandIn(), Sealer(sealer_of(settings)))
     sessions.kw["bind"].dispose()
 
 
@@ -147,6 +149,47 @@ def test_an_upload_that_is_refused_costs_no_attempt(refusal: str, service: Servi
             with pytest.raises(StorageError):
                 runner.run(ids)
             assert _items(service, release_id)[0].attempts == 0
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+@pytest.mark.parametrize("error", [KmsRefused, KmsAway])
+def test_a_custody_provider_that_refuses_or_is_away_costs_no_attempt(
+    error: type[WorkerError], service: Service, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        def seal(self, key: bytes, context: KeyContext) -> WrappedKey:
+            raise error
+
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "_sealer", Sealer(Refusing()))
+        for _ in range(4):  # more often than an item may be tried
+            with pytest.raises(error) as raised:
+                runner.run(ids)
+            assert away(raised.value) == (error is KmsAway)
+            assert _items(service, release_id)[0].attempts == 0
+    runner.run(ids)
+    assert _items(service, release_id)[0].state is ItemState.DONE
+
+
+def test_nothing_is_released_that_was_sealed_to_a_retired_key(service: Service, runner: Runner) -> None:
+    """Nobody could ever recover it; with the new public key in its place, the work goes on by itself."""
+    public = service.folder / "custody.public.json"
+    retired = custody_keys.load_public(public)
+    with service.sessions.begin() as session:
+        now = func.now()
+        gone = {"suite": "x", "created_at": now, "closed_at": now, "retired_at": now}
+        session.execute(insert(CustodyKey).values(id=retired.id, **gone))
+    release_id = service.submit({"a.png": b"a"})
+    ids = _ids(service, release_id)
+    for _ in range(4):  # more often than an item may be tried
+        with pytest.raises(CustodyKeyRetired):
+            runner.run(ids)
+        assert _items(service, release_id)[0].attempts == 0
+        assert _attempts(service, ids[0]) == []
+    custody_keys.write_public(public, custody_keys.create_custody_keyring(service.folder / "new.json"))
     runner.run(ids)
     assert _items(service, release_id)[0].state is ItemState.DONE
 

@@ -1,0 +1,191 @@
+"""`refacex keys ...`: the custody keys. It runs on the custodian's machine, with the custodian's own rights."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.passphrases import ask_for
+from gateway.cli.service import Home, Json, database_told, home_folder, lines, printable, stop, table, tell
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from workers.custody.rotation import KeyOffice, Tally
+    from workers.settings import CustodianSettings
+
+app = typer.Typer(no_args_is_help=True, help="The custody keys: run it on the custodian's machine.")
+
+SHOWN = 50  # failures a line each; the rest as a number
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="keys")
+
+
+@app.command("list")
+def list_keys(as_json: Json = False, home: Home = None) -> None:
+    """List the custody keys that there are or were, and how many sealed keys each still holds."""
+    with office(home) as keeper:
+        entries = [
+            {
+                "key": key.id,
+                "suite": key.suite,
+                "state": key.state,
+                "created": f"{key.created_at:%Y-%m-%d %H:%M}" if key.created_at else "",
+                "holds": key.wrapped,
+            }
+            for key in keeper.overview()
+        ]
+    if as_json:
+        lines(entries)
+    else:
+        names = ["key", "suite", "state", "created", "holds"]
+        table(names, [[str(value) for value in entry.values()] for entry in entries])
+
+
+@app.command()
+def rotate(
+    kms: Annotated[bool, typer.Option("--kms", help="To the first of REFACEX_CUSTODY_KMS_KEYS.")] = False,
+    no_new_key: Annotated[
+        bool, typer.Option("--no-new-key", help="Only wrap again what older keys still hold, under the active one.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Rows in one transaction.")] = 500,
+    home: Home = None,
+) -> None:
+    """Make a new custody key and wrap everything again under it; after an interruption, run it again and it goes on."""
+    from workers.errors import Away
+
+    with office(home) as keeper:
+        rest = sum(key.wrapped for key in keeper.overview() if key.state != "rotating")
+        try:
+            with shown("wrapped again", rest) as step:
+                done = replace(keeper, told=step, batch=batch).rotate(to_kms=kms, new_key=not no_new_key)
+        except Away as error:
+            raise stop(f"{error} Run this again: it goes on where it stopped.") from None
+        tell(f"{done.rewrapped} sealed keys are wrapped again under {done.to}")
+        if not kms and keeper.public is not None:
+            tell(
+                f"{keeper.public} is for the release workers: those elsewhere need a copy, and so does your backup of the key ring"
+            )
+    report(done.tally)
+
+
+@app.command()
+def check(home: Home = None) -> None:
+    """Unwrap every sealed key, and say which do not open."""
+    with office(home) as keeper:
+        rows = sum(key.wrapped for key in keeper.overview())
+        with shown("checked", rows) as step:
+            tally = replace(keeper, told=step).check()
+        tell(f"{tally.opened} sealed keys open")
+    report(tally)
+
+
+@app.command()
+def retire(
+    key: Annotated[str, typer.Argument(help="The key's id, from `refacex keys list`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    home: Home = None,
+) -> None:
+    """Give up an old key's private half, once nothing needs it.
+
+    What a stolen backup of the database still holds under it can then never be opened again; neither can your own.
+    """
+    with office(home) as keeper:
+        if not yes:
+            tell("backups of the database from before its rotation can never be opened again, yours among them")
+            typer.confirm(f"Retire {key}?", abort=True, err=True)
+        keeper.retire(key)
+        tell(f"{key} is retired: delete the copies of the key ring that still hold it")
+
+
+@app.command()
+def passphrase(home: Home = None) -> None:
+    """Put the key ring under the passphrase in the custodian's REFACEX_CUSTODY_PASSPHRASE_FILE."""
+    with office(home) as keeper:
+        keeper.protect()
+        tell("the key ring has a passphrase now: keep a copy of it, for without it every released face is lost")
+
+
+@contextmanager
+def office(home: Path | None) -> Iterator[KeyOffice]:
+    """What the custodian's own settings look after; every expected error becomes one line and exit code 1."""
+    with database_told():
+        from workers.db import session_factory
+        from workers.logs import configure_logs
+        from workers.settings import CustodianSettings
+
+        configure_logs("keys", "console", "ERROR")
+        env_file = home_folder(home) / "env" / "custodian.env"
+        settings = CustodianSettings.load(env_file if env_file.is_file() else None)
+        sessions = session_factory(settings.database_url)
+        try:
+            yield _office(settings, sessions)
+        finally:
+            sessions.kw["bind"].dispose()
+
+
+def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
+    from workers.custody.ledger import Ledger
+    from workers.custody.providers.unwrappers import passphrase_of, unwrapper_of
+    from workers.custody.rotation import RETIREMENT_STEPS, ROTATION_STEPS, KeyOffice
+    from workers.releases.faults import Faults
+
+    ring, kms = settings.custody_keyring, None
+    found = passphrase_of(settings) or (ask_for(ring) if ring is not None else None)
+    ask = cache(found) if found is not None else None  # typed once, though the ring is read several times
+    if settings.custody_kms_keys:
+        from workers.custody.providers.kms import KmsClients, KmsSealer
+
+        kms = KmsSealer(settings.custody_kms_keys[0], KmsClients(settings))
+    return KeyOffice(
+        sessions=sessions,
+        unwrapper=unwrapper_of(settings, ask),
+        ledger=Ledger(settings.tombstones),
+        actor=getpass.getuser(),
+        ring=ring,
+        public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),
+        ask=ask,
+        kms_keys=settings.custody_kms_keys,
+        kms=kms,
+        reach=Faults(settings, (*ROTATION_STEPS, *RETIREMENT_STEPS)).reach,
+    )
+
+
+@contextmanager
+def shown(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal; nothing where there is none."""
+    if not sys.stderr.isatty():
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda rows: bar.advance(task, rows)
+
+
+def report(tally: Tally) -> None:
+    """Says what does not open; raises exit code 1 where there is such."""
+    if tally.buried:
+        tell(f"{tally.buried} were shredded before and came back with a backup: they were left as they are")
+    for failure in tally.failures[:SHOWN]:
+        what = "layout key" if failure.face < 0 else f"face {failure.face}"
+        under = printable(failure.custody_key_id[:100])  # a release worker wrote it, whoever that was
+        tell(f"does not open: item {failure.item}, {what}, under {under} ({failure.code})")
+    if len(tally.failures) > SHOWN:
+        tell(f"and {len(tally.failures) - SHOWN} more")
+    if tally.failures:
+        raise stop("sealed keys do not open: restore the key ring's copy, or the rows from a backup, and check again")
