@@ -52,6 +52,14 @@ def remove(session: Session, person: str, actor: str) -> None:
     append(session, AuditEvent.PERSON_REMOVED, actor=actor, subject=person)
 
 
+def acting(session: Session, person: str, tenant: str, role: str) -> Person:
+    """The person, where they have this role in this tenant and are not gone. Raises PersonUnknown."""
+    row = session.get(Person, person)
+    if row is None or row.tenant != tenant or role not in row.roles or row.removed_at is not None:
+        raise PersonUnknown(f"{person[:64]} as {role}")
+    return row
+
+
 def _same(row: Person, person: RosterPerson) -> bool:
     return (row.id, row.tenant, sorted(row.roles), bytes(row.ed25519_public), bytes(row.x25519_public)) == (
         person.id,

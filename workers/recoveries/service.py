@@ -17,6 +17,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
+from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
 from schemas.requests import (
@@ -28,18 +29,18 @@ from schemas.requests import (
     review_message,
     withdraw_message,
 )
-from schemas.states import Decision, ItemState, RecoveryState, RequestState, Urgency
+from schemas.states import Decision, ItemState, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
     Approval,
     Item,
     Outbox,
-    Person,
     RecoveredFace,
     Recovery,
     RecoveryRequest,
     Release,
     RequestFace,
     Review,
+    SealedKey,
     Ticket,
 )
 from workers.alerts import AlertKind, raise_alert
@@ -49,10 +50,10 @@ from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
 from workers.recoveries.errors import (
     AlreadyDecided,
     FaceNotReleased,
+    FaceShredded,
     NothingToFetch,
     NotTheRequester,
     OwnRequest,
-    PersonUnknown,
     PolicyForbids,
     QuorumTooSmall,
     RequestClosed,
@@ -63,6 +64,7 @@ from workers.recoveries.errors import (
     SignatureInvalid,
     SubmitterMayNotApprove,
 )
+from workers.recoveries.people import acting as _person
 from workers.recoveries.policies import load_policy
 
 REQUEST_LIFE = timedelta(days=7)
@@ -387,13 +389,10 @@ def _check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -
     known = {row.id: row.faces or 0 for row in session.execute(query)}
     if any(not 0 <= each.face < known.get(each.item, 0) for each in faces):
         raise FaceNotReleased
-
-
-def _person(session: Session, person_id: str, tenant: str, role: str) -> Person:
-    person = session.get(Person, person_id)
-    if person is None or person.tenant != tenant or role not in person.roles or person.removed_at is not None:
-        raise PersonUnknown(f"{person_id} as {role}")
-    return person
+    gone = select(SealedKey.item_id, SealedKey.face).where(SealedKey.state == KeyState.SHREDDED)
+    shredded = {(row.item_id, row.face) for row in session.execute(gone.where(SealedKey.item_id.in_(known)))}
+    if any((each.item, key) in shredded for each in faces for key in (LAYOUT_FACE, each.face)):
+        raise FaceShredded
 
 
 def _decidable(session: Session, request_id: UUID) -> RecoveryRequest:
