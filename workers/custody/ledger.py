@@ -71,6 +71,16 @@ class _Known:
         return self.whole.get(item) or self.faces.get(item, {}).get(face)
 
 
+@dataclass
+class _Reading:
+    """What was read: so many bytes of this SHA-256; and the file's inode, size and time of change, as they were then."""
+
+    known: _Known = field(default_factory=_Known)
+    size: int = 0
+    digest: bytes = hashlib.sha256().digest()
+    version: tuple[int, int, int] | None = None
+
+
 class Ledger:
     """One ledger file. Each question is answered by what is on disk now; the lines that were read before are only looked
     at for changes.
@@ -78,7 +88,7 @@ class Ledger:
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        self._forget()
+        self._reading = _Reading()
 
     def spent(self, request: UUID) -> bool:
         """Whether a ticket of this request was spent before. Raises LedgerInvalid."""
@@ -166,25 +176,20 @@ class Ledger:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if self._version != version:
+            if self._reading.version != version:
                 self._learn(file.read())
-                self._version = version
-            return self._known
+                self._reading.version = version
+            return self._reading.known
 
     def _learn(self, content: bytes) -> _Known:
         """What the whole lines say. Raises LedgerInvalid."""
-        whole = content[: content.rfind(b"\n") + 1]
-        if hashlib.sha256(whole[: self._read_to]).digest() != self._digest:
+        before, whole = self._reading, content[: content.rfind(b"\n") + 1]
+        if hashlib.sha256(whole[: before.size]).digest() != before.digest:
             raise LedgerInvalid("lines that this process read before are changed or gone")
-        known, new = self._known, whole[self._read_to :]
-        self._forget()  # until every line of it was read
-        _parse(known, new)
-        self._known, self._read_to, self._digest = known, len(whole), hashlib.sha256(whole).digest()
-        return known
-
-    def _forget(self) -> None:
-        self._version: tuple[int, int, int] | None = None
-        self._known, self._read_to, self._digest = _Known(), 0, hashlib.sha256().digest()
+        self._reading = _Reading()  # until every new line was read
+        _parse(before.known, whole[before.size :])
+        self._reading = _Reading(before.known, len(whole), hashlib.sha256(whole).digest())
+        return before.known
 
     def _append(self, entries: Callable[[_Known], Iterable[_Entry]]) -> None:
         """Writes the lines that `entries` gives for what is known, all in one write and under the file's lock."""

@@ -6,9 +6,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,7 +37,7 @@ from schemas.tables import (
     Subject,
 )
 from tests.governance import GROUNDS, POLICY, Member, World, copied
-from workers.custody import ordering, orders, retention, shredding
+from workers.custody import keys, ordering, orders, retention, shredding
 from workers.custody.errors import (
     Held,
     LedgerInvalid,
@@ -44,7 +47,7 @@ from workers.custody.errors import (
     StillReleasing,
     TargetUnknown,
 )
-from workers.custody.holds import Target
+from workers.custody.holds import Portion, Target
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
@@ -218,7 +221,7 @@ def test_one_face_is_shredded_and_the_bystanders_still_recover(world: World) -> 
         "layout": False,
         "keys": 1,
         "recoveries": [str(recovery)],
-        "tombstone": world.ledger.tombstone(shredding.Portion(world.items[0], world.release, None, (0,))),
+        "tombstone": world.ledger.tombstone(Portion(world.items[0], world.release, None, (0,))),
     }
     assert (ended["event"], ended["fields"]["detail"]["keys"]) == ("order:done", 1)
     assert {each["fields"]["request_hash"] for each in (given, shredded, ended)} == {terms.sha256().hex()}
@@ -443,6 +446,43 @@ def test_an_order_whose_message_was_lost_is_asked_for_again(world: World) -> Non
     carry_out(world.custodian(), terms.id)
     world.owner("UPDATE outbox SET published_at = now(), created_at = now() - interval '1 hour'")
     assert reconciler.bring_back(queue_is_empty=False) == 0
+
+
+def test_the_custodians_process_takes_both_messages(world: World) -> None:
+    """By its app and its settings, as Celery starts it; a key that came back is met by an opening and taken away."""
+    ring = keys.load(world.folder / "recovery.json", keys.FileKind.KEYPAIR)
+    keys.write_public(world.folder / "recovery.public.json", ring.public_json())
+    files = {"CUSTODY_KEYRING": "custody", "TICKET_SIGNING_KEY": "ticket", "ROSTER": "roster", "POLICIES": "policies"}
+    files |= {"TOMBSTONES": "tombstones", "RECOVERY_PUBLIC_KEY": "recovery.public"}
+    variables = {f"REFACEX_{name}": str(world.folder / f"{file}.json") for name, file in files.items()}
+    variables |= {
+        "REFACEX_DATABASE_URL": world.database.url_for("custodian"),
+        "REFACEX_BROKER_URL": "redis://127.0.0.1:9",
+    }
+    ordered, release = give(world, SHRED, target(world, FACE)), world.release
+    keep_for(world, 1)
+    age(world, 2)
+    came_back = world.approved((0, 1))
+    world.ledger.record_shredded([Portion(world.items[0], release, None, (1,))])
+    code = (
+        "from workers.custody import app\n"
+        f"app.open_request('{came_back.id}')\n"
+        f"app.carry_out_order('{ordered.id}')\n"
+        f"app.retain_release('{release}')\n"
+    )
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, env=os.environ | variables, cwd=Path(__file__).parents[3], check=True, timeout=120)
+    events = [(each["event"], each["fields"]["detail"].get("reason")) for each in world.events()]
+    ends = [each for each in events if each[0] in ("ticket:refused", "key:shredded", "order:done")]
+    assert ends == [
+        ("ticket:refused", None),
+        ("key:shredded", "tombstone"),
+        ("key:shredded", "order"),
+        ("order:done", None),
+        ("key:shredded", "retention"),
+        ("key:shredded", "retention"),
+    ]
+    assert live(world) == set()
 
 
 # --- holds
