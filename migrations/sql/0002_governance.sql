@@ -202,3 +202,6 @@ GRANT SELECT, UPDATE (delivered_at) ON alerts TO refacex_relay;
 GRANT SELECT ON policies, custody_orders TO refacex_relay;
 GRANT SELECT ON subjects TO refacex_release;
 GRANT UPDATE (report_sha256) ON releases TO refacex_release;
+
+-- Shredding ends the recoveries of an item's faces.
+CREATE INDEX request_faces_item ON request_faces (item_id);

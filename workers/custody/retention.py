@@ -29,11 +29,12 @@ from workers.custody.shredding import Because, Reason, shred
 from workers.recoveries.policies import policies
 
 ASK_EVERY = timedelta(days=1)
+_ENDED = (ReleaseState.FINISHED, ReleaseState.CANCELLED)
 
 
 @dataclass(frozen=True)
 class Retained:
-    """A finished release with keys left, and when its policy, as the database has it, says that they go."""
+    """A release that has ended with keys left, and when its policy, as the database has it, says that they go."""
 
     release: UUID
     tenant: str
@@ -55,7 +56,7 @@ class Retention:
 
 
 def retained(session: Session) -> list[Retained]:
-    """Every finished release whose keys have an end and have not met it, the soonest first."""
+    """Every ended release whose keys have an end and have not met it, the soonest first."""
     found = []
     left = select(SealedKey.id).join(Item, Item.id == SealedKey.item_id)
     left = left.where(Item.release_id == Release.id, SealedKey.state != KeyState.SHREDDED)
@@ -64,7 +65,8 @@ def retained(session: Session) -> list[Retained]:
             continue
         due_at = _ended_at() + cast(literal(timedelta(days=policy.retain_days)), INTERVAL)
         query = select(Release.id, Release.name, due_at.label("due_at"), (due_at <= func.now()).label("is_due")).where(
-            Release.state == ReleaseState.FINISHED,
+            Release.state.in_(_ENDED),
+            Release.finished_at.is_not(None),
             Release.tenant == policy.tenant,
             func.coalesce(Release.policy["name"].astext, DEFAULT_POLICY) == policy.name,
             left.exists(),
@@ -105,7 +107,7 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
             return _refuse_message(session, release_id)
         policy = load_policies(custodian.policies).find(release.tenant, release.policy_name)
         days = policy.retain_days if policy is not None else None
-        if release.state is not ReleaseState.FINISHED or days is None or not _is_over(session, release_id, days):
+        if release.state not in _ENDED or days is None or not _is_over(session, release_id, days):
             return Retention(due=False)
         portions = scope.portions_of(session, target)
     holds = custodian.ledger.holds()
@@ -116,8 +118,9 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
 
 
 def _is_over(session: Session, release_id: UUID, days: int) -> bool:
-    query = select(_ended_at() + timedelta(days=days) <= func.clock_timestamp()).where(Release.id == release_id)
-    return bool(session.execute(query).scalar_one())
+    over = _ended_at() + timedelta(days=days) <= func.clock_timestamp()
+    query = select(Release.id).where(Release.id == release_id, Release.finished_at.is_not(None), over)
+    return session.execute(query).first() is not None
 
 
 def _ended_at() -> ColumnElement[datetime]:

@@ -597,6 +597,8 @@ def test_killed_at_any_step_the_next_message_makes_it_whole(world: World, step: 
             os._exit(1)  # it lived on, or failed
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert world.one(select(CustodyOrder.state)) is OrderState.GIVEN
+    gone = {(item, face) for item in world.items for face in (LAYOUT_FACE, 0, 1)} - live(world)
+    assert all(world.ledger.shredded(item, face) for item, face in gone), "no key goes before its tombstone stands"
     carry_out(world.custodian(), terms.id)
     assert world.one(select(CustodyOrder.state)) is OrderState.DONE
     assert (live(world), world.one(select(CustodyOrder.outcome))) == (set(), "6")
