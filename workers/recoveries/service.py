@@ -107,7 +107,7 @@ def draft_request(
     """The terms of a request for these faces of one release, sealed to the requester's own key. Nothing is written: the
     requester signs `request_message(terms.sha256())`, and `open_request` takes both.
 
-    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, QuorumTooSmall,
+    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, FaceShredded, QuorumTooSmall,
     PolicyForbids, PolicyUnknown.
     """
     release = session.get(Release, release_id)
