@@ -250,6 +250,7 @@ class RequestFace(Base):
     """One face of a request. Bystanders in the same image are not opened by it."""
 
     __tablename__ = "request_faces"
+    __table_args__ = (Index("request_faces_item", "item_id"),)
 
     request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("recovery_requests.id"), primary_key=True)
     item_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("items.id"), primary_key=True)

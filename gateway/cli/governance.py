@@ -13,7 +13,7 @@ from uuid import UUID
 
 import typer
 
-from gateway.cli import people, policies, reviews, roster, trail
+from gateway.cli import orders, people, policies, reviews, roster, trail
 from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
@@ -40,6 +40,7 @@ def register(root: typer.Typer) -> None:
     root.add_typer(policies.app, name="policy")
     root.add_typer(reviews.app, name="review")
     root.add_typer(trail.app, name="audit")
+    orders.register(root)
 
 
 @app.command()

@@ -82,8 +82,13 @@ def rotate(
 
 @app.command()
 def check(home: Home = None) -> None:
-    """Unwrap every sealed key, and say which do not open."""
+    """Unwrap every sealed key, and say which do not open. What a backup brought back after its shredding goes again."""
     with office(home) as keeper:
+        from workers.custody.shredding import shred_again
+
+        again = shred_again(keeper)
+        if again:
+            tell(f"{again} keys that had been shredded were back, as from a backup: shredded again")
         rows = sum(key.wrapped for key in keeper.overview())
         with shown("checked", rows) as step:
             tally = replace(keeper, told=step).check()

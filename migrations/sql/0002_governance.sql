@@ -248,3 +248,6 @@ BEGIN
 END $$;
 CREATE TRIGGER guard_new BEFORE INSERT ON sealed_keys FOR EACH ROW EXECUTE FUNCTION guard_new_sealed_key();
 GRANT SELECT, INSERT, UPDATE (rotating, rewrapped, closed_at, retired_at) ON custody_keys TO refacex_custodian;
+
+-- Shredding ends the recoveries of an item's faces.
+CREATE INDEX request_faces_item ON request_faces (item_id);

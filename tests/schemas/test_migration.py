@@ -51,6 +51,9 @@ WORDS: list[tuple[str, str, type[StrEnum]]] = [
     ("approvals", "decision", states.Decision),
     ("recoveries", "state", states.RecoveryState),
     ("exports", "state", states.ExportState),
+    ("custody_orders", "kind", states.OrderKind),
+    ("custody_orders", "scope", states.OrderScope),
+    ("custody_orders", "state", states.OrderState),
 ]
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from schemas.messages import Queue, TaskName
 from workers.app import log_as, make_app
-from workers.custody import keys
+from workers.custody import keys, orders, retention, shredding
+from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.providers.unwrappers import unwrapper_of
 from workers.custody.service import Custodian
@@ -46,5 +47,29 @@ def open_request(request_id: str) -> None:
     opened = custodian().open(UUID(request_id))
     if opened.refusal is not None:
         log.warning("ticket_refused", request=request_id, refusal=opened.refusal.value)
+        if opened.refusal is Refusal.KEY_SHREDDED:
+            _shred_again()
     else:
         log.info("request_opened", request=request_id, recovery=str(opened.recovery), again=opened.again)
+
+
+@app.task(name=TaskName.CARRY_OUT.value)  # type: ignore[untyped-decorator]
+def carry_out_order(order_id: str) -> None:
+    """Carry out one key officer's order, unless that is done already."""
+    carried = orders.carry_out(custodian(), UUID(order_id))
+    state = carried.state.value if carried.state else "unknown"
+    log.info("order_carried_out", order=order_id, state=state, refusal=carried.refusal, keys=carried.keys)
+
+
+@app.task(name=TaskName.RETAIN.value)  # type: ignore[untyped-decorator]
+def retain_release(release_id: str) -> None:
+    """Shred the keys of one release, if their time is over."""
+    done = retention.retain(custodian(), UUID(release_id))
+    log.info("release_retained", release=release_id, due=done.due, keys=done.keys, held=done.held)
+
+
+def _shred_again() -> None:
+    """Whoever brought back one key that was shredded, as from a backup, brought back others."""
+    keys_again = shredding.shred_again(custodian())
+    if keys_again:
+        log.warning("keys_shredded_again", keys=keys_again)

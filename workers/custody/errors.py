@@ -173,3 +173,45 @@ class TicketRefused(CustodyError):
     """The custodian made no ticket; `detail` says why."""
 
     code = "ticket_refused"
+
+
+class Held(CustodyError):
+    """A legal hold forbids shredding this: see `refacex hold list`, and have it lifted first."""
+
+    code = "held"
+
+
+class NotHeld(CustodyError):
+    """There is no hold on just this: see `refacex hold list`."""
+
+    code = "not_held"
+
+
+class TargetUnknown(CustodyError):
+    """There is no such face, item, release or subject: see `refacex release list` and `refacex release report`."""
+
+    code = "target_unknown"
+
+
+class StillReleasing(CustodyError):
+    """Its release is not finished, and keys are still being made: wait for its end, or cancel it, and order again."""
+
+    code = "release_unfinished"
+
+
+class OrderUnknown(CustodyError):
+    """There is no such order: see `refacex order list`."""
+
+    code = "order_unknown"
+
+
+class OrderIncomplete(CustodyError):
+    """An order needs a reason."""
+
+    code = "order_incomplete"
+
+
+class OrderStale(CustodyError):
+    """The order was drafted too long ago: draft it again and sign it at once."""
+
+    code = "order_stale"

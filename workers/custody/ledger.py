@@ -1,8 +1,12 @@
-"""The custodian's ledger, a file outside Postgres: which requests were opened, and which keys were shredded.
+"""The custodian's ledger, a file outside Postgres: which requests were opened, which keys were shredded, what is held.
 
-Whoever takes the database back to yesterday brings back an unspent ticket or a shredded key; the ledger does not
-forget. One JSON object a line; each carries the SHA-256 of the line before it, so that a cut or changed line is
-seen. A last line without its line break is a write that a crash cut short, and is taken away.
+Whoever takes the database back to yesterday brings back an unspent ticket, a shredded key or a lifted hold; the ledger
+does not forget. One JSON object a line; each carries the SHA-256 of the line before it, so that a cut or changed line
+is seen. A last line without its line break is a write that a crash cut short, and is taken away.
+
+A tombstone is a line `shredded` for one item: `face` or `faces` name what was shredded, `faces: null` means every key
+that the item has or will have. The lines `shred`, `hold`, `lifted` and `refused` say what became of a key officer's
+order; `shred` comes after the order's tombstones, in the same write: where it stands, all of them do.
 """
 
 from __future__ import annotations
@@ -11,33 +15,80 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import rfc8785
 
-from workers.custody.errors import LedgerInvalid
+from schemas.orders import OrderTerms
+from schemas.states import OrderScope
+from workers.custody.errors import Held, LedgerInvalid
+from workers.custody.holds import Holds, Portion, Target
 
 SPENT = "spent"
 SHREDDED = "shredded"
 _START = "0" * 64
+_Entry = dict[str, Any]
+
+
+class Outcome(StrEnum):
+    """What the custodian did with an order; the kinds of the ledger's lines about orders."""
+
+    SHRED = "shred"
+    HOLD = "hold"
+    LIFTED = "lifted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An order that the custodian has answered, as it was signed. `line` is the hash of the ledger's line about it."""
+
+    id: UUID
+    outcome: Outcome
+    target: Target
+    sha256: str
+    refusal: str | None
+    line: str
 
 
 @dataclass
 class _Known:
     last: str = _START
+    lines: int = 0
     spent: set[UUID] = field(default_factory=set)
-    shredded: set[tuple[UUID, int]] = field(default_factory=set)
+    whole: dict[UUID, str] = field(default_factory=dict)
+    faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
+    orders: dict[UUID, Answered] = field(default_factory=dict)
+    holds: Holds = field(default_factory=Holds)
+
+    def tombstone(self, item: UUID, face: int) -> str | None:
+        return self.whole.get(item) or self.faces.get(item, {}).get(face)
+
+
+@dataclass
+class _Reading:
+    """What was read: so many bytes of this SHA-256; and the file's inode, size and time of change, as they were then."""
+
+    known: _Known = field(default_factory=_Known)
+    size: int = 0
+    digest: bytes = hashlib.sha256().digest()
+    version: tuple[int, int, int] | None = None
 
 
 class Ledger:
-    """One ledger file. Each question reads what is on disk now."""
+    """One ledger file. Each question is answered by what is on disk now; the lines that were read before are only looked
+    at for changes.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
+        self._reading = _Reading()
 
     def spent(self, request: UUID) -> bool:
         """Whether a ticket of this request was spent before. Raises LedgerInvalid."""
@@ -45,56 +96,186 @@ class Ledger:
 
     def shredded(self, item: UUID, face: int) -> bool:
         """Whether this face's key (-1: the item's layout key) was shredded. Raises LedgerInvalid."""
-        return (item, face) in self._read().shredded
+        return self._read().tombstone(item, face) is not None
+
+    def tombstone(self, portion: Portion) -> str | None:
+        """The hash of the line that buried these keys, the first face's where there are several lines; None where one of
+        them was not shredded. Raises LedgerInvalid.
+        """
+        known = self._read()
+        if portion.faces is None:
+            return known.whole.get(portion.item)
+        found = [known.tombstone(portion.item, face) for face in portion.faces]
+        return None if None in found else found[0]
+
+    def buried(self) -> dict[UUID, tuple[int, ...] | None]:
+        """Every item with a tombstone, and the faces that it names; None: all its keys. Raises LedgerInvalid."""
+        known = self._read()
+        return {item: tuple(sorted(faces)) for item, faces in known.faces.items()} | dict.fromkeys(known.whole)
+
+    def holds(self) -> Holds:
+        """What is held. Raises LedgerInvalid."""
+        return self._read().holds
+
+    def answer(self, order: UUID) -> Answered | None:
+        """What became of an order, if it was answered. Raises LedgerInvalid."""
+        return self._read().orders.get(order)
+
+    def erased(self) -> list[UUID]:
+        """The subjects that were ordered shredded. Raises LedgerInvalid."""
+        orders = self._read().orders.values()
+        targets = [each.target for each in orders if each.outcome is Outcome.SHRED]
+        return [target.id for target in targets if target.scope is OrderScope.SUBJECT]
 
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
         entry = {"kind": SPENT, "request": str(request), "ticket": str(ticket), "recovery": str(recovery)}
-        self._append(entry, lambda known: request in known.spent)
+        self._append(lambda known: [] if request in known.spent else [entry])
 
-    def record_shredded(self, item: UUID, face: int) -> None:
-        """Writes, once, a key's tombstone; on disk when it returns. Raises LedgerInvalid."""
-        entry: dict[str, str | int] = {"kind": SHREDDED, "item": str(item), "face": face}
-        self._append(entry, lambda known: (item, face) in known.shredded)
+    def record_shredded(self, portions: Sequence[Portion], terms: OrderTerms | None = None) -> None:
+        """Writes, once, the tombstones of these keys, and that this was the order for them; on disk when it returns.
+
+        Raises Held, and writes nothing, where a hold forbids one of them; LedgerInvalid.
+        """
+
+        def entries(known: _Known) -> list[_Entry]:
+            held = known.holds.covering(portions)
+            if held:
+                raise Held(", ".join(sorted(map(str, held))[:3]))
+            made = [entry for portion in portions for entry in _tombstones(known, portion, terms)]
+            return made + _answers(known, terms, Outcome.SHRED)
+
+        self._append(entries)
+
+    def record_hold(self, terms: OrderTerms) -> None:
+        """Writes, once, what is held by this order; on disk when it returns. Raises LedgerInvalid."""
+        self._append(lambda known: _answers(known, terms, Outcome.HOLD))
+
+    def record_lifted(self, terms: OrderTerms) -> bool:
+        """Writes, once, that this order lifted what was held; False where nothing was. Raises LedgerInvalid."""
+        held = True
+
+        def entries(known: _Known) -> list[_Entry]:
+            nonlocal held
+            standing = known.holds.standing().get(Target.of(terms))
+            held = terms.id in known.orders or (standing is not None and standing <= terms.created_at)
+            return _answers(known, terms, Outcome.LIFTED) if held else []
+
+        self._append(entries)
+        return held
+
+    def record_refused(self, terms: OrderTerms, refusal: str) -> None:
+        """Writes, once, that this order was refused, so that it is not carried out later. Raises LedgerInvalid."""
+        self._append(lambda known: _answers(known, terms, Outcome.REFUSED, refusal=refusal))
 
     def _read(self) -> _Known:
         try:
-            return _parse(self._path.read_bytes())
+            descriptor = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
-            return _Known()
+            return self._learn(b"")
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._reading.version != version:
+                self._learn(file.read())
+                self._reading.version = version
+            return self._reading.known
 
-    def _append(self, entry: Mapping[str, str | int], is_known: Callable[[_Known], bool]) -> None:
+    def _learn(self, content: bytes) -> _Known:
+        """What the whole lines say. Raises LedgerInvalid."""
+        before, whole = self._reading, content[: content.rfind(b"\n") + 1]
+        if hashlib.sha256(whole[: before.size]).digest() != before.digest:
+            raise LedgerInvalid("lines that this process read before are changed or gone")
+        self._reading = _Reading()  # until every new line was read
+        _parse(before.known, whole[before.size :])
+        self._reading = _Reading(before.known, len(whole), hashlib.sha256(whole).digest())
+        return before.known
+
+    def _append(self, entries: Callable[[_Known], Iterable[_Entry]]) -> None:
+        """Writes the lines that `entries` gives for what is known, all in one write and under the file's lock."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             content = file.read()
-            known = _parse(content)
-            if is_known(known):
+            known = self._learn(content)
+            at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            lines, before = [], known.last
+            for entry in entries(known):
+                lines.append(rfc8785.dumps({"v": 1, "at": at, "before": before, **entry}))
+                before = hashlib.sha256(lines[-1]).hexdigest()
+            if not lines:
                 return
             whole = content.rfind(b"\n") + 1
             file.seek(whole)
             file.truncate()
-            at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            file.write(rfc8785.dumps({"v": 1, "at": at, "before": known.last, **entry}) + b"\n")
+            file.write(b"\n".join(lines) + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _parse(content: bytes) -> _Known:
-    known = _Known()
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+def _tombstones(known: _Known, portion: Portion, terms: OrderTerms | None) -> list[_Entry]:
+    """The lines that bury what is not buried yet."""
+    entry: _Entry = {"kind": SHREDDED, "item": str(portion.item), "order": str(terms.id) if terms else None}
+    if portion.item in known.whole:
+        return []
+    if portion.faces is None:
+        return [entry | {"faces": None}]
+    left = [face for face in portion.faces if known.tombstone(portion.item, face) is None]
+    return [entry | {"faces": left}] if left else []
+
+
+def _answers(known: _Known, terms: OrderTerms | None, outcome: Outcome, **more: str) -> list[_Entry]:
+    if terms is None or terms.id in known.orders:
+        return []
+    entry: _Entry = {
+        "kind": outcome.value,
+        "order": str(terms.id),
+        "sha256": terms.sha256().hex(),
+        "scope": terms.scope.value,
+        "target": str(terms.target),
+        "face": terms.face,
+        "ordered_at": terms.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
+    }
+    return [entry | more]
+
+
+def _parse(known: _Known, content: bytes) -> None:
+    """Adds what these lines say to what is known. Raises LedgerInvalid."""
+    for line in content.splitlines():
+        known.lines += 1
         try:
             entry = json.loads(line)
             if entry["before"] != known.last:
-                raise LedgerInvalid(f"line {number} does not follow the one before it")
-            if entry["kind"] == SPENT:
-                known.spent.add(UUID(entry["request"]))
-            elif entry["kind"] == SHREDDED:
-                known.shredded.add((UUID(entry["item"]), int(entry["face"])))
-            else:
-                raise LedgerInvalid(f"line {number} is of an unknown kind")
-        except (ValueError, KeyError, TypeError) as error:
-            raise LedgerInvalid(f"line {number}") from error
-        known.last = hashlib.sha256(line).hexdigest()
-    return known
+                raise LedgerInvalid(f"line {known.lines} does not follow the one before it")
+            known.last = hashlib.sha256(line).hexdigest()
+            _learn_entry(known, entry)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LedgerInvalid(f"line {known.lines}") from error
+
+
+def _learn_entry(known: _Known, entry: _Entry) -> None:
+    if entry["kind"] == SPENT:
+        known.spent.add(UUID(entry["request"]))
+    elif entry["kind"] == SHREDDED:
+        item, faces = UUID(entry["item"]), entry["faces"] if "faces" in entry else [entry["face"]]
+        if faces is None:
+            known.whole.setdefault(item, known.last)
+        else:
+            buried = known.faces.setdefault(item, {})
+            for face in faces:
+                buried.setdefault(int(face), known.last)
+    else:
+        _learn_order(known, entry)
+
+
+def _learn_order(known: _Known, entry: _Entry) -> None:
+    outcome = Outcome(entry["kind"])  # a line of any other kind is from a later version, or from nobody of ours
+    target = Target(OrderScope(entry["scope"]), UUID(entry["target"]), entry["face"])
+    ordered_at = datetime.fromisoformat(entry["ordered_at"])
+    if outcome is Outcome.HOLD:
+        known.holds.put(target, ordered_at)
+    elif outcome is Outcome.LIFTED:
+        known.holds.lift(target, ordered_at)
+    order = UUID(entry["order"])
+    known.orders[order] = Answered(order, outcome, target, entry["sha256"], entry.get("refusal"), known.last)

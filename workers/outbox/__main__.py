@@ -86,7 +86,7 @@ class Rounds:
             self._reconciler.sweep,
         ]
         if time.monotonic() >= self._next_store_sweep:
-            steps += [self._sweep_store, self._reconciler.purge]
+            steps += [self._sweep_store, self._reconciler.purge, self._reconciler.retain]
         trouble: Exception | None = None
         for step in steps:
             try:

@@ -18,9 +18,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
 from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
-from schemas.states import AttemptState, ExportState, ItemState, KeyState, RecoveryState, ReleaseState, RequestState
-from schemas.tables import Attempt, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from schemas.states import (
+    AttemptState,
+    ExportState,
+    ItemState,
+    KeyState,
+    OrderState,
+    RecoveryState,
+    ReleaseState,
+    RequestState,
+)
+from schemas.tables import Attempt, CustodyOrder, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
 from workers import audit
+from workers.custody import retention
 from workers.exports import schedules
 from workers.logs import get_logger
 from workers.recoveries import expiry
@@ -101,6 +111,13 @@ class Reconciler:
         if expired:
             log.info("recoveries_expired", rows=expired)
 
+    def retain(self) -> None:
+        """Ask the custodian to shred the keys of releases whose time of retention is over."""
+        with self._sessions.begin() as session:
+            asked = retention.ask_for_due(session)
+        if asked:
+            log.info("retention_asked", releases=asked)
+
     def _lost_items(self, session: Session) -> list[dict[str, Any]]:
         """Items whose claim ran out: each in a message of its own, for one of them may be what killed the worker."""
         lost = and_(
@@ -132,9 +149,13 @@ class Reconciler:
             RecoveryRequest.state == RequestState.APPROVED, RecoveryRequest.expires_at > func.now()
         )
         bound = select(Recovery.id).where(Recovery.state == RecoveryState.BOUND, Recovery.expires_at > func.now())
-        return self._unasked(session, TaskName.OPEN, session.scalars(approved).all()) + self._unasked(
-            session, TaskName.RECOVER, session.scalars(bound).all()
-        )
+        given = select(CustodyOrder.id).where(CustodyOrder.state == OrderState.GIVEN)
+        waiting = {TaskName.OPEN: approved, TaskName.RECOVER: bound, TaskName.CARRY_OUT: given}
+        return [
+            message
+            for task, query in waiting.items()
+            for message in self._unasked(session, task, session.scalars(query).all())
+        ]
 
     def _unasked(self, session: Session, task: TaskName, ids: Sequence[UUID]) -> list[dict[str, Any]]:
         """Messages for those ids that none was written for in the last while, and none waits for."""

@@ -35,6 +35,12 @@ class FaceNotReleased(RecoveryError):
     code = "face_not_released"
 
 
+class FaceShredded(RecoveryError):
+    """The key of one of these faces was shredded: nobody can ever recover it. Ask for the others alone."""
+
+    code = "face_shredded"
+
+
 class QuorumTooSmall(RecoveryError):
     """This release's policy asks for more approvals than that."""
 

@@ -71,5 +71,13 @@ def as_on_roster(row: Person) -> RosterPerson:
     return RosterPerson(row.id, row.tenant, tuple(sorted(row.roles)), *public, passkeys)
 
 
+def acting(session: Session, person: str, tenant: str, role: str) -> Person:
+    """The person, where they have this role in this tenant and are not gone. Raises PersonUnknown."""
+    row = session.get(Person, person)
+    if row is None or row.tenant != tenant or role not in row.roles or row.removed_at is not None:
+        raise PersonUnknown(f"{person[:64]} as {role}")
+    return row
+
+
 def _same(row: Person, person: RosterPerson) -> bool:
     return as_on_roster(row) == replace(person, roles=tuple(sorted(person.roles)))

@@ -18,6 +18,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
+from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
 from schemas.requests import (
@@ -29,18 +30,18 @@ from schemas.requests import (
     review_message,
     withdraw_message,
 )
-from schemas.states import Decision, ItemState, RecoveryState, RequestState, Urgency
+from schemas.states import Decision, ItemState, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
     Approval,
     Item,
     Outbox,
-    Person,
     RecoveredFace,
     Recovery,
     RecoveryRequest,
     Release,
     RequestFace,
     Review,
+    SealedKey,
     Ticket,
 )
 from workers.alerts import AlertKind, raise_alert
@@ -52,10 +53,10 @@ from workers.recoveries import people
 from workers.recoveries.errors import (
     AlreadyDecided,
     FaceNotReleased,
+    FaceShredded,
     NothingToFetch,
     NotTheRequester,
     OwnRequest,
-    PersonUnknown,
     PolicyForbids,
     QuorumTooSmall,
     RequestClosed,
@@ -66,6 +67,7 @@ from workers.recoveries.errors import (
     SignatureInvalid,
     SubmitterMayNotApprove,
 )
+from workers.recoveries.people import acting
 from workers.recoveries.policies import load_policy
 
 REQUEST_LIFE = timedelta(days=7)
@@ -108,13 +110,13 @@ def draft_request(
     """The terms of a request for these faces of one release, sealed to the requester's own key. Nothing is written: the
     requester signs `request_message(terms.sha256())`, and `open_request` takes both.
 
-    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, QuorumTooSmall,
+    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, FaceShredded, QuorumTooSmall,
     PolicyForbids, PolicyUnknown.
     """
     release = session.get(Release, release_id)
     if release is None:
         raise FaceNotReleased
-    person = _person(session, requester, release.tenant, REQUESTER)
+    person = acting(session, requester, release.tenant, REQUESTER)
     policy = load_policy(session, release.tenant, release.policy_name)
     least = policy.quorum_for(break_glass=urgency is Urgency.BREAK_GLASS)
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
@@ -147,7 +149,7 @@ def open_request(session: Session, terms: RequestTerms, signature: bytes) -> Non
     release = session.get(Release, terms.release)
     if release is None or (release.tenant, release.policy_name) != (terms.tenant, terms.policy):
         raise FaceNotReleased
-    person = _person(session, terms.requester, terms.tenant, REQUESTER)
+    person = acting(session, terms.requester, terms.tenant, REQUESTER)
     _check_terms(session, terms, load_policy(session, terms.tenant, terms.policy))
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     if not now - DRAFT_LIFE <= terms.created_at <= now or terms.expires_at - terms.created_at > LONGEST_LIFE:
@@ -213,7 +215,7 @@ def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_publi
     if who == terms.requester:
         raise OwnRequest
     _check_submitter(session, terms, who)
-    if ed25519_public != _person(session, who, terms.tenant, APPROVER).ed25519_public:
+    if ed25519_public != acting(session, who, terms.tenant, APPROVER).ed25519_public:
         raise SignatureInvalid
 
 
@@ -317,7 +319,7 @@ def close_review(session: Session, request_id: UUID, reviewer: str, conclusion: 
         raise RequestClosed("the review is closed")
     if not conclusion.strip():
         raise RequestIncomplete("the conclusion is empty")
-    person = _person(session, reviewer, request.tenant, AUDITOR)
+    person = acting(session, reviewer, request.tenant, AUDITOR)
     if reviewer == request.requester or session.get(Approval, (request_id, reviewer)) is not None:
         raise OwnRequest("the review is for somebody who neither asked nor decided")
     message = review_message(bytes(request.canonical_sha256), conclusion)
@@ -383,7 +385,7 @@ def _check_submitter(session: Session, terms: RequestTerms, who: str) -> None:
 def _check_requester(session: Session, request: RecoveryRequest, actor: str, signature: bytes, message: bytes) -> None:
     if actor != request.requester:
         raise NotTheRequester
-    person = _person(session, actor, request.tenant, REQUESTER)
+    person = acting(session, actor, request.tenant, REQUESTER)
     if not verifies(bytes(person.ed25519_public), signature, message):
         raise SignatureInvalid
 
@@ -395,13 +397,10 @@ def _check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -
     known = {row.id: row.faces or 0 for row in session.execute(query)}
     if any(not 0 <= each.face < known.get(each.item, 0) for each in faces):
         raise FaceNotReleased
-
-
-def _person(session: Session, person_id: str, tenant: str, role: str) -> Person:
-    person = session.get(Person, person_id)
-    if person is None or person.tenant != tenant or role not in person.roles or person.removed_at is not None:
-        raise PersonUnknown(f"{person_id} as {role}")
-    return person
+    gone = select(SealedKey.item_id, SealedKey.face).where(SealedKey.state == KeyState.SHREDDED)
+    shredded = {(row.item_id, row.face) for row in session.execute(gone.where(SealedKey.item_id.in_(known)))}
+    if any((each.item, key) in shredded for each in faces for key in (LAYOUT_FACE, each.face)):
+        raise FaceShredded
 
 
 def _decidable(session: Session, request_id: UUID) -> RecoveryRequest:
@@ -421,7 +420,7 @@ def _decide(
     request = _decidable(session, request_id)
     if approver == request.requester:
         raise OwnRequest
-    person = _person(session, approver, request.tenant, APPROVER)
+    person = acting(session, approver, request.tenant, APPROVER)
     if session.get(Approval, (request_id, approver)) is not None:
         raise AlreadyDecided
     terms = load_terms(session, request_id)

@@ -22,6 +22,7 @@ from schemas.tables import Alert, Approval, Outbox, Recovery, RecoveryRequest, R
 from tests.governance import MODEL, POLICY, SHORT, Member, World
 from workers.custody import keys
 from workers.custody.errors import LedgerInvalid, RosterInvalid, Unwrappable
+from workers.custody.holds import Portion
 from workers.custody.judge import Refusal, Signed
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
@@ -492,13 +493,15 @@ def test_another_faces_key_in_the_row_is_refused(world: World) -> None:
 
 def test_shredded_keys_stay_shredded(world: World) -> None:
     item = world.items[0]
-    terms = world.approved((0, 0))
-    world.ledger.record_shredded(item, 0)  # the tombstone alone: a backup brought the row back
+    terms, neighbour = world.approved((0, 0)), world.approved((0, 1))
+    world.ledger.record_shredded(
+        [Portion(item, world.release, None, (0,))]
+    )  # the tombstone alone: a backup brought the row back
     refused(world, terms.id, Refusal.KEY_SHREDDED)
     with world.as_("custodian").begin() as session:
         row = session.execute(select(SealedKey).where(SealedKey.item_id == item, SealedKey.face == 1)).scalar_one()
         row.state, row.wrapped = KeyState.SHREDDED, None
-    refused(world, world.approved((0, 1)).id, Refusal.KEY_SHREDDED)
+    refused(world, neighbour.id, Refusal.KEY_SHREDDED)
     assert world.custodian().open(world.approved((1, 0)).id).recovery is not None
 
 

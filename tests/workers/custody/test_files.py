@@ -29,6 +29,7 @@ from workers.custody.errors import (
     RosterInvalid,
     Unwrappable,
 )
+from workers.custody.holds import Portion
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed, unwrap
 from workers.custody.roster import add_person, load_roster, write_roster
@@ -251,7 +252,7 @@ def test_the_ledger_remembers_and_writes_once(tmp_path: Path) -> None:
     assert not ledger.spent(request)
     for _ in range(2):
         ledger.record_spent(request, uuid4(), uuid4())
-        ledger.record_shredded(item, 1)
+        ledger.record_shredded([Portion(item, request, None, (1,))])
     assert Ledger(path).spent(request)
     assert Ledger(path).shredded(item, 1)
     assert not ledger.shredded(item, 0)

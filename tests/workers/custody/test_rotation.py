@@ -38,6 +38,7 @@ from workers.custody.errors import (
     KmsNotConfigured,
     RotationUnfinished,
 )
+from workers.custody.holds import Portion
 from workers.custody.opening import open_sealed
 from workers.custody.providers import WrappedKey
 from workers.custody.providers.kms import KmsClients, KmsSealer, KmsUnwrapper
@@ -257,7 +258,7 @@ def test_a_row_that_does_not_open_is_told_and_left_and_can_be_taken_up_later(wor
 
 def test_a_shredded_key_that_a_backup_brought_back_is_not_kept_alive(world: World) -> None:
     item = world.items[0]
-    world.ledger.record_shredded(item, 1)
+    world.ledger.record_shredded([Portion(item, world.release, None, (1,))])
     old = ring_of(world).active
     done = office(world).rotate()
     assert (done.rewrapped, done.tally.buried) == (ROWS - 1, 1)

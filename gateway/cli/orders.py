@@ -1,0 +1,321 @@
+"""`refacex shred ...`, `hold ...`, `lift ...`: a key officer's signed orders to the custodian; and what became of them.
+
+Orders are signed here, on the officer's own machine. The custodian carries them out, or refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell, told
+from schemas.states import OrderKind, OrderScope, OrderState
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from schemas.orders import OrderTerms
+    from workers.custody.holds import Target
+
+_VERBS = {OrderKind.SHRED: "Shred the keys of", OrderKind.HOLD: "Hold", OrderKind.LIFT: "Lift the hold on"}
+_WHAT = {
+    OrderScope.FACE: "one face and no other of its item: TARGET is ITEM:FACE, the item by its id or the id's beginning",
+    OrderScope.ITEM: "an item with all of its faces: TARGET is its id or the id's beginning",
+    OrderScope.RELEASE: "a release with all of its items: TARGET is its id or the id's beginning",
+    OrderScope.SUBJECT: "every item that shows a subject: TARGET is the subject's id, the id's beginning, or your "
+    "reference for them",
+}
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", show_default=False)]
+As = Annotated[str | None, typer.Option("--as", help="Who you are: a key officer.")]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="Your own key file.")]
+Reason = Annotated[str | None, typer.Option(help="Why. It stands in the order, and never in the audit trail.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be shredded and what forbids it, and end.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask again.")]
+
+app = typer.Typer(no_args_is_help=True, help="Orders to the custodian, and what became of them.")
+hold_app = typer.Typer(no_args_is_help=True, help="Forbid that keys are shredded: a legal hold.")
+lift_app = typer.Typer(no_args_is_help=True, help="Lift a hold, on just the face, item, release or subject it was for.")
+shred_app = typer.Typer(no_args_is_help=True, help="Shred keys, for ever: nobody can recover these faces any more.")
+
+_GROUPS = {OrderKind.SHRED: shred_app, OrderKind.HOLD: hold_app, OrderKind.LIFT: lift_app}
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for kind, group in _GROUPS.items():
+        root.add_typer(group, name=kind.value)
+    root.add_typer(app, name="order")
+    root.command()(retention)
+
+
+@hold_app.command("list")
+def list_holds(
+    ledger: Annotated[
+        Path | None, typer.Option(help="The custodian's ledger, on its machine: what really holds.")
+    ] = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List what is held, the oldest first: by the orders that were carried out, or by the custodian's ledger itself."""
+    entries = _ledger_holds(ledger) if ledger is not None else _known_holds(home)
+    names = ["target", "ordered", *(["by", "reason"] if ledger is None else [])]
+    _print(names, entries, as_json)
+
+
+@app.command("list")
+def list_orders(
+    state: Annotated[str | None, typer.Option(help="Only orders in this state: given, done or refused.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List orders, the newest first. The outcome of a shredding is how many keys of its target are gone."""
+    with service(home) as (_, sessions), sessions() as session:
+        from sqlalchemy import select
+
+        from schemas.tables import CustodyOrder
+        from workers.custody.ordering import target_of
+
+        query = select(CustodyOrder).order_by(CustodyOrder.created_at.desc()).limit(limit)
+        if state is not None:
+            if state not in set(OrderState):
+                raise stop(f"an order is {', '.join(OrderState)}")
+            query = query.where(CustodyOrder.state == OrderState(state))
+        entries = [
+            {
+                "id": str(order.id),
+                "order": order.kind.value,
+                "target": str(target_of(order)),
+                "by": order.ordered_by,
+                "ordered": _minute(order.created_at),
+                "state": order.state.value,
+                "outcome": order.outcome or "",
+            }
+            for order in session.execute(query).scalars()
+        ]
+    _print(["id", "order", "target", "by", "ordered", "state", "outcome"], entries, as_json)
+
+
+@app.command()
+def show(
+    order: Annotated[str, typer.Argument(help="The order's id, or its beginning.")],
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Show an order: what was signed, and what became of it."""
+    with service(home) as (_, sessions), sessions() as session:
+        from schemas.tables import CustodyOrder
+        from workers.custody.errors import OrderUnknown
+        from workers.custody.ordering import terms_of
+
+        found = by_beginning(session, CustodyOrder.id, order)
+        row = session.get(CustodyOrder, found) if found is not None else None
+        if row is None:
+            raise OrderUnknown
+        terms = terms_of(row)
+        became = {"state": row.state.value, "outcome": row.outcome}
+    if as_json:
+        import json
+
+        lines([json.loads(terms.canonical()) | {"sha256": terms.sha256().hex()} | became])
+        return
+    table(
+        ["order", str(terms.id)],
+        [*_terms_rows(terms), *([name, value or "none yet"] for name, value in became.items())],
+    )
+
+
+def retention(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is due, when, and what holds keep.")
+    ] = False,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List the releases whose policy ends their keys, and have the custodian shred those that are due.
+
+    The custodian goes by its own copy of the policies, and shreds nothing that is held.
+    """
+    with service(home) as (_, sessions), sessions.begin() as session:
+        from schemas.states import OrderScope
+        from workers.custody import ordering
+        from workers.custody import retention as keeping
+        from workers.custody.holds import Target
+
+        found = keeping.retained(session)
+        surveys = [ordering.survey(session, Target(OrderScope.RELEASE, each.release)) for each in found]
+        entries = [
+            {
+                "release": str(each.release),
+                "name": each.name,
+                "policy": f"{each.policy} of {each.tenant}",
+                "keys": str(surveyed.keys.left),
+                "due": _minute(each.due_at) + (" (now)" if each.is_due else ""),
+                "held": ", ".join(sorted(map(str, surveyed.holds))),
+            }
+            for each, surveyed in zip(found, surveys, strict=True)
+        ]
+        asked = 0 if dry_run else keeping.ask(session, [each.release for each in found if each.is_due])
+    _print(["release", "name", "policy", "keys", "due", "held"], entries, as_json)
+    if asked:
+        tell(f"the custodian is asked to shred {asked} release{'s' if asked > 1 else ''}; what is held stays")
+
+
+def _shred_command(scope: OrderScope) -> Callable[..., None]:
+    def command(
+        target: TargetArgument,
+        who: As = None,
+        key: KeyOption = None,
+        reason: Reason = None,
+        dry_run: DryRun = False,
+        yes: Yes = False,
+        home: Home = None,
+    ) -> None:
+        with service(home) as (_, sessions):
+            found = _find(sessions, scope, target)
+            _survey(sessions, found)
+            if not dry_run:
+                _order(sessions, OrderKind.SHRED, found, who, key, reason, yes)
+
+    return command
+
+
+def _command(kind: OrderKind, scope: OrderScope) -> Callable[..., None]:
+    def command(
+        target: TargetArgument, who: As = None, key: KeyOption = None, reason: Reason = None, home: Home = None
+    ) -> None:
+        with service(home) as (_, sessions):
+            _order(sessions, kind, _find(sessions, scope, target), who, key, reason, yes=True)
+
+    return command
+
+
+def _order(
+    sessions: sessionmaker[Session],
+    kind: OrderKind,
+    target: Target,
+    who: str | None,
+    key: Path | None,
+    reason: str | None,
+    yes: bool,
+) -> None:
+    """Drafts, shows, signs and gives an order; prints its id."""
+    from schemas.orders import order_message
+    from workers.custody import keys, ordering
+
+    if who is None or key is None or reason is None:
+        raise stop("an order needs --as, --key and --reason")
+    signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+    with sessions() as session:
+        terms = ordering.draft_order(session, kind, target, ordered_by=who, reason=reason)
+    table(["order", str(terms.id)], _terms_rows(terms))
+    try:
+        if not yes and not typer.confirm(f"Shred these keys for ever, as {who}?"):
+            raise typer.Exit(1)
+    except typer.Abort:
+        raise stop("nobody answered: look at it with --dry-run, then give --yes") from None
+    with sessions.begin() as session:
+        ordering.give_order(session, terms, signing.sign(order_message(terms)))
+    tell(f"given to the custodian; what becomes of it: refacex order show {str(terms.id)[:8]}")
+
+
+def _survey(sessions: sessionmaker[Session], target: Target) -> None:
+    """Says what shredding would mean."""
+    from workers.custody import ordering
+
+    with sessions() as session:
+        found = ordering.survey(session, target)
+    faces = found.keys.left - found.keys.layout
+    forbids = [f"hold on {hold}" for hold in sorted(found.holds, key=str)]
+    forbids += ["its release is not finished"] if found.running else []
+    rows = [
+        ["tenant", found.tenant],
+        ["items", str(found.items)],
+        ["keys to shred", f"{found.keys.left} ({faces} of faces, {found.keys.layout} of layouts)"],
+        ["shredded before", str(found.keys.gone)],
+        ["recoveries that end", str(found.recoveries)],
+        ["forbidden by", "\n".join(forbids) or "nothing that the database knows"],
+    ]
+    table(["shred", str(target)], rows)
+
+
+def _find(sessions: sessionmaker[Session], scope: OrderScope, given: str) -> Target:
+    """What the words name. Raises TargetUnknown."""
+    from schemas.tables import Item, Release, Subject
+    from workers.custody.errors import TargetUnknown
+    from workers.custody.holds import Target
+
+    numbered = re.fullmatch(r"(.+):(\d{1,4})", given) if scope is OrderScope.FACE else None
+    if scope is OrderScope.FACE and numbered is None:
+        raise TargetUnknown("a face is named ITEM:FACE")
+    name = numbered[1] if numbered else given
+    column = {OrderScope.RELEASE: Release.id, OrderScope.SUBJECT: Subject.id}.get(scope, Item.id)
+    with sessions() as session:
+        found = by_beginning(session, column, name)
+        if found is None and scope is OrderScope.SUBJECT:
+            from sqlalchemy import select
+
+            known = session.scalars(select(Subject.id).where(Subject.reference == name).limit(2)).all()
+            found = known[0] if len(known) == 1 else None
+    if found is None:
+        raise TargetUnknown
+    return Target(scope, found, int(numbered[2]) if numbered else None)
+
+
+def _terms_rows(terms: OrderTerms) -> list[list[str]]:
+    from workers.custody.holds import Target
+
+    return [
+        ["what", terms.kind.value],
+        ["target", str(Target.of(terms))],
+        ["tenant", terms.tenant],
+        ["ordered by", terms.ordered_by],
+        ["reason", terms.reason],
+        ["SHA-256", terms.sha256().hex()],
+    ]
+
+
+def _known_holds(home: Path | None) -> list[dict[str, str]]:
+    with service(home) as (_, sessions), sessions() as session:
+        from workers.custody.ordering import standing_holds, target_of
+
+        return [
+            {
+                "target": str(target_of(order)),
+                "ordered": _minute(order.created_at),
+                "by": order.ordered_by,
+                "reason": order.reason,
+            }
+            for order in standing_holds(session)
+        ]
+
+
+def _ledger_holds(path: Path) -> list[dict[str, str]]:
+    with told():
+        from workers.custody.ledger import Ledger
+
+        if not path.exists():
+            raise stop(f"there is no ledger at {path}: run it on the custodian's machine")
+        standing = sorted(Ledger(path).holds().standing().items(), key=lambda each: each[1])
+        return [{"target": str(target), "ordered": _minute(at)} for target, at in standing]
+
+
+def _print(names: list[str], entries: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        lines(entries)
+    else:
+        table(names, [[entry[name] for name in names] for entry in entries])
+
+
+def _minute(moment: Any) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+for _kind, _group in _GROUPS.items():
+    for _scope in OrderScope:
+        _made = _shred_command(_scope) if _kind is OrderKind.SHRED else _command(_kind, _scope)
+        _group.command(_scope.value, help=f"{_VERBS[_kind]} {_WHAT[_scope]}.")(_made)

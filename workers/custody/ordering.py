@@ -1,0 +1,182 @@
+"""Key officers' orders as the gateway sees them: draft, give, show. Whoever orders signs on their own machine.
+
+What is checked here is checked again by the custodian, against its roster, its ledger and its clock; here it is checked
+so that people learn early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
+
+from sqlalchemy import exists, func, insert, select
+from sqlalchemy.orm import Session, aliased
+
+from schemas.audit import AuditEvent
+from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
+from schemas.orders import OrderTerms, order_message
+from schemas.states import OrderKind, OrderState
+from schemas.tables import CustodyOrder, Outbox
+from workers.audit import append
+from workers.custody import scope
+from workers.custody.errors import NotHeld, OrderIncomplete, OrderStale, StillReleasing, TargetUnknown
+from workers.custody.holds import Holds, Target
+from workers.custody.judge import verifies
+from workers.custody.roster import KEY_OFFICER
+from workers.recoveries.errors import SignatureInvalid
+from workers.recoveries.people import acting
+from workers.recoveries.service import DRAFT_LIFE
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a shred order would do, as far as the database knows; `holds` forbid it, and so does `running`."""
+
+    tenant: str
+    items: int
+    keys: scope.KeyCount
+    recoveries: int
+    holds: set[Target]
+    running: bool
+
+
+def survey(session: Session, target: Target) -> Survey:
+    """What shredding the target would mean. Nothing is written. Raises TargetUnknown."""
+    tenant = scope.tenant_of(session, target)
+    portions = scope.portions_of(session, target)
+    try:
+        scope.check_ended(session, target)
+        running = False
+    except StillReleasing:
+        running = True
+    return Survey(
+        tenant=tenant,
+        items=len(portions),
+        keys=scope.count_keys(session, target),
+        recoveries=scope.count_recoveries(session, target),
+        holds=known_holds(session).covering(portions),
+        running=running,
+    )
+
+
+def draft_order(session: Session, kind: OrderKind, target: Target, *, ordered_by: str, reason: str) -> OrderTerms:
+    """The terms of an order. Nothing is written: the key officer signs `order_message(terms)`, and `give_order` takes
+    both.
+
+    Raises TargetUnknown, PersonUnknown, OrderIncomplete, StillReleasing, NotHeld.
+    """
+    tenant = scope.tenant_of(session, target)
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    terms = OrderTerms(uuid4(), tenant, kind, target.scope, target.id, target.face, reason, ordered_by, now)
+    _check(session, terms)
+    return terms
+
+
+def give_order(session: Session, terms: OrderTerms, signature: bytes) -> None:
+    """Puts the order that was drafted before the custodian, with its officer's signature, in the caller's transaction.
+
+    Raises what `draft_order` does, and OrderStale, SignatureInvalid.
+    """
+    _check(session, terms)
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    if not now - DRAFT_LIFE <= terms.created_at <= now:
+        raise OrderStale
+    officer = acting(session, terms.ordered_by, terms.tenant, KEY_OFFICER)
+    if not verifies(bytes(officer.ed25519_public), signature, order_message(terms)):
+        raise SignatureInvalid
+    _insert(session, terms, signature)
+    queue, args = QUEUE_OF[TaskName.CARRY_OUT], task_args(TaskName.CARRY_OUT, [terms.id])
+    message = {"broker": Broker.PRIVILEGED.value, "queue": queue.value, "task": TaskName.CARRY_OUT.value, "args": args}
+    session.execute(insert(Outbox).values(message))
+    append(
+        session,
+        AuditEvent.ORDER_GIVEN,
+        actor=terms.ordered_by,
+        request_hash=terms.sha256(),
+        detail={
+            "order": terms.id,
+            "kind": terms.kind.value,
+            "scope": terms.scope.value,
+            "face": terms.face,
+            "signature": signature.hex(),
+        },
+        **Target.of(terms).field,
+    )
+
+
+def terms_of(order: CustodyOrder) -> OrderTerms:
+    """The terms put together from the row, whatever `canonical` says."""
+    return OrderTerms(
+        id=order.id,
+        tenant=order.tenant,
+        kind=order.kind,
+        scope=order.scope,
+        target=order.target,
+        face=order.face,
+        reason=order.reason,
+        ordered_by=order.ordered_by,
+        created_at=order.created_at,
+    )
+
+
+def target_of(order: CustodyOrder) -> Target:
+    """What the row says that it is about."""
+    return Target(order.scope, order.target, order.face)
+
+
+def standing_holds(session: Session) -> Sequence[CustodyOrder]:
+    """The orders whose holds stand, the oldest first, as far as the database knows: what counts is the custodian's ledger."""
+    lift = aliased(CustodyOrder)
+    lifted = exists().where(
+        lift.kind == OrderKind.LIFT,
+        lift.state == OrderState.DONE,
+        lift.scope == CustodyOrder.scope,
+        lift.target == CustodyOrder.target,
+        lift.face.is_not_distinct_from(CustodyOrder.face),
+        lift.created_at >= CustodyOrder.created_at,
+    )
+    query = select(CustodyOrder).where(CustodyOrder.kind == OrderKind.HOLD, CustodyOrder.state == OrderState.DONE)
+    return session.execute(query.where(~lifted).order_by(CustodyOrder.created_at)).scalars().all()
+
+
+def known_holds(session: Session) -> Holds:
+    """The same, to be asked what they forbid."""
+    holds = Holds()
+    for order in standing_holds(session):
+        holds.put(target_of(order), order.created_at)
+    return holds
+
+
+def _check(session: Session, terms: OrderTerms) -> None:
+    target = Target.of(terms)
+    if not terms.reason.strip():
+        raise OrderIncomplete
+    if scope.tenant_of(session, target) != terms.tenant:
+        raise TargetUnknown
+    acting(session, terms.ordered_by, terms.tenant, KEY_OFFICER)
+    if terms.kind is OrderKind.SHRED:
+        scope.check_ended(session, target)
+    if terms.kind is OrderKind.LIFT and target not in known_holds(session).standing():
+        raise NotHeld
+
+
+def _insert(session: Session, terms: OrderTerms, signature: bytes) -> None:
+    session.add(
+        CustodyOrder(
+            id=terms.id,
+            tenant=terms.tenant,
+            kind=terms.kind,
+            scope=terms.scope,
+            target=terms.target,
+            face=terms.face,
+            reason=terms.reason,
+            ordered_by=terms.ordered_by,
+            canonical=terms.canonical(),
+            canonical_sha256=terms.sha256(),
+            signature=signature,
+            created_at=terms.created_at,
+        )
+    )
+    session.flush()

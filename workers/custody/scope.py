@@ -1,0 +1,90 @@
+"""What an order is about, as the database has it: whose it is, which items, and whether keys of it are still being made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from schemas.contexts import LAYOUT_FACE
+from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState
+from schemas.tables import Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
+from workers.custody.errors import StillReleasing, TargetUnknown
+from workers.custody.holds import Portion, Target
+
+_ENDED = (ItemState.DONE, ItemState.HELD, ItemState.FAILED, ItemState.QUARANTINED)
+_RUNNING = (ReleaseState.OPEN, ReleaseState.RUNNING)
+
+
+@dataclass(frozen=True)
+class KeyCount:
+    """The keys of a target: those that live or were set aside, layout keys among them, and those that were shredded."""
+
+    left: int
+    layout: int
+    gone: int
+
+
+def tenant_of(session: Session, target: Target) -> str:
+    """Whose the target is. Raises TargetUnknown, also where one of its items is another tenant's."""
+    if target.scope is OrderScope.SUBJECT:
+        query = select(Subject.tenant).where(Subject.id == target.id)
+    elif target.scope is OrderScope.RELEASE:
+        query = select(Release.tenant).where(Release.id == target.id)
+    else:
+        query = select(Release.tenant).join(Item, Item.release_id == Release.id).where(Item.id == target.id)
+        if target.face is not None:
+            query = query.where(Item.faces > target.face)
+    tenant = session.execute(query).scalar_one_or_none()
+    items = select(Item.id).join(Release, Release.id == Item.release_id).where(_within(target))
+    if tenant is None or session.execute(items.where(Release.tenant != tenant).limit(1)).first() is not None:
+        raise TargetUnknown
+    return tenant
+
+
+def portions_of(session: Session, target: Target) -> list[Portion]:
+    """The keys of every item that the target has: a single face's, or all of them."""
+    query = select(Item.id, Item.release_id, Item.subject_id).where(_within(target)).order_by(Item.id)
+    faces = None if target.face is None else (target.face,)
+    return [Portion(row.id, row.release_id, row.subject_id, faces) for row in session.execute(query)]
+
+
+def check_ended(session: Session, target: Target) -> None:
+    """Raises StillReleasing while keys of the target are still being made."""
+    query = select(Release.id).where(Release.state.in_(_RUNNING))
+    if target.scope is OrderScope.RELEASE:
+        query = query.where(Release.id == target.id)
+    else:
+        query = query.join(Item, Item.release_id == Release.id).where(_within(target), Item.state.not_in(_ENDED))
+    if session.execute(query.limit(1)).first() is not None:
+        raise StillReleasing
+
+
+def count_keys(session: Session, target: Target) -> KeyCount:
+    """How many keys there are."""
+    left = SealedKey.state != KeyState.SHREDDED
+    query = select(
+        func.count().filter(left).label("left"),
+        func.count().filter(left, SealedKey.face == LAYOUT_FACE).label("layout"),
+        func.count().filter(~left).label("gone"),
+    ).join(Item, Item.id == SealedKey.item_id)
+    if target.face is not None:
+        query = query.where(SealedKey.face == target.face)
+    row = session.execute(query.where(_within(target))).one()
+    return KeyCount(row.left, row.layout, row.gone)
+
+
+def count_recoveries(session: Session, target: Target) -> int:
+    """How many recoveries of faces of the target have not been fetched, and would end with its keys."""
+    faces = select(RequestFace.request_id).join(Item, Item.id == RequestFace.item_id).where(_within(target))
+    if target.face is not None:
+        faces = faces.where(RequestFace.face == target.face)
+    query = select(func.count()).select_from(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id)
+    waiting = Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED])
+    return session.execute(query.where(Ticket.request_id.in_(faces), waiting)).scalar_one()
+
+
+def _within(target: Target) -> ColumnElement[bool]:
+    column = {OrderScope.SUBJECT: Item.subject_id, OrderScope.RELEASE: Item.release_id}.get(target.scope, Item.id)
+    return column == target.id

@@ -1,0 +1,198 @@
+"""Shredding: what the custodian does to the rows of keys whose tombstones stand in its ledger.
+
+The ledger comes first. A crash after it leaves rows that open nothing, and the next message takes them away; the other
+way round, a backup would bring back keys that nobody remembers as shredded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from schemas.audit import AuditEvent
+from schemas.contexts import LAYOUT_FACE
+from schemas.states import KeyState, RecoveryState, RequestState
+from schemas.tables import Item, RecoveredFace, Recovery, RecoveryRequest, RequestFace, SealedKey, Subject, Ticket
+from workers.audit import append
+from workers.custody.errors import KeyShredded
+from workers.custody.holds import Portion
+from workers.custody.ledger import Answered, Ledger
+from workers.custody.service import ACTOR
+
+_SYNC = {"synchronize_session": False}
+_MOST_NAMED = 1000  # an event has room for so many faces; `keys` counts all of them
+_CHUNK = 500
+
+
+class Shredder(Protocol):
+    """What shredding takes of the custodian: nothing that unwraps."""
+
+    @property
+    def sessions(self) -> sessionmaker[Session]: ...
+    @property
+    def ledger(self) -> Ledger: ...
+
+
+class Reason(StrEnum):
+    """Why keys were shredded. The words stand in the audit trail."""
+
+    ORDER = "order"
+    RETENTION = "retention"
+    TOMBSTONE = "tombstone"  # a row came back, as from a backup, whose key had been shredded before
+
+
+@dataclass(frozen=True)
+class Because:
+    """Why keys are shredded, and by which order."""
+
+    reason: Reason
+    order: Answered | None = None
+
+    @property
+    def request_hash(self) -> str | None:
+        """The order's SHA-256, as the trail names it."""
+        return self.order.sha256 if self.order else None
+
+
+def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
+    """Shreds the keys of one item that have their tombstones, and what was opened with them, in one transaction with its
+    event; gives how many keys that were. Does nothing where there is no tombstone, or nothing left.
+    """
+    tombstone = custodian.ledger.tombstone(portion)
+    if tombstone is None:
+        return 0
+    with custodian.sessions.begin() as session:
+        faces = _shred_keys(session, portion)
+        recoveries = _end_recoveries(session, custodian.ledger, portion)
+        if faces or recoveries:
+            _record(session, portion, because, tombstone, faces, recoveries)
+    return len(faces)
+
+
+def shred_again(custodian: Shredder) -> int:
+    """Shreds what came back: rows whose keys have tombstones, references of subjects that were shredded.
+
+    For after a restore from a backup; what came back opens nothing in the meantime. Gives how many keys that were.
+    """
+    buried = custodian.ledger.buried()
+    keys = sum(
+        shred(custodian, portion, Because(Reason.TOMBSTONE))
+        for items in _chunks(list(buried))
+        for portion in _came_back(custodian, items, buried)
+    )
+    for subject in custodian.ledger.erased():
+        with custodian.sessions.begin() as session:
+            erase_subject(session, subject, Because(Reason.TOMBSTONE))
+    return keys
+
+
+def erase_subject(session: Session, subject: UUID, because: Because) -> None:
+    """Takes away who a pseudonym stands for, with its event; nothing where that is gone already."""
+    erased = update(Subject).where(Subject.id == subject, Subject.reference.is_not(None))
+    erased = erased.values(reference=None, erased_at=func.clock_timestamp())
+    if session.execute(erased.returning(Subject.id), execution_options=_SYNC).first() is not None:
+        detail = {"reason": because.reason.value}
+        about = {"subject": str(subject), "request_hash": because.request_hash}
+        append(session, AuditEvent.SUBJECT_ERASED, actor=ACTOR, detail=detail, **about)
+
+
+def _shred_keys(session: Session, portion: Portion) -> list[int]:
+    """The face of each key that was shredded, of every attempt; -1 for a layout key."""
+    keys = update(SealedKey).where(SealedKey.item_id == portion.item, SealedKey.wrapped.is_not(None))
+    if portion.faces is not None:
+        keys = keys.where(SealedKey.face.in_(portion.faces))
+    keys = keys.values(wrapped=None, state=KeyState.SHREDDED).returning(SealedKey.face)
+    return sorted(session.execute(keys, execution_options=_SYNC).scalars())
+
+
+def _end_recoveries(session: Session, ledger: Ledger, portion: Portion) -> list[UUID]:
+    """Takes away what was opened with these keys: the bundle of a recovery that has not begun or ended, the faces that
+    wait to be fetched.
+    """
+    named = select(RequestFace.request_id).where(RequestFace.item_id == portion.item)
+    if portion.faces is not None:
+        named = named.where(RequestFace.face.in_(portion.faces))
+    query = (
+        select(Recovery.id, Recovery.state, Ticket.request_id)
+        .join(Ticket, Ticket.id == Recovery.ticket_id)
+        .where(Ticket.request_id.in_(named), Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED]))
+        .order_by(Recovery.id)
+        .with_for_update(of=Recovery)
+    )
+    ended = []
+    for recovery, state, request in session.execute(query).all():
+        if state is RecoveryState.BOUND:
+            _fail(session, recovery, request)
+        elif not _take_faces(session, ledger, portion, recovery):
+            continue
+        ended.append(recovery)
+    return ended
+
+
+def _fail(session: Session, recovery: UUID, request: UUID) -> None:
+    failed = {"state": RecoveryState.FAILED, "key_bundle": None, "error_code": KeyShredded.code}
+    session.execute(update(Recovery).where(Recovery.id == recovery).values(failed), execution_options=_SYNC)
+    waiting = update(RecoveryRequest).where(RecoveryRequest.id == request)
+    waiting = waiting.where(RecoveryRequest.state == RequestState.RECOVERING).values(state=RequestState.FAILED)
+    session.execute(waiting, execution_options=_SYNC)
+
+
+def _take_faces(session: Session, ledger: Ledger, portion: Portion, recovery: UUID) -> bool:
+    """Takes the recovered faces away, and ends the recovery where none is left to fetch; whether there was one."""
+    query = select(RecoveredFace.item_id, RecoveredFace.face).where(RecoveredFace.recovery_id == recovery)
+    faces = [(row.item_id, row.face) for row in session.execute(query)]
+    gone = [face for item, face in faces if item == portion.item and (portion.faces is None or face in portion.faces)]
+    taken = update(RecoveredFace).where(RecoveredFace.recovery_id == recovery, RecoveredFace.item_id == portion.item)
+    session.execute(taken.where(RecoveredFace.face.in_(gone)).values(sealed=None), execution_options=_SYNC)
+    if all(ledger.shredded(item, face) for item, face in faces):
+        ended = {"state": RecoveryState.EXPIRED, "error_code": KeyShredded.code}
+        session.execute(update(Recovery).where(Recovery.id == recovery).values(ended), execution_options=_SYNC)
+    return bool(gone)
+
+
+def _record(
+    session: Session, portion: Portion, because: Because, tombstone: str, faces: list[int], recoveries: list[UUID]
+) -> None:
+    named = sorted(set(faces) - {LAYOUT_FACE})
+    detail: dict[str, Any] = {
+        "reason": because.reason.value,
+        "faces": named[:_MOST_NAMED],
+        "layout": LAYOUT_FACE in faces,
+        "keys": len(faces),
+        "tombstone": tombstone,
+    }
+    if because.order is not None:
+        detail["order"] = because.order.id
+    if recoveries:
+        detail["recoveries"] = recoveries[:100]
+    append(
+        session,
+        AuditEvent.KEY_SHREDDED,
+        actor=ACTOR,
+        release=portion.release,
+        item=portion.item,
+        subject=None if portion.subject is None else str(portion.subject),
+        request_hash=because.request_hash,
+        detail=detail,
+    )
+
+
+def _came_back(
+    custodian: Shredder, items: Sequence[UUID], buried: dict[UUID, tuple[int, ...] | None]
+) -> Iterator[Portion]:
+    live = select(SealedKey.item_id, SealedKey.face).where(SealedKey.item_id.in_(items), SealedKey.wrapped.is_not(None))
+    with custodian.sessions() as session:
+        met = {row.item_id for row in session.execute(live) if custodian.ledger.shredded(row.item_id, row.face)}
+        query = select(Item.id, Item.release_id, Item.subject_id).where(Item.id.in_(met)).order_by(Item.id)
+        rows = session.execute(query).all()
+    yield from (Portion(row.id, row.release_id, row.subject_id, buried[row.id]) for row in rows)
+
+
+def _chunks(items: list[UUID]) -> Iterator[list[UUID]]:
+    return (items[at : at + _CHUNK] for at in range(0, len(items), _CHUNK))
