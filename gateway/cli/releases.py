@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from gateway.cli import alerts
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Id = Annotated[str, typer.Argument(help="The release's id, or as much of its beg
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(release_app, name="release")
+    app.command("alerts")(alerts.alerts)
 
 
 @release_app.command()
