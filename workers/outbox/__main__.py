@@ -88,6 +88,7 @@ class Rounds:
 
     def __call__(self) -> int:
         steps: list[Callable[[], object]] = [
+            self._reconciler.end_cancelled,
             self._bring_back,
             self._reconciler.finish_releases,
             self._reconciler.record_exports,

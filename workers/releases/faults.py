@@ -24,6 +24,7 @@ POINTS = (
     "after-upload",
     "after-finish",
     "after-release-finished",
+    "after-report",
     "before-publish",
     "after-publish",
 )
