@@ -60,6 +60,8 @@ class AlertDelivery:
                 refused = f"status {error.code}"
             except (OSError, HTTPException) as error:
                 raise WebhookAway(type(error).__name__) from error
+        if delivered:
+            log.info("alerts_delivered", alerts=delivered)
         if refused:
             raise WebhookAway(refused)
         return delivered

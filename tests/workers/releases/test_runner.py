@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,33 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from schemas.states import ItemState
 from schemas.tables import Attempt, Item
 from tests.workers.releases.harness import Service
-from tests.workers.releases.standin import StandIn
 from workers.app import away
-from workers.custody import keys as custody_keys
-from workers.db import session_factory
 from workers.errors import DatabaseAway, StorageError, Superseded
 from workers.releases import lifecycle
-from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 from workers.storage import Storage
-
-
-@pytest.fixture
-def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterator[Service]:
-    made = Service(tmp_path, database, buckets, brokers)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def runner(service: Service) -> Iterator[Runner]:
-    """Waits half a second for an engine that is away."""
-    settings = service.release_settings.model_copy(update={"patience_seconds": 0.5})
-    sessions = session_factory(settings.database_url)
-    yield Runner(
-        settings, sessions, service.storage, StandIn(), Sealer(custody_keys.load_public(settings.custody_public_key))
-    )
-    sessions.kw["bind"].dispose()
 
 
 def _ids(service: Service, release_id: UUID) -> list[UUID]:
