@@ -1,6 +1,8 @@
-"""The thresholds that decide whether a face is released. Cosines on SFace between original and released face."""
+"""The thresholds that decide whether a face is released: cosines on SFace between original and released face."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 #: The recogniser whose cosines these are.
 GATE = "sface"
@@ -12,3 +14,5 @@ MOST_SIMILARITY = 0.30
 SFACE_SAME_PERSON = 0.307
 #: Pixels, longer side of the box; faces of 40 px have boxes of 36 and more.
 SMALLEST_FACE = 36.0
+#: What a recogniser gives for two different people, on average over LFW (`python -m training.evaluate`).
+STRANGERS: Mapping[str, float] = {"sface": 0.081, "dlib": 0.883}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from refacex_core.errors import RecogniserUnknown
-from refacex_core.gates import GATE
+from refacex_core.gates import GATE, STRANGERS
 from refacex_core.pipeline import Core
 from refacex_core.recognisers import REGISTRY, judges
 from refacex_core.types import Released
@@ -44,6 +46,12 @@ def test_every_version_knows_its_weights(model_id: int) -> None:
     assert {MODELS[model_id].channel, MODELS[model_id].recovery, "anonymiser", "donors"} <= weights.keys()
     assert all(len(one["sha256"]) == 64 and one["card"]["rights"] for one in weights.values())
     assert len({one["sha256"] for one in weights.values()}) == len(weights)
+
+
+def test_what_strangers_get_is_what_was_measured() -> None:
+    measured = json.loads((Path(__file__).parents[2] / "training" / "results" / "robust.json").read_text())
+    identity = measured["lfw"]["identity"]
+    assert {name: round(identity[name]["impostor_cosine"], 3) for name in STRANGERS} == STRANGERS
 
 
 def test_an_unknown_version_has_none() -> None:

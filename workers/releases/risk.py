@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from statistics import fmean, median
 from typing import Any
 
-from refacex_core.gates import GATE, GOOD_SIMILARITY, MOST_SIMILARITY, SFACE_SAME_PERSON, SMALLEST_FACE
+from refacex_core.gates import GATE, GOOD_SIMILARITY, MOST_SIMILARITY, SFACE_SAME_PERSON, SMALLEST_FACE, STRANGERS
 from refacex_core.versions import weights_of
 from schemas.states import ItemState
 from schemas.tables import Item, Release
@@ -32,8 +32,8 @@ MEANING = (
     f"SFace decides: a face above {MOST_SIMILARITY:.2f} is not released, donors are tried until one gives at most "
     f"{GOOD_SIMILARITY}, and SFace takes {SFACE_SAME_PERSON} and more for one person (one false accept in a thousand pairs on "
     "LFW). Because SFace chooses, its own figures flatter the release.",
-    "Every other recogniser only judges. Where no threshold is known for one, its figures can be compared with each "
-    "other and with what it gives for strangers, and with nothing else.",
+    "Every other recogniser only judges. Where no threshold is known for one, compare its figures with what it gives for "
+    "strangers (the mean over pairs of different people of LFW), not with another recogniser's.",
     "The PSNR of the stego file is the noise that hiding the payload adds; it says nothing of how real a face looks.",
 )
 LIMITS = (
@@ -139,7 +139,7 @@ def _face(face: Mapping[str, Any], item: Item) -> dict[str, Any]:
 
 
 def _by_recogniser(faces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The gate's recogniser first. `same_person_from` None: no threshold is known for it."""
+    """The gate's recogniser first. `same_person_from`, `strangers_mean` None: that is not known of it."""
     names = sorted({name for face in faces for name in face["similarity_to_source"]}, key=lambda n: (n != GATE, n))
     result = []
     for name in names:
@@ -150,6 +150,7 @@ def _by_recogniser(faces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "recogniser": name,
                 "role": "decides" if name == GATE else "judges",
+                "strangers_mean": STRANGERS.get(name),
                 "same_person_from": threshold,
                 "share_taken_for_the_same_person": above,
                 **(_distribution(values) or {}),

@@ -136,6 +136,8 @@ def _similarity(report: Mapping[str, Any]) -> str:
             else "Had no part in making or choosing these faces."
         )
         rows = [(words, _number(one[name])) for name, words in FIGURES.items()]
+        if one["strangers_mean"] is not None:
+            rows.append(("strangers, mean", _number(one["strangers_mean"])))
         threshold, above = one["same_person_from"], one["share_taken_for_the_same_person"]
         rows.append(("same person from", "not known" if threshold is None else _number(threshold)))
         if above is not None:

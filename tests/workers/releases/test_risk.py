@@ -91,6 +91,7 @@ def test_a_report_counts_released_and_held_faces_apart() -> None:
     assert (dlib["role"], dlib["same_person_from"], dlib["share_taken_for_the_same_person"]) == ("judges", None, None)
     assert report["stego_psnr_db"]["count"] == 2 and report["payload_bytes_a_face"]["mean"] == 700
     assert report["policy"]["sha256"] == "ab" * 32 and report["operator"] == "sam"
+    assert dlib["strangers_mean"] > sface["strangers_mean"] > 0
     held = report["images"][2]["faces"][0]
     assert (held["released"], held["reason"], held["similarity_to_source"]["sface"]) == (False, "identity_leak", 0.42)
 
