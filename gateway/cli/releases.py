@@ -164,6 +164,7 @@ def wait(
             raise stop("The release was cancelled: what it had released until then stays released.")
         if now.items.get(ItemState.DONE, 0):
             tell(f"fetch the released files with: refacex export run {str(release_id)[:8]} --out FOLDER")
+            tell(f"how well they protect: refacex release risk {str(release_id)[:8]} --out FOLDER")
         if now.state is not ReleaseState.FINISHED:
             raise stop("The release is not finished yet: look at the workers' logs, or wait again.")
         if now.items.get(ItemState.DONE, 0) != now.total:
