@@ -34,6 +34,7 @@ from workers.exports import service as exports
 from workers.logs import configure_logs
 from workers.recoveries import service as recoveries
 from workers.recoveries.errors import NothingToFetch, OwnRequest
+from workers.releases import reporting
 from workers.releases import service as releases
 from workers.releases.sources import collect, path_of
 from workers.settings import GatewaySettings
@@ -79,6 +80,7 @@ class Run:
     release_seconds: float = 0.0
     refusals: list[str] = field(default_factory=list)
     export_files: int = 0
+    risk_report: Path | None = None
     verification: Verification = field(default_factory=Verification)
 
 
@@ -107,6 +109,9 @@ def run_demo(images: Path | None, *, home: Path, out: Path, console: Console | N
         from gateway.demo_figures import show  # loads the networks, after the workers have given the cores back
 
         complete = show(run, out, console)
+        if run.risk_report is not None:
+            console.print("risk report (a page for people; the JSON lies beside it):")
+            console.print(f"[bold]{run.risk_report.absolute()}[/]", soft_wrap=True, highlight=False)
     if not complete:
         console.print("[yellow]Not every photograph went all the way: the table says which, and why.[/]")
     return 0 if complete and run.verification.ok else 1
@@ -160,6 +165,7 @@ class Steps:
         self._publish()
         self._recover(release)
         self._export(release)
+        self._report(release)
         self._verify()
         return self._result
 
@@ -319,6 +325,14 @@ class Steps:
         names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder)
         self._result.export_files = len(names)
         self._say(f"exported: {len(names)} files, every checksum right")
+
+    def _report(self, release: UUID) -> None:
+        sha256 = reporting.wait(self._sessions, release, timeout=EXPORT_SECONDS)
+        parts = reporting.read(self._storage, self._settings.bucket_releases, release, sha256)
+        for name, content in parts.items():
+            (self._out / name).write_bytes(content)
+        self._result.risk_report = self._out / reporting.PAGE
+        self._say("fetched the release's risk report, whose hash stands in the trail")
 
     def _verify(self) -> None:
         """Wait until the notary has anchored what we did, then derive the whole trail again."""

@@ -22,6 +22,7 @@ _WORK = {
     "items done": "SELECT count(*) FROM items WHERE state = 'done'",
     "items held": "SELECT count(*) FROM items WHERE state = 'held'",
     "items failed or in quarantine": "SELECT count(*) FROM items WHERE state IN ('failed', 'quarantined')",
+    "alerts not delivered": "SELECT count(*) FROM alerts WHERE delivered_at IS NULL",
     "recovery requests open": "SELECT count(*) FROM recovery_requests WHERE state = 'open'",
     "audit events": "SELECT count(*) FROM audit.events",
     "audit events not yet anchored": (

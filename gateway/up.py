@@ -23,6 +23,8 @@ from gateway.provision import Home, provision, read_env
 _POLL_SECONDS = 0.2
 _HEALTHY_SECONDS = 60.0  # a process that lived this long starts again at once
 _LONGEST_PAUSE = 30.0
+# What a process takes from the environment that `refacex up` was started in, besides its env file.
+_GIVEN = {"relay": ("REFACEX_ALERT_WEBHOOK", "REFACEX_ALERT_SECRET"), "release": ("REFACEX_JUDGES",)}
 _LOG_BYTES = 10 * 2**20  # a log larger than this is put aside at the next start
 
 Echo = Callable[[str, str], None]
@@ -182,9 +184,9 @@ class System:
         self._note_processes()
 
     def _environment(self, name: str) -> dict[str, str]:
-        """What the process may know: our own environment without any of our settings, then its env file."""
+        """What the process may know: our own environment without any of our settings but a few, then its env file."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("REFACEX_")}
-        kept = {key: os.environ[key] for key in ("REFACEX_MODEL_DIR",) if key in os.environ}
+        kept = {key: os.environ[key] for key in ("REFACEX_MODEL_DIR", *_GIVEN.get(name, ())) if key in os.environ}
         return {
             **inherited,
             **kept,

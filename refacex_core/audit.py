@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet, same_face
+from refacex_core.gates import SMALLEST_FACE
 from refacex_core.recognisers import Recogniser
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import RGB, Box, HoldReason
 
-SMALLEST_FACE = 36.0  # pixels, longer side of the box; faces of 40 px have boxes of 36 and more
 _OUTSIDE = 0.22  # the most of a box that may lie beyond the image
 
 

@@ -32,6 +32,12 @@ class ModelFileCorrupt(CoreError):
     code = "model_file_corrupt"
 
 
+class RecogniserUnknown(CoreError):
+    """There is no recogniser of that name: see `refacex_core.recognisers`, and register one there."""
+
+    code = "recogniser_unknown"
+
+
 class BadImage(CoreError):
     """The file is not an image that can be decoded: send PNG, JPEG, WebP, TIFF or HEIC."""
 

@@ -14,6 +14,7 @@ from refacex_core.audit import Unfit
 from refacex_core.donors import Donor
 from refacex_core.errors import CoreError
 from refacex_core.faces.detect import Detection
+from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.release import Stego
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import (
@@ -28,9 +29,6 @@ from refacex_core.types import (
     Outcome,
     Released,
 )
-
-#: Cosine on SFace between original and released face: good enough to stop trying donors, and the most that is released.
-GOOD_SIMILARITY, MOST_SIMILARITY = 0.12, 0.30
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Face:
     audited: float | None = None
     reason: HoldReason | None = None
     payload: bytes = b""
+    judged: dict[str, float] = field(default_factory=dict)
 
     @property
     def box(self) -> Box:
@@ -142,6 +141,7 @@ def _report(index: int, face: Face, released: bool) -> FaceReport:
         audit_similarity=round(face.audited, 4) if face.audited is not None else None,
         payload_bytes=len(face.payload),
         donors_tried=face.tried,
+        judged={name: round(cosine, 4) for name, cosine in face.judged.items()},
     )
 
 

@@ -19,11 +19,12 @@ from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
-from refacex_core.item import MOST_SIMILARITY, Candidate, Clock, Face, Job, good, order, outcome, released
+from refacex_core.gates import MOST_SIMILARITY
+from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
-from refacex_core.reader import CURRENT, MODELS, Reader
-from refacex_core.recognisers import sface
+from refacex_core.reader import Reader
+from refacex_core.recognisers import Recogniser, sface
 from refacex_core.release import ReadBackFailed, Stego, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
 from refacex_core.stego import mark
@@ -39,6 +40,7 @@ from refacex_core.types import (
     Released,
     SealContext,
 )
+from refacex_core.versions import CURRENT, MODELS, version_name
 
 DONORS_TRIED = 5
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -53,9 +55,11 @@ class Core:
 
     model_id = CURRENT
 
-    def __init__(self, device: torch.device, max_pixels: int = images.MAX_PIXELS) -> None:
-        self.device, self._max_pixels = device, max_pixels
-        self.model_version = f"refacex-{self.model_id}"
+    def __init__(
+        self, device: torch.device, max_pixels: int = images.MAX_PIXELS, judges: Sequence[Recogniser] = ()
+    ) -> None:
+        self.device, self._max_pixels, self._judges = device, max_pixels, judges
+        self.model_version = version_name(self.model_id)
         self._landmarks = Landmarks(device)
         self._anonymiser = Anonymiser()
         weights.load_into(self._anonymiser.unet, "anonymiser")
@@ -67,15 +71,18 @@ class Core:
         self.audit = Audit(YuNet(), CenterFace(), self._sface)
 
     @classmethod
-    def load(cls, device: str = "auto", *, max_pixels: int = images.MAX_PIXELS) -> Core:
+    def load(
+        cls, device: str = "auto", *, max_pixels: int = images.MAX_PIXELS, judges: Sequence[Recogniser] = ()
+    ) -> Core:
         """Load all networks. `device`: auto, cpu or cuda. Images of more than `max_pixels` are refused undecoded.
+        `judges` say of each released face how like its original it is to them; they decide nothing.
 
         Raises DeviceUnavailable, ModelFileMissing and ModelFileCorrupt.
         """
         if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
             raise DeviceUnavailable(device)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(torch.device(chosen), max_pixels)
+        return cls(torch.device(chosen), max_pixels, judges)
 
     def _pixels_of(self, data: bytes) -> RGB:
         return images.decode(data, max_pixels=self._max_pixels).rgb
@@ -181,9 +188,20 @@ class Core:
             for i, (face, value) in enumerate(zip(job.faces, verdict.similar, strict=True)):
                 face.audited, face.reason = value, verdict.reason if i in verdict.faces else None
             if verdict.reason is None:
+                self._judge(job, stego.seen)
                 return released(job, stego, anonymised if keep_anonymised else None)
             if not verdict.faces or not all(self._next_candidate(job, job.faces[i]) for i in verdict.faces):
                 raise Unfit(verdict.reason, verdict.boxes)
+
+    def _judge(self, job: Job, seen: RGB) -> None:
+        if not (self._judges and job.faces):
+            return
+        with job.clock.stage("judge"):
+            before = np.stack([face.crop for face in job.faces])
+            after = np.stack([align.crop(seen, face.geometry.matrix()) for face in job.faces])
+            for judge in self._judges:
+                for face, cosine in zip(job.faces, (judge(before) * judge(after)).sum(1), strict=True):
+                    face.judged[judge.name] = float(cosine)
 
     def _paste(self, job: Job) -> RGB:
         for face in job.faces:

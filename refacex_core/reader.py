@@ -1,12 +1,10 @@
 """Reading released files of every model version, for ever.
 
-A model version is a pair of networks that must outlive every file made with them: the stego channel and the recovery
-network. A new version adds a line to `MODELS` and its weights; nothing is ever taken away.
+`refacex_core.versions` says which networks a model version is made of; they outlive every file made with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,23 +18,7 @@ from refacex_core.stego import channel, lsb
 from refacex_core.stego.channel import Channel
 from refacex_core.stego.framing import Header
 from refacex_core.types import RGB, Profile
-
-
-@dataclass(frozen=True)
-class Version:
-    """The names of a version's weights, and whether its `archive` releases use the learned channel for their header."""
-
-    channel: str
-    recovery: str
-    archive_by_channel: bool = False
-
-
-#: Model id in a released header -> what reads it.
-MODELS: Mapping[int, Version] = {
-    1: Version("channel-1", "recovery-1", archive_by_channel=True),
-    2: Version("channel-2", "recovery-1"),
-}
-CURRENT = max(MODELS)
+from refacex_core.versions import MODELS
 
 
 class Model:

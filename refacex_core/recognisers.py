@@ -7,7 +7,7 @@ SFace: Zhong et al., *SFace: sigmoid-constrained hypersphere loss for robust fac
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +19,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from refacex_core.errors import ModelFileMissing
+from refacex_core.errors import ModelFileMissing, RecogniserUnknown
 from refacex_core.faces.align import CROP_TO_ARCFACE
+from refacex_core.gates import GATE, SFACE_SAME_PERSON
 from refacex_core.models import DLIB_RESNET, SFACE, locate
 
 Vectors = NDArray[np.float32]
@@ -46,6 +47,27 @@ def register(name: str) -> Callable[[Callable[[], Recogniser]], Callable[[], Rec
         return factory
 
     return add
+
+
+def judges(names: Sequence[str] | None = None) -> list[Recogniser]:
+    """Recognisers that only judge: those named, or all but the gate's own that can be loaded here.
+
+    Raises RecogniserUnknown for a name that nobody registered, and what its loading raises for one that was named.
+    """
+    if names is not None:
+        unknown = [name for name in names if name not in REGISTRY]
+        if unknown:
+            raise RecogniserUnknown(unknown[0])
+        return [REGISTRY[name]() for name in names]
+    found = []
+    for name, factory in REGISTRY.items():
+        if name == GATE:
+            continue
+        try:
+            found.append(factory())
+        except (ImportError, ModelFileMissing):  # dlib comes with the `evaluation` extra
+            continue
+    return found
 
 
 def arcface_view(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -84,10 +106,10 @@ class OnnxRecogniser:
         return unit(self._net.run(None, {self._input.name: x})[0])
 
 
-@register("sface")
+@register(GATE)
 def sface() -> Recogniser:
     """OpenCV Zoo's SFace, 128-d, Apache-2.0; LFW 99.58 %."""
-    return OnnxRecogniser(locate(SFACE), "sface", mean=0.0, scale=1.0, threshold=0.307)
+    return OnnxRecogniser(locate(SFACE), "sface", mean=0.0, scale=1.0, threshold=SFACE_SAME_PERSON)
 
 
 class DlibRecogniser:

@@ -70,7 +70,7 @@ class ItemOptions:
     format: str = "png"
     quality: int | None = None
     donor_policy: DonorPolicy = DonorPolicy.RANDOM
-    donor_seed: bytes | None = None  # policy `stable`: PRF output of the subject's pseudonym
+    donor_seed: bytes | None = field(default=None, repr=False)  # policy `stable`: PRF output of the subject's pseudonym
     release_without_face: bool = False
 
 
@@ -86,7 +86,10 @@ class ItemInput:
 
 @dataclass(frozen=True)
 class FaceReport:
-    """What became of one face. Similarities are cosines on SFace, -1..1; `donor_similarity` to the donor code."""
+    """What became of one face. Similarities are cosines on SFace, -1..1; `donor_similarity` to the donor code.
+
+    `judged`: the cosine to the original by each recogniser that only judges, for a face that was released.
+    """
 
     index: int
     box: Box
@@ -97,6 +100,7 @@ class FaceReport:
     audit_similarity: float | None = None
     payload_bytes: int = 0
     donors_tried: int = 0
+    judged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

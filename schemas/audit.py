@@ -108,7 +108,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.ORDER_GIVEN: (Role.GATEWAY,),
     AuditEvent.ORDER_DONE: (Role.CUSTODIAN,),
     AuditEvent.ORDER_REFUSED: (Role.CUSTODIAN,),
-    AuditEvent.EXPORT_ASKED: (Role.GATEWAY, Role.RELAY),
+    AuditEvent.EXPORT_ASKED: (Role.GATEWAY,),
     AuditEvent.EXPORT_STARTED: (Role.RELEASE, Role.GATEWAY),
     AuditEvent.EXPORT_FINISHED: (Role.RELEASE, Role.GATEWAY),
     AuditEvent.EXPORT_FAILED: (Role.RELEASE, Role.GATEWAY),

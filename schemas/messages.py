@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 
@@ -31,6 +32,7 @@ class TaskName(StrEnum):
 
     ANONYMISE = "releases.anonymise"  # item_ids: list[str]
     EXPORT = "exports.run"  # export_id: str
+    REPORT = "releases.report"  # release_id: str
     OPEN = "custody.open"  # request_id: str
     RECOVER = "recoveries.recover"  # recovery_id: str
     CARRY_OUT = "custody.carry_out"  # order_id: str
@@ -40,6 +42,7 @@ class TaskName(StrEnum):
 QUEUE_OF: dict[TaskName, Queue] = {
     TaskName.ANONYMISE: Queue.RELEASE,
     TaskName.EXPORT: Queue.EXPORTS,
+    TaskName.REPORT: Queue.EXPORTS,
     TaskName.OPEN: Queue.CUSTODY,
     TaskName.RECOVER: Queue.RECOVERY,
     TaskName.CARRY_OUT: Queue.CUSTODY,
@@ -64,3 +67,9 @@ def task_args(task: TaskName, ids: Sequence[UUID]) -> list[str | list[str]]:
     if task is TaskName.ANONYMISE:
         return [[str(each) for each in ids]]
     return [str(ids[0])]
+
+
+def outbox_row(task: TaskName, ids: Sequence[UUID]) -> dict[str, Any]:
+    """The values of the outbox row that asks for this task. Raises ValueError as `task_args` does."""
+    queue = QUEUE_OF[task]
+    return {"broker": BROKER_OF[queue].value, "queue": queue.value, "task": task.value, "args": task_args(task, ids)}

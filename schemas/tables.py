@@ -47,6 +47,7 @@ class Release(Base):
     """A job: many items under one policy. `policy["name"]` is what the keys and payloads are bound to."""
 
     __tablename__ = "releases"
+    __table_args__ = (Index("releases_unreported", "created_at", postgresql_where=text("report_sha256 IS NULL")),)
 
     id: Mapped[uuid.UUID] = new_id()
     tenant: Mapped[str]

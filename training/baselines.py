@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refacex_core.donors import DonorAppearance
 from refacex_core.faces import align
 from refacex_core.faces.landmarks import oval_mask
-from refacex_core.item import GOOD_SIMILARITY
+from refacex_core.gates import GOOD_SIMILARITY
 from refacex_core.pipeline import DONORS_TRIED
 from refacex_core.recognisers import Recogniser
 from training.common import Crops

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 
 from refacex_core.errors import CoreError
-from refacex_core.reader import CURRENT, MODELS
 from refacex_core.sealing import key_check
 from refacex_core.stego.channel import Channel
 from refacex_core.stego.framing import Header, new_locator
 from refacex_core.stego.network import _ANNEX_K, FREQUENCIES, dct_matrix, from_grid, luma, to_grid
 from refacex_core.types import RGB, Profile
+from refacex_core.versions import CURRENT, MODELS
 from training.common import Crops, about_run
 from training.metrics import interval, psnr, ssim
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from schemas.tables import Alert
@@ -30,3 +30,8 @@ def raise_alert(session: Session, kind: AlertKind, **detail: Any) -> None:
     told = {name: str(value) for name, value in detail.items()}
     log.critical("alert", kind=kind.value, **told)
     session.execute(insert(Alert).values(kind=kind.value, detail=told).inline())  # who tells may not read
+
+
+def newest(session: Session, limit: int) -> list[Alert]:
+    """The newest alerts first."""
+    return list(session.scalars(select(Alert).order_by(Alert.id.desc()).limit(limit)))

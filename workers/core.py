@@ -51,9 +51,10 @@ class HasCore(Protocol):
 _loaded: Core | None = None
 
 
-def load_core(settings: HasCore) -> Core:
+def load_core(settings: HasCore, *, judges: Sequence[str] | None = ()) -> Core:
     """The process's core, loaded on the first call. Heavy: reads the weights and starts torch.
 
+    `judges`: recognisers that say of each released face how like its original it is, None for all that can be loaded.
     `core_factory` ("module:function") puts another in its place; settings refuse it outside the fault tests.
     """
     global _loaded
@@ -63,5 +64,6 @@ def load_core(settings: HasCore) -> Core:
             _loaded = cast(Core, getattr(importlib.import_module(module), function)())
         else:
             pipeline = importlib.import_module("refacex_core.pipeline")
-            _loaded = cast(Core, pipeline.Core.load(device=settings.device))
+            loaded = importlib.import_module("refacex_core.recognisers").judges(judges)
+            _loaded = cast(Core, pipeline.Core.load(device=settings.device, judges=loaded))
     return _loaded

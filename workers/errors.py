@@ -99,7 +99,7 @@ class NothingToSubmit(WorkerError):
 
 
 class ManifestInvalid(WorkerError):
-    """The manifest cannot be read: JSON lines with a "path", or CSV with a column "path"."""
+    """The manifest cannot be read: JSON lines with a "path", or CSV with a column "path"; "name" and "subject" may be there."""
 
     code = "manifest_invalid"
 
@@ -120,6 +120,42 @@ class ReleaseUnfinished(WorkerError):
     """The release is not finished: wait for it with `refacex release wait`."""
 
     code = "release_unfinished"
+
+
+class ReleaseEnded(WorkerError):
+    """The release has ended, and nothing of it is left to cancel: see `refacex release show`."""
+
+    code = "release_ended"
+
+
+class ReleaseCancelled(ReleaseUnfinished):
+    """The release was cancelled, and is not exported: submit what you need of it again."""
+
+    code = "release_cancelled"
+
+
+class ReportMissing(WorkerError):
+    """The release has no risk report yet: it comes when nothing is left to do; see that a release worker runs."""
+
+    code = "report_missing"
+
+
+class ReportCorrupt(WorkerError):
+    """The risk report in the store is not the one that was written: do not rely on it, and look into the store."""
+
+    code = "report_corrupt"
+
+
+class SubjectUnknown(WorkerError):
+    """The tenant has no subject of that reference: see `refacex subject list`."""
+
+    code = "subject_unknown"
+
+
+class WebhookAway(Away):
+    """The alerts' webhook does not answer with 2xx: the alerts wait and are sent again; see REFACEX_ALERT_WEBHOOK."""
+
+    code = "webhook_away"
 
 
 class ExportUnknown(WorkerError):
@@ -162,6 +198,12 @@ class ScheduleInvalid(WorkerError):
     """The schedule needs a cron line of five fields and a time zone such as Europe/Berlin."""
 
     code = "schedule_invalid"
+
+
+class ScheduleUnknown(WorkerError):
+    """The tenant has no running schedule of that name: make one with `refacex export schedule`."""
+
+    code = "schedule_unknown"
 
 
 class PolicyUnknown(WorkerError):

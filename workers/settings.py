@@ -90,6 +90,8 @@ class ReleaseSettings(DatabaseSettings, BrokerSettings, StorageSettings, KmsSett
     patience_seconds: float = Field(default=120.0, ge=0)  # how long a step waits for an engine that is away
     max_source_bytes: int = Field(default=256 * 2**20, gt=0)
     core_factory: str = ""  # "module:function", tests only
+    # Recognisers besides the gate's whose similarities go into the risk report; None: all that can be loaded here.
+    judges: list[str] | None = None
     export_signing_key: Path | None = None
     shard_bytes: int = Field(default=512 * 2**20, gt=0)
 
@@ -126,6 +128,11 @@ class RelaySettings(DatabaseSettings, BrokerSettings, StorageSettings):
     stalled_seconds: float = Field(default=60.0, gt=0)  # a waiting row is published again after this time
     sweep_seconds: float = Field(default=600.0, gt=0)  # between two full listings of the bucket
     orphan_seconds: float = Field(default=900.0, ge=0)  # an object without a row is deleted when older than this
+    alert_webhook: str = Field(
+        default="", repr=False, pattern=r"^(https?://\S+)?$"
+    )  # where alerts are posted; or the log
+    alert_secret: str = Field(default="", repr=False)  # what they are signed with (HMAC-SHA256)
+    alert_timeout_seconds: float = Field(default=5.0, gt=0)
 
 
 class NotarySettings(DatabaseSettings, StorageSettings):

@@ -68,16 +68,33 @@ def list_exports(
             table(head, rows)
 
 
+Name = Annotated[str, typer.Argument(help="What the schedule is called.")]
+Tenant = Annotated[str, typer.Option(help="Whose releases.")]
+
+
 @app.command("schedule")
 def schedule(
-    name: Annotated[str, typer.Argument(help="What to call the schedule.")],
+    name: Name,
     cron: Annotated[str, typer.Option(help='Five fields, as "0 6 * * 1".')],
     time_zone: Annotated[str, typer.Option(help="As Europe/Berlin.")] = "UTC",
-    tenant: Annotated[str, typer.Option(help="Whose releases.")] = "default",
+    tenant: Tenant = "default",
     home: Home = None,
 ) -> None:
-    """Export, at each window, the releases that finished in it."""
+    """Export, at each window, the releases that finished in it; a schedule of that name is changed."""
     with service(home) as (_, sessions), sessions.begin() as session:
         from workers.exports import schedules
 
-        print(schedules.add_schedule(session, tenant=tenant, name=name, cron=cron, time_zone=time_zone))
+        print(
+            schedules.set_schedule(
+                session, tenant=tenant, name=name, cron=cron, time_zone=time_zone, actor=getpass.getuser()
+            )
+        )
+
+
+@app.command("unschedule")
+def unschedule(name: Name, tenant: Tenant = "default", home: Home = None) -> None:
+    """Switch a schedule off; what it exported stays."""
+    with service(home) as (_, sessions), sessions.begin() as session:
+        from workers.exports import schedules
+
+        schedules.end_schedule(session, tenant=tenant, name=name, actor=getpass.getuser())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID, uuid4
 
 import typer
 
+from gateway.cli import alerts, subjects
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ Id = Annotated[str, typer.Argument(help="The release's id, or as much of its beg
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(release_app, name="release")
+    app.add_typer(subjects.app, name="subject")
+    app.command("alerts")(alerts.alerts)
 
 
 @release_app.command()
@@ -33,7 +37,12 @@ def submit(
     profile: Annotated[str, typer.Option(help="robust (JPEG, WebP, PNG) or archive (PNG, recovers more).")] = "robust",
     file_format: Annotated[str, typer.Option("--format", help="png, jpeg or webp.")] = "png",
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.")] = None,
-    donor_policy: Annotated[str, typer.Option(help="random or matched.")] = "random",
+    donor_policy: Annotated[
+        str, typer.Option(help="random, matched, or stable: one donor a subject; a manifest names the subjects.")
+    ] = "random",
+    policy: Annotated[
+        str, typer.Option(help="The policy that its recoveries go by; see `refacex policy`.")
+    ] = "default",
     tenant: Annotated[str, typer.Option(help="Whose release it is.")] = "default",
     upload: Annotated[
         bool, typer.Option("--upload", help="Copy the files to the store, for workers elsewhere.")
@@ -58,11 +67,14 @@ def submit(
                 quality=quality,
                 donor_policy=DonorPolicy(donor_policy),
                 on_no_face="release" if release_without_face else "hold",
+                policy_name=policy,
             )
         except ValueError:
-            raise OptionsInvalid("profile is robust or archive, donor policy random or matched") from None
+            raise OptionsInvalid("profile is robust or archive, donor policy random, stable or matched") from None
         options.check()
         found = sources.collect(paths, None if upload else settings.source_roots)
+        with sessions() as session:  # before anything is copied
+            releases.check(session, tenant, options, found)
         release_id = uuid4()
         if upload:
             found = sources.upload(Storage(settings), settings.bucket_input, release_id, found)
@@ -135,7 +147,7 @@ def wait(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from schemas.states import ItemState
+    from schemas.states import ItemState, ReleaseState
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with service(home) as (_, sessions):
@@ -148,9 +160,12 @@ def wait(
             for now in releases.wait(sessions, release_id, timeout=timeout):
                 bar.update(task, total=now.total, completed=now.ended)
         print(f"{now.state.value}: {_counts(now)}")
+        if now.state is ReleaseState.CANCELLED:
+            raise stop("The release was cancelled: what it had released until then stays released.")
         if now.items.get(ItemState.DONE, 0):
             tell(f"fetch the released files with: refacex export run {str(release_id)[:8]} --out FOLDER")
-        if now.state.value != "finished":
+            tell(f"how well they protect: refacex release risk {str(release_id)[:8]} --out FOLDER")
+        if now.state is not ReleaseState.FINISHED:
             raise stop("The release is not finished yet: look at the workers' logs, or wait again.")
         if now.items.get(ItemState.DONE, 0) != now.total:
             raise stop(f"Some images were not released: see `refacex release report {release_id}`.")
@@ -163,6 +178,37 @@ def report(release: Id, home: Home = None) -> None:
         from workers.releases import service as releases
 
         lines(releases.report(session, release_id_of(session, release)))
+
+
+@release_app.command()
+def cancel(release: Id, home: Home = None) -> None:
+    """Cancel a release: nothing more of it is released. What was released before stays, and can be recovered."""
+    with service(home) as (_, sessions), sessions.begin() as session:
+        from workers.releases import service as releases
+
+        release_id = release_id_of(session, release)
+        releases.cancel(session, release_id, getpass.getuser())
+        tell(f"cancelled: {release_id}")
+
+
+@release_app.command()
+def risk(
+    release: Id,
+    out: Annotated[Path, typer.Option(help="Folder to write it to.")] = Path(),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for it at the longest.")] = 60.0,
+    home: Home = None,
+) -> None:
+    """Fetch a release's risk report, checked: a page for people, and JSON. Prints where they are."""
+    with service(home) as (settings, sessions):
+        from workers.releases import reporting
+        from workers.storage import Storage
+
+        with sessions() as session:
+            release_id = release_id_of(session, release)
+        sha256 = reporting.wait(sessions, release_id, timeout=timeout)
+        parts = reporting.read(Storage(settings), settings.bucket_releases, release_id, sha256)
+        for path in reporting.write(parts, release_id, out).values():
+            print(path)
 
 
 def release_id_of(session: Session, given: str) -> UUID:

@@ -202,7 +202,6 @@ GRANT UPDATE (sealed) ON recovered_faces TO refacex_custodian;
 GRANT INSERT ON alerts TO refacex_gateway, refacex_custodian, refacex_recovery, refacex_relay, refacex_notary, refacex_release;
 GRANT SELECT, UPDATE (delivered_at) ON alerts TO refacex_relay;
 GRANT SELECT ON policies, custody_orders TO refacex_relay;
-GRANT SELECT ON subjects TO refacex_release;
 GRANT UPDATE (report_sha256) ON releases TO refacex_release;
 
 -- --- Custody keys -----------------------------------------------------------------------------------------------------------
@@ -251,3 +250,16 @@ GRANT SELECT, INSERT, UPDATE (rotating, rewrapped, closed_at, retired_at) ON cus
 
 -- Shredding ends the recoveries of an item's faces.
 CREATE INDEX request_faces_item ON request_faces (item_id);
+
+-- ---- Releases: the risk report is written once, when nothing is left to do.
+CREATE FUNCTION guard_report() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF OLD.report_sha256 IS NOT NULL OR NEW.state NOT IN ('finished', 'cancelled') THEN
+        RAISE EXCEPTION 'a release is reported once, after its end' USING ERRCODE = '42501';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_report BEFORE UPDATE ON releases FOR EACH ROW
+    WHEN (NEW.report_sha256 IS DISTINCT FROM OLD.report_sha256) EXECUTE FUNCTION guard_report();
+CREATE INDEX releases_unreported ON releases (created_at) WHERE report_sha256 IS NULL;

@@ -22,7 +22,7 @@ GRANTS: dict[str, tuple[str, ...]] = {
     "order:given": ("refacex_gateway",),
     "order:done": ("refacex_custodian",),
     "order:refused": ("refacex_custodian",),
-    "export:asked": ("refacex_gateway", "refacex_relay"),
+    "export:asked": ("refacex_gateway",),
     "schedule:set": ("refacex_gateway",),
     "person:removed": ("@owner", "refacex_gateway"),
     "policy:set": ("@owner", "refacex_gateway"),

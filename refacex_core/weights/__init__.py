@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refacex_core.errors import ModelFileMissing
+from refacex_core.versions import card
 
 _FOLDER = Path(__file__).parent
+
+__all__ = ["card", "load_into", "save"]
 
 
 def load_into(module: torch.nn.Module, name: str, folder: Path | None = None) -> dict[str, Any]:
@@ -28,12 +31,6 @@ def load_into(module: torch.nn.Module, name: str, folder: Path | None = None) ->
     module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
     module.eval().requires_grad_(False)
     return card(name, folder)
-
-
-def card(name: str, folder: Path | None = None) -> dict[str, Any]:
-    """How the weights `name` were made and what they reach."""
-    result: dict[str, Any] = json.loads(((folder or _FOLDER) / f"{name}.json").read_text())
-    return result
 
 
 def save(module: torch.nn.Module, name: str, about: dict[str, Any], folder: Path | None = None) -> Path:

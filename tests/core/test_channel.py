@@ -11,12 +11,12 @@ from PIL import Image
 
 from refacex_core import images
 from refacex_core.errors import ImageTooSmall, PayloadMissing, PayloadUnreadable, WrongKey
-from refacex_core.reader import CURRENT, MODELS
 from refacex_core.release import psnr
 from refacex_core.sealing import key_check
 from refacex_core.stego.channel import Channel, capacity
 from refacex_core.stego.framing import SPREADS, Header, new_locator
 from refacex_core.types import RGB, Profile
+from refacex_core.versions import CURRENT, MODELS
 
 KEY = bytes(range(32))
 

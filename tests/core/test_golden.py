@@ -13,9 +13,9 @@ import pytest
 
 from refacex_core import images
 from refacex_core.pipeline import Core
-from refacex_core.reader import MODELS
 from refacex_core.release import psnr
 from refacex_core.types import Profile, RecoveryKeys, SealContext
+from refacex_core.versions import MODELS
 
 GOLDEN = Path(__file__).parent / "golden"
 

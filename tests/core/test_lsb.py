@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from refacex_core import images
 from refacex_core.errors import ImageTooSmall, PayloadMissing, PayloadUnreadable, WrongKey
-from refacex_core.reader import CURRENT
 from refacex_core.release import psnr
 from refacex_core.sealing import key_check
 from refacex_core.stego import lsb
 from refacex_core.stego.framing import Header, new_locator
 from refacex_core.types import RGB, Profile
+from refacex_core.versions import CURRENT
 
 KEY = bytes(range(32))
 

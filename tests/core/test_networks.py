@@ -12,9 +12,9 @@ from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, LandmarkNet
-from refacex_core.reader import MODELS
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
+from refacex_core.versions import MODELS
 
 
 @pytest.fixture(scope="module")

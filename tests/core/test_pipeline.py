@@ -13,7 +13,8 @@ from refacex_core import images, release
 from refacex_core.donors import Donor
 from refacex_core.errors import FaceUnknown, ModelUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
-from refacex_core.item import MOST_SIMILARITY, Candidate, Clock
+from refacex_core.gates import MOST_SIMILARITY
+from refacex_core.item import Candidate, Clock
 from refacex_core.payload.budget import share_out
 from refacex_core.pipeline import Core, _without_neighbours
 from refacex_core.release import psnr

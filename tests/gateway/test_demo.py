@@ -39,6 +39,11 @@ def test_a_photograph_goes_all_the_way(tmp_path: Path) -> None:
     assert figures["audit_anchored_to"] >= figures["audit_events_verified"] - 2
     assert figures["refused"] == ["approving one's own request", "fetching a second time"]
     assert str((out / "contact-sheet.png").absolute()) in told.getvalue()
+    assert str((out / "risk-report.html").absolute()) in told.getvalue()
+    risk = json.loads((out / "risk-report.json").read_text())
+    assert risk["images_by_state"] == {"done": 1, "held": 1} and risk["not_released"] == {"no_face": 1}
+    assert {one["recogniser"]: one["count"] for one in risk["similarity_to_source"]} == {"sface": 1, "dlib": 1}
+    assert len(risk["models"][0]["weights"]) == 5
     with Image.open(out / "contact-sheet.png") as sheet, Image.open(out / "released/astronaut.png") as released:
         assert sheet.width == len(COLUMNS) * (_CELL + 6) + 6
         assert not released.getexif() and released.size == (512, 512)

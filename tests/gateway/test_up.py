@@ -15,7 +15,7 @@ import pytest
 from gateway.engines.process import ProcessId
 from gateway.engines.state import State
 from gateway.processes import PROCESSES
-from gateway.provision import Home
+from gateway.provision import Home, write_env
 from gateway.status import broker_answers, look
 from gateway.up import Kept, Printer, System
 
@@ -46,6 +46,22 @@ def below(parent: int) -> list[ProcessId]:
         new = {pid for pid, above in parents.items() if above in new}
         found |= new
     return [identity for pid in found if (identity := ProcessId.of(pid)) is not None]
+
+
+def test_a_process_is_given_its_own_settings_of_our_environment_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"REFACEX_ALERT_WEBHOOK": "http://127.0.0.1/x", "REFACEX_ALERT_SECRET": "s", "REFACEX_JUDGES": "[]"}
+    for name, value in (given | {"REFACEX_DATABASE_URL": "postgresql://elsewhere"}).items():
+        monkeypatch.setenv(name, value)
+    home = Home(tmp_path)
+    home.env("x").parent.mkdir()
+    system = System(tmp_path)
+    for process in PROCESSES:
+        write_env(home.env(process), {})
+        seen = {name for name in system._environment(process) if name in given or name == "REFACEX_DATABASE_URL"}
+        own = {"relay": {"REFACEX_ALERT_WEBHOOK", "REFACEX_ALERT_SECRET"}, "release": {"REFACEX_JUDGES"}}
+        assert seen == own.get(process, set()), process
 
 
 def test_a_killed_process_and_a_killed_engine_come_back(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser
 from refacex_core.payload import codec
 from refacex_core.payload.network import WINDOW
-from refacex_core.reader import CURRENT, MODELS
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import CARRIERS, StegoNetwork
+from refacex_core.versions import CURRENT, MODELS
 from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
 from training.losses import lpips
 from training.masks import masks, with_mesh

@@ -127,6 +127,17 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines)
 
 
+def report_line(written: Written, release: UUID) -> dict[str, Any]:
+    """The manifest's line for a part of a release's risk report, which lies beside the shards."""
+    return {
+        "file": written.name,
+        "what": "risk report",
+        "sha256": written.sha256,
+        "bytes": written.size_bytes,
+        "release": str(release),
+    }
+
+
 def write_sums(path: Path, written: Iterable[Written]) -> None:
     """Checksums as `sha256sum --check` reads them."""
     path.write_text("".join(f"{each.sha256}  {each.name}\n" for each in written), encoding="utf-8")

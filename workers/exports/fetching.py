@@ -78,8 +78,9 @@ def _sha256(path: Path) -> str:
 def write_audit(session: Session, export: Export, folder: Path) -> None:
     """What the audit trail says of the export's releases, one event a line: its bytes, leaf hash and inclusion proof.
 
-    The proofs lead to the last signed tree head, which is written beside them; an event younger than that head has none
-    yet. Raises FolderUnusable.
+    Events that name a subject are left out: they would tell a recipient which images show one person. The proofs lead
+    to the last signed tree head, which is written beside them; an event younger than that head has none yet. Raises
+    FolderUnusable.
     """
     releases = set((export.manifest or {}).get("releases", ()))
     head = session.scalars(select(TreeHead).order_by(TreeHead.size.desc()).limit(1)).one_or_none()
@@ -94,7 +95,8 @@ def write_audit(session: Session, export: Export, folder: Path) -> None:
             query = select(Event).order_by(Event.seq).execution_options(yield_per=1000)
             for event in session.scalars(query):
                 canonical = event.canonical.decode()
-                if json.loads(canonical).get("fields", {}).get("release") not in releases:
+                fields = json.loads(canonical).get("fields", {})
+                if fields.get("release") not in releases or "subject" in fields:
                     continue
                 line: dict[str, object] = {"seq": event.seq, "leaf": event.leaf.hex(), "canonical": canonical}
                 if head is not None and event.seq < head.size:

@@ -28,6 +28,8 @@ from workers.errors import ExportCorrupt, ExportFailed, ObjectMissing, WorkerErr
 from workers.exports import archive, schedules
 from workers.exports.archive import Entry, Written
 from workers.logs import get_logger
+from workers.releases import reporting
+from workers.releases.reporting import Reporter
 from workers.settings import ReleaseSettings
 from workers.storage import Storage
 
@@ -105,6 +107,10 @@ class ExportRunner:
                 written.append(self._put(export_id, path))
                 path.unlink()
                 lines += [entry.line(name) for entry in shard]
+            for release in releases:
+                for path in self._risk_report(release, Path(folder)):
+                    written.append(self._put(export_id, path))
+                    lines.append(archive.report_line(written[-1], release))
             manifest = Path(folder, archive.MANIFEST)
             archive.write_lines(manifest, lines)
             privacy = Path(folder, archive.REPORT)
@@ -118,6 +124,14 @@ class ExportRunner:
                 signature.write_bytes(sign(self._settings.export_signing_key, sums.read_bytes()))
                 written.append(self._put(export_id, signature))
             return written
+
+    def _risk_report(self, release: UUID, folder: Path) -> list[Path]:
+        """A release's risk report as files, written now if nobody has come to it yet."""
+        sha256 = Reporter(self._settings, self._sessions, self._storage).run(release)
+        if sha256 is None:
+            raise ExportFailed(f"release {release} has not ended")
+        parts = reporting.read(self._storage, self._settings.bucket_releases, release, sha256)
+        return list(reporting.write(parts, release, folder).values())
 
     def _fetch(self, entry: Entry) -> bytes:
         try:

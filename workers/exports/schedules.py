@@ -11,13 +11,15 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterError, croniter
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from schemas.audit import AuditEvent
 from schemas.states import ExportState, ReleaseState
 from schemas.tables import Export, ExportSchedule, Outbox, Release
-from workers.errors import ScheduleInvalid
+from workers import audit
+from workers.errors import ScheduleInvalid, ScheduleUnknown
 from workers.exports.service import export_message
 from workers.logs import get_logger
 
@@ -68,16 +70,49 @@ def windows_after(start: datetime, cron: str, time_zone: str, now: datetime) -> 
         raise ScheduleInvalid from error
 
 
-def add_schedule(
-    session: Session, *, tenant: str, name: str, cron: str, time_zone: str, only: dict[str, Any] | None = None
+def set_schedule(
+    session: Session,
+    *,
+    tenant: str,
+    name: str,
+    cron: str,
+    time_zone: str,
+    actor: str,
+    only: dict[str, Any] | None = None,
 ) -> UUID:
-    """Add a schedule. `only` may hold `profile`, `format` or `name` (exact). Raises ScheduleInvalid."""
+    """Make a schedule, or change the tenant's one of that name; gives its id.
+
+    `only` may hold `profile`, `format` or `name` (exact). Raises ScheduleInvalid.
+    """
     latest_window(cron, time_zone, datetime.now(UTC))
     if set(only or {}) - {"profile", "format", "name"}:
         raise ScheduleInvalid("a filter takes profile, format and name")
-    schedule_id = uuid4()
-    values = {"tenant": tenant, "name": name, "cron": cron, "time_zone": time_zone, "release_filter": only or {}}
-    session.execute(insert(ExportSchedule).values(id=schedule_id, **values))
+    values = {"cron": cron, "time_zone": time_zone, "release_filter": only or {}, "enabled": True}
+    schedule_id: UUID | None = session.scalar(
+        upsert(ExportSchedule)
+        .values(id=uuid4(), tenant=tenant, name=name, **values)
+        .on_conflict_do_update(index_elements=[ExportSchedule.name], set_=values, where=ExportSchedule.tenant == tenant)
+        .returning(ExportSchedule.id)
+    )
+    if schedule_id is None:
+        raise ScheduleInvalid("another tenant has one of that name")
+    detail = {"schedule": str(schedule_id), "cron": cron, "time_zone": time_zone, "enabled": True}
+    audit.append(session, AuditEvent.SCHEDULE_SET, actor=actor, detail=detail)
+    return schedule_id
+
+
+def end_schedule(session: Session, *, tenant: str, name: str, actor: str) -> UUID:
+    """Switch a schedule off: no window after this one is exported; gives its id. Raises ScheduleUnknown."""
+    schedule_id: UUID | None = session.scalar(
+        update(ExportSchedule)
+        .where(ExportSchedule.tenant == tenant, ExportSchedule.name == name, ExportSchedule.enabled)
+        .values(enabled=False)
+        .returning(ExportSchedule.id)
+    )
+    if schedule_id is None:
+        raise ScheduleUnknown
+    detail = {"schedule": str(schedule_id), "enabled": False}
+    audit.append(session, AuditEvent.SCHEDULE_SET, actor=actor, detail=detail)
     return schedule_id
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
+from schemas.audit import AuditEvent
+from schemas.messages import TaskName, outbox_row
 from schemas.states import ExportState, ReleaseState
 from schemas.tables import Export, Outbox, Release
-from workers.errors import ExportUnknown, ReleaseUnfinished, ReleaseUnknown
+from workers import audit
+from workers.errors import ExportUnknown, ReleaseCancelled, ReleaseUnfinished, ReleaseUnknown
 from workers.logs import get_logger
 
 log = get_logger(__name__)
@@ -21,11 +24,13 @@ def export_release(session: Session, release_id: UUID, actor: str) -> UUID:
     """Ask for the export of a finished release; the one that is there already, if there is one, tried again if it
     failed.
 
-    Raises ReleaseUnknown, ReleaseUnfinished.
+    Each time somebody asks is an event. Raises ReleaseUnknown, ReleaseUnfinished, ReleaseCancelled.
     """
     release = session.get(Release, release_id)
     if release is None:
         raise ReleaseUnknown
+    if release.state is ReleaseState.CANCELLED:
+        raise ReleaseCancelled
     if release.state is not ReleaseState.FINISHED:
         raise ReleaseUnfinished
     export_id = uuid4()
@@ -35,6 +40,7 @@ def export_release(session: Session, release_id: UUID, actor: str) -> UUID:
         .on_conflict_do_nothing(index_elements=[Export.release_id], index_where=Export.schedule_id.is_(None))
         .returning(Export.id)
     )
+    wanted = made is not None
     if made is None:
         made = session.scalars(
             select(Export.id).where(Export.release_id == release_id, Export.schedule_id.is_(None))
@@ -45,22 +51,18 @@ def export_release(session: Session, release_id: UUID, actor: str) -> UUID:
             .values(state=ExportState.PENDING)
             .returning(Export.id)
         )
-        if again is None:
-            return made
-    session.execute(insert(Outbox).values(**export_message(made)))
-    log.info("export_asked_for", export=str(made), release=str(release_id), actor=actor)
+        wanted = again is not None
+    if wanted:
+        session.execute(insert(Outbox).values(**export_message(made)))
+        log.info("export_asked_for", export=str(made), release=str(release_id), actor=actor)
+    detail = {"export": str(made)}
+    audit.append(session, AuditEvent.EXPORT_ASKED, actor=actor, release=release_id, detail=detail)
     return made
 
 
-def export_message(export_id: UUID) -> dict[str, object]:
+def export_message(export_id: UUID) -> dict[str, Any]:
     """The outbox row that asks for this export to be written."""
-    queue = QUEUE_OF[TaskName.EXPORT]
-    return {
-        "broker": BROKER_OF[queue].value,
-        "queue": queue.value,
-        "task": TaskName.EXPORT.value,
-        "args": task_args(TaskName.EXPORT, [export_id]),
-    }
+    return outbox_row(TaskName.EXPORT, [export_id])
 
 
 def exports(session: Session, *, limit: int = 50) -> list[Export]:

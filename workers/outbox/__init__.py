@@ -1,1 +1,3 @@
-"""The outbox: carries messages from their transaction to the brokers, and brings back what stalled on the way."""
+"""The outbox: carries messages and alerts from their transaction to where they are waited for, and brings back what
+stalled on the way.
+"""

@@ -16,6 +16,7 @@ from workers.app import RefacexApp, away, make_app
 from workers.db import session_factory
 from workers.errors import BrokerAway
 from workers.logs import configure_logs, get_logger
+from workers.outbox.alerts import AlertDelivery
 from workers.outbox.reconciler import Reconciler
 from workers.outbox.relay import Relay
 from workers.releases.faults import Faults
@@ -28,7 +29,9 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 def main() -> None:
-    """Run a loop for each broker, so that neither waits for the other, and the reconciler's in the main thread."""
+    """Run a loop for each broker and one for the alerts, so that none waits for another, and the reconciler's in the main
+    thread.
+    """
     settings = RelaySettings.load()
     configure_logs("relay", settings.log_format, settings.log_level)
     stop = threading.Event()
@@ -44,6 +47,12 @@ def main() -> None:
         )
         for broker in Broker
     ]
+    alerts = AlertDelivery(settings, sessions)
+    loops.append(
+        threading.Thread(
+            target=keep_going, args=("alerts", alerts.deliver, stop, settings.relay_poll_seconds), daemon=True
+        )
+    )
     for loop in loops:
         loop.start()
     reconcile = Rounds(settings, Reconciler(settings, sessions, Storage(settings)))
@@ -79,6 +88,7 @@ class Rounds:
 
     def __call__(self) -> int:
         steps: list[Callable[[], object]] = [
+            self._reconciler.end_cancelled,
             self._bring_back,
             self._reconciler.finish_releases,
             self._reconciler.record_exports,

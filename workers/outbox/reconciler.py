@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
-from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
+from schemas.messages import QUEUE_OF, TaskName, outbox_row, task_args
 from schemas.states import (
     AttemptState,
     ExportState,
@@ -34,7 +34,7 @@ from workers.custody import retention
 from workers.exports import schedules
 from workers.logs import get_logger
 from workers.recoveries import expiry
-from workers.releases import lifecycle
+from workers.releases import lifecycle, reporting
 from workers.releases.service import DEFAULT_CHUNK, chunk_message
 from workers.settings import RelaySettings
 from workers.storage import Storage, StoredObject
@@ -81,6 +81,7 @@ class Reconciler:
             if queue_is_empty and not _outbox_waits(session):
                 messages += self._waiting_items(session)
             messages += self._exports(session)
+            messages += self._unasked(session, TaskName.REPORT, reporting.unreported(session, BATCH))
             messages += self._privileged(session)
             if messages:
                 session.execute(insert(Outbox), messages)
@@ -96,6 +97,18 @@ class Reconciler:
             finished = lifecycle.finish_releases(session, session.scalars(query).all(), actor=ACTOR)
         if finished:
             log.info("releases_finished", releases=[str(release) for release in finished])
+
+    def end_cancelled(self) -> None:
+        """End what cancelled releases left undone, so that nobody waits for it and its uploads are swept."""
+        ended = 0
+        while True:
+            with self._sessions.begin() as session:
+                now = lifecycle.end_cancelled(session, actor=ACTOR, limit=BATCH)
+            ended += now
+            if now < BATCH:
+                break
+        if ended:
+            log.info("cancelled_items_ended", items=ended)
 
     def record_exports(self) -> None:
         """Record the exports whose windows have come up; here, for the exports' own worker may be busy for hours."""
@@ -165,10 +178,7 @@ class Reconciler:
             recent = or_(Outbox.published_at.is_(None), Outbox.created_at > func.now() - self._stalled)
             query = select(Outbox.id).where(Outbox.task == task.value, Outbox.args == cast(args, JSONB), recent)
             if session.scalar(query.limit(1)) is None:
-                queue = QUEUE_OF[task]
-                messages.append(
-                    {"broker": BROKER_OF[queue].value, "queue": queue.value, "task": task.value, "args": args}
-                )
+                messages.append(outbox_row(task, [each]))
         return messages
 
     # --- sweeping
@@ -211,7 +221,10 @@ class Reconciler:
                 query = select(Attempt.object_key, Attempt.state)
                 rows = session.execute(query.where(Attempt.object_key.in_([each.key for each in page])))
                 known = dict(rows.all())
+                reports = reporting.kept(session, {each.key for each in page})
             for each in page:
+                if each.key in reports:
+                    continue
                 state = known.get(each.key)
                 if state is AttemptState.ABANDONED or (state is None and each.modified < young):
                     self._storage.delete(bucket, each.key)

@@ -19,6 +19,7 @@ from workers.exports import schedules
 from workers.exports.runner import ExportRunner
 from workers.logs import get_logger
 from workers.releases.keys import Sealer
+from workers.releases.reporting import Reporter
 from workers.releases.runner import Runner
 from workers.settings import BeatSettings, ReleaseSettings
 from workers.storage import Storage
@@ -54,7 +55,8 @@ def settings() -> ReleaseSettings:
 def runner() -> Runner:
     """What works on chunks in this process; the first call loads the networks."""
     sealer = Sealer(sealer_of(settings()))
-    return Runner(settings(), app.sessions, Storage(settings()), load_core(settings()), sealer)
+    core = load_core(settings(), judges=settings().judges)
+    return Runner(settings(), app.sessions, Storage(settings()), core, sealer)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -80,6 +82,12 @@ def export(export_id: str) -> None:
         ExportRunner(settings(), app.sessions, Storage(settings())).run(UUID(export_id))
     except ExportFailed as error:  # recorded with the export; running it again is for people to decide
         log.error("export_failed", export=export_id, exc_info=error)
+
+
+@app.task(name=TaskName.REPORT.value)  # type: ignore[untyped-decorator]
+def report(release_id: str) -> None:
+    """Write the risk report of a release that has ended, unless it is written."""
+    Reporter(settings(), app.sessions, Storage(settings())).run(UUID(release_id))
 
 
 @app.task(name="exports.due", bind=True)  # type: ignore[untyped-decorator]

@@ -25,6 +25,7 @@ POINTS = (
     "after-upload",
     "after-finish",
     "after-release-finished",
+    "after-report",
     "before-publish",
     "after-publish",
 )

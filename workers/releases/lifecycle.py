@@ -13,19 +13,22 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import and_, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from refacex_core.types import DonorPolicy, ItemOptions, Profile, SealContext
 from schemas.audit import AuditEvent
+from schemas.messages import TaskName, outbox_row
 from schemas.states import AttemptState, ItemState, KeyKind, ReleaseState
-from schemas.tables import Attempt, Item, Release, SealedKey
+from schemas.tables import Attempt, Item, Outbox, Release, SealedKey
 from workers import audit
 from workers.errors import Superseded
+from workers.releases.subjects import donor_seed
 
 MAX_ATTEMPTS = 3
 ACTOR = "release-worker"
 UNFINISHED = (ItemState.PENDING, ItemState.CLAIMED, ItemState.COMMITTED)
+CANCELLED = "cancelled"  # the error code of an item whose release was cancelled before it ended
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Claim:
     options: ItemOptions
     source_uri: str = field(repr=False)
     resumable: Resumable | None = None
+    subject: UUID | None = None
 
     def context(self, model_version: str) -> SealContext:
         """What this item's payloads and keys are bound to."""
@@ -122,7 +126,15 @@ def claim(session: Session, item_ids: Sequence[UUID], *, seconds: float, fresh: 
     for item in exhausted:
         _quarantine(session, item.id, item.release_id, item.fence, item.reason)
     for each in claims:
-        _record(session, AuditEvent.ITEM_CLAIMED, each, {"attempt": each.attempts, "fence": each.fence})
+        audit.append(
+            session,
+            AuditEvent.ITEM_CLAIMED,
+            actor=ACTOR,
+            release=each.release_id,
+            item=each.item_id,
+            subject=str(each.subject) if each.subject else None,
+            detail={"attempt": each.attempts, "fence": each.fence},
+        )
     return claims
 
 
@@ -136,11 +148,14 @@ def _resumable(session: Session, item: Item) -> Resumable | None:
 
 
 def _claim_of(item: Item, release: Release, resumable: Resumable | None) -> Claim:
+    policy = DonorPolicy(release.donor_policy)
+    subject = item.subject_id if policy is DonorPolicy.STABLE else None
     options = ItemOptions(
         profile=Profile(release.profile),
         format=release.format,
         quality=release.quality,
-        donor_policy=DonorPolicy(release.donor_policy),
+        donor_policy=policy,
+        donor_seed=donor_seed(release.tenant, subject) if subject else None,
         release_without_face=release.on_no_face == "release",
     )
     return Claim(
@@ -153,6 +168,7 @@ def _claim_of(item: Item, release: Release, resumable: Resumable | None) -> Clai
         options,
         item.source_uri,
         resumable,
+        item.subject_id,
     )
 
 
@@ -228,7 +244,10 @@ def commit_attempt(session: Session, claim: Claim, made: Made, keys: Sequence[Se
 
 
 def finish(session: Session, claim: Claim, attempt_id: UUID) -> None:
-    """The object is there: publish the attempt. Item and audit event, or neither. Raises Superseded."""
+    """The object is there: publish the attempt. Item and audit event, or neither.
+
+    Raises Superseded, also where the release was cancelled meanwhile: from then on nothing more of it is released.
+    """
     attempt = session.get(Attempt, attempt_id)
     if attempt is None or attempt.state is AttemptState.ABANDONED:
         raise Superseded
@@ -249,6 +268,7 @@ def finish(session: Session, claim: Claim, attempt_id: UUID) -> None:
     )
     attempt.state = AttemptState.PUBLISHED
     session.flush()
+    _not_cancelled(session, claim.release_id)
     detail = {"attempt": str(attempt_id), "sha256": attempt.sha256, "bytes": attempt.size_bytes}
     _record(session, AuditEvent.ITEM_RELEASED, claim, detail, attempt.model_version)
 
@@ -305,7 +325,9 @@ def quarantine(session: Session, claim: Claim, code: str) -> None:
 
 
 def finish_releases(session: Session, release_ids: Sequence[UUID], *, actor: str = ACTOR) -> list[UUID]:
-    """Finish those of these releases that have nothing left to do; gives the ids of those that it finished."""
+    """Finish those of these releases that have nothing left to do, and ask for their risk reports; gives the ids of
+    those that it finished.
+    """
     left = exists().where(Item.release_id == Release.id, Item.state.in_(UNFINISHED))
     finished = session.scalars(
         update(Release)
@@ -315,9 +337,45 @@ def finish_releases(session: Session, release_ids: Sequence[UUID], *, actor: str
         .returning(Release.id)
     ).all()
     counted = {release_id: _count(session, release_id) for release_id in finished}
+    if finished:
+        session.execute(insert(Outbox), [outbox_row(TaskName.REPORT, [release_id]) for release_id in finished])
     for release_id, detail in counted.items():
         audit.append(session, AuditEvent.RELEASE_FINISHED, actor=actor, release=release_id, detail=detail)
     return list(finished)
+
+
+def end_cancelled(session: Session, *, actor: str, limit: int) -> int:
+    """End up to `limit` items that a cancelled release left undone; gives how many.
+
+    Whoever has one of them in hand finds itself superseded: its attempt is abandoned, and what it uploads is swept.
+    """
+    undone = (
+        select(Item.id, Item.release_id)
+        .join(Release, Release.id == Item.release_id)
+        .where(Release.state == ReleaseState.CANCELLED, Item.state.in_(UNFINISHED))
+        .order_by(Item.release_id, Item.position)
+        .limit(limit)
+        .with_for_update(of=Item, skip_locked=True)
+    )
+    rows = session.execute(undone).all()
+    ids = [row.id for row in rows]
+    ended = {
+        "state": ItemState.FAILED,
+        "reason": CANCELLED,
+        "error_code": CANCELLED,
+        "claim_expires_at": None,
+        "updated_at": func.now(),
+    }
+    session.execute(update(Item).where(Item.id.in_(ids)).values(**ended))
+    session.execute(
+        update(Attempt)
+        .where(Attempt.item_id.in_(ids), Attempt.state == AttemptState.COMMITTED)
+        .values(state=AttemptState.ABANDONED)
+    )
+    for row in rows:
+        detail = {"code": CANCELLED}
+        audit.append(session, AuditEvent.ITEM_FAILED, actor=actor, release=row.release_id, item=row.id, detail=detail)
+    return len(rows)
 
 
 def releases_of(session: Session, item_ids: Sequence[UUID]) -> list[UUID]:
@@ -328,6 +386,13 @@ def releases_of(session: Session, item_ids: Sequence[UUID]) -> list[UUID]:
 def _count(session: Session, release_id: UUID) -> dict[str, int]:
     query = select(Item.state, func.count()).where(Item.release_id == release_id).group_by(Item.state)
     return {state.value: count for state, count in session.execute(query)}
+
+
+def _not_cancelled(session: Session, release_id: UUID) -> None:
+    """The shared lock makes whoever cancels wait for the end of this transaction, or this one see it cancelled."""
+    query = select(Release.state).where(Release.id == release_id).with_for_update(read=True)
+    if session.execute(query).scalar_one() is ReleaseState.CANCELLED:
+        raise Superseded("the release was cancelled")
 
 
 def _move(session: Session, claim: Claim, origin: ItemState, **values: Any) -> None:

@@ -323,6 +323,8 @@ def _face(face: FaceReport) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(each) for each in value]
     if isinstance(value, (str, bool)) or value is None:

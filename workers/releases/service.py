@@ -1,4 +1,4 @@
-"""What people do with releases: submit one, list them, look at one, wait for it, read its report. No Celery in here."""
+"""What people do with releases: submit one, cancel it, list them, wait for one, read its report. No Celery in here."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from refacex_core.types import DonorPolicy, Profile
 from schemas.audit import AuditEvent
-from schemas.messages import BROKER_OF, QUEUE_OF, TaskName, task_args
+from schemas.messages import TaskName, outbox_row
+from schemas.policies import Policy
 from schemas.states import ItemState, ReleaseState
 from schemas.tables import Item, Outbox, Release
 from workers import audit
-from workers.errors import NothingToSubmit, OptionsInvalid, ReleaseUnknown
+from workers.errors import NothingToSubmit, OptionsInvalid, ReleaseEnded, ReleaseUnknown
+from workers.recoveries.policies import load_policy
 from workers.releases.sources import Source
+from workers.releases.subjects import pseudonyms
 
 FORMATS = ("png", "jpeg", "webp")
 DEFAULT_CHUNK = 8
@@ -36,16 +39,16 @@ class ReleaseOptions:
     on_no_face: str = "hold"  # or "release"
     policy_name: str = "default"
 
-    def check(self) -> None:
-        """Raises OptionsInvalid with what to change."""
+    def check(self, sources: Sequence[Source] = ()) -> None:
+        """Raises OptionsInvalid with what to change, also where they do not go with these sources."""
         if self.format not in FORMATS:
             raise OptionsInvalid(f"the format is one of {', '.join(FORMATS)}")
         if self.profile is Profile.ARCHIVE and self.format != "png":
             raise OptionsInvalid("the archive profile is PNG only")
         if self.quality is not None and (self.format == "png" or not 1 <= self.quality <= 100):
             raise OptionsInvalid("a quality of 1 to 100 goes with jpeg or webp")
-        if self.donor_policy is DonorPolicy.STABLE:
-            raise OptionsInvalid("stable donors need a pseudonym for each subject, which a release cannot carry yet")
+        if self.donor_policy is DonorPolicy.STABLE and any(source.subject is None for source in sources):
+            raise OptionsInvalid("stable donors need a subject for each image: give a manifest with the column subject")
         if self.on_no_face not in ("hold", "release"):
             raise OptionsInvalid("an image without a face is held or released")
 
@@ -78,6 +81,14 @@ class Progress:
         return sum(count for state, count in self.items.items() if state not in left)
 
 
+def check(session: Session, tenant: str, options: ReleaseOptions, sources: Sequence[Source]) -> Policy:
+    """The policy that such a release would go by. Raises NothingToSubmit, OptionsInvalid, PolicyUnknown."""
+    if not sources:
+        raise NothingToSubmit
+    options.check(sources)
+    return load_policy(session, tenant, options.policy_name)
+
+
 def submit(
     session: Session,
     *,
@@ -91,12 +102,10 @@ def submit(
 ) -> UUID:
     """Record a release, its items and the messages that start it, in the caller's one transaction; gives its id.
 
-    `release_id` is given by who uploaded copies under it. Raises NothingToSubmit, OptionsInvalid.
+    `release_id` is given by who uploaded copies under it. Raises NothingToSubmit, OptionsInvalid, PolicyUnknown.
     """
     options = options or ReleaseOptions()
-    options.check()
-    if not sources:
-        raise NothingToSubmit
+    rules = check(session, tenant, options, sources)
     release_id = release_id or uuid4()
     session.execute(
         insert(Release).values(
@@ -107,12 +116,13 @@ def submit(
             format=options.format,
             quality=options.quality,
             donor_policy=options.donor_policy.value,
-            policy={"name": options.policy_name},
+            policy={"name": options.policy_name, "sha256": rules.sha256().hex()},
             on_no_face=options.on_no_face,
             state=ReleaseState.OPEN,
             submitted_by=actor,
         )
     )
+    shown = pseudonyms(session, tenant, {source.subject for source in sources if source.subject is not None})
     item_ids = [uuid4() for _ in sources]
     session.execute(
         insert(Item),
@@ -123,6 +133,7 @@ def submit(
                 "position": position,
                 "source_uri": source.uri,
                 "relative_name": source.relative_name,
+                "subject_id": shown[source.subject] if source.subject is not None else None,
             }
             for position, (item_id, source) in enumerate(zip(item_ids, sources, strict=True))
         ],
@@ -134,6 +145,8 @@ def submit(
         "format": options.format,
         "donors": options.donor_policy.value,
         "policy": options.policy_name,
+        "policy_sha256": rules.sha256().hex(),
+        "subjects": len(shown),
     }
     audit.append(session, AuditEvent.RELEASE_SUBMITTED, actor=actor, release=release_id, detail=detail)
     return release_id
@@ -141,13 +154,25 @@ def submit(
 
 def chunk_message(item_ids: Sequence[UUID]) -> dict[str, Any]:
     """The outbox row that asks for these items to be worked on."""
-    queue = QUEUE_OF[TaskName.ANONYMISE]
-    return {
-        "broker": BROKER_OF[queue].value,
-        "queue": queue.value,
-        "task": TaskName.ANONYMISE.value,
-        "args": task_args(TaskName.ANONYMISE, item_ids),
-    }
+    return outbox_row(TaskName.ANONYMISE, item_ids)
+
+
+def cancel(session: Session, release_id: UUID, actor: str) -> None:
+    """Cancel a release that has not ended, in the caller's transaction: from its commit on nothing more is released.
+
+    What waits is not worked on any more, and what a worker has in hand is abandoned by it; the reconciler then ends the
+    items, sweeps what they left in the store, and asks for the risk report. What was released before stays released, and
+    recoverable. Raises ReleaseUnknown, ReleaseEnded.
+    """
+    cancelled = session.scalar(
+        update(Release)
+        .where(Release.id == release_id, Release.state.in_([ReleaseState.OPEN, ReleaseState.RUNNING]))
+        .values(state=ReleaseState.CANCELLED, finished_at=func.now())
+        .returning(Release.id)
+    )
+    if cancelled is None:
+        raise ReleaseUnknown if session.get(Release, release_id) is None else ReleaseEnded
+    audit.append(session, AuditEvent.RELEASE_CANCELLED, actor=actor, release=release_id)
 
 
 def releases(session: Session, *, tenant: str | None = None, limit: int = 50) -> list[Progress]:
@@ -191,6 +216,7 @@ def report(session: Session, release_id: UUID) -> Iterator[dict[str, Any]]:
             "reason": item.reason,
             "error_code": item.error_code,
             "attempts": item.attempts,
+            "subject": str(item.subject_id) if item.subject_id else None,
             "locator": item.locator.hex() if item.locator else None,
             "sha256": item.sha256,
             "size_bytes": item.size_bytes,

@@ -11,7 +11,7 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 from uuid import UUID, uuid4
@@ -28,6 +28,7 @@ from workers.storage import Storage
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".heic", ".heif"])
 MANIFEST_SUFFIXES = frozenset([".jsonl", ".csv"])
+LONGEST_REFERENCE = 200  # letters of a submitter's word for a subject
 
 
 class OutsideRoots(SourceRefused):
@@ -36,16 +37,19 @@ class OutsideRoots(SourceRefused):
 
 @dataclass(frozen=True)
 class Source:
-    """One image: where its bytes are (`file:` or `s3:` URI) and what its submitter calls it. Neither is ever logged."""
+    """One image: where its bytes are (`file:` or `s3:` URI), what its submitter calls it, and their own word for whom it
+    shows. None of them is ever logged.
+    """
 
     uri: str = field(repr=False)
     relative_name: str = field(repr=False)
+    subject: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of_file(cls, path: Path, relative_name: str) -> Source:
+    def of_file(cls, path: Path, relative_name: str, subject: str | None = None) -> Source:
         """The source for a file of this machine. A name that is not UTF-8 keeps its bytes in the URI alone."""
         shown = relative_name.encode("utf-8", errors="replace").decode()
-        return cls("file://" + quote(os.fsencode(path.resolve())), shown)
+        return cls("file://" + quote(os.fsencode(path.resolve())), shown, subject)
 
 
 def collect(arguments: Sequence[str], roots: Sequence[Path] | None = None) -> list[Source]:
@@ -61,7 +65,11 @@ def collect(arguments: Sequence[str], roots: Sequence[Path] | None = None) -> li
         for source in _expand(argument):
             if roots is not None:
                 _inside(path_of(source.uri), roots)
-            found.setdefault(source.uri, source)
+            known = found.setdefault(source.uri, source)
+            if None not in (known.subject, source.subject) and known.subject != source.subject:
+                raise ManifestInvalid("one image is said to show two subjects")
+            if known.subject is None:
+                found[source.uri] = replace(known, subject=source.subject)
         if len(found) == before and not any(True for _ in _expand(argument)):
             raise NothingToSubmit
     if not found:
@@ -106,9 +114,21 @@ def _manifest(manifest: Path) -> Iterator[Source]:
             if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
                 raise ManifestInvalid(f"line {number}")
             path = manifest.parent / row["path"]  # an absolute path stays absolute
-            yield Source.of_file(path, str(row.get("name") or row["path"]))
+            yield Source.of_file(path, str(row.get("name") or row["path"]), _subject(row.get("subject"), number))
     except (ValueError, csv.Error):  # not UTF-8, not JSON, or a path that no file can have
         raise ManifestInvalid from None
+
+
+def _subject(value: object, line: int) -> str | None:
+    """A manifest's word for whom an image shows; None where it says nothing. Raises ManifestInvalid."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ManifestInvalid(f"line {line}: a subject is a text")
+    reference = value.strip()
+    if len(reference) > LONGEST_REFERENCE or not reference.isprintable():
+        raise ManifestInvalid(f"line {line}: a subject is one line of at most {LONGEST_REFERENCE} letters")
+    return reference or None
 
 
 def upload(storage: Storage, bucket: str, release_id: UUID, sources: Sequence[Source]) -> list[Source]:
@@ -123,7 +143,7 @@ def upload(storage: Storage, bucket: str, release_id: UUID, sources: Sequence[So
             storage.put(bucket, key, path_of(source.uri).read_bytes())
         except OSError:
             raise SourceMissing from None
-        uploaded.append(Source(f"s3://{bucket}/{key}", source.relative_name))
+        uploaded.append(replace(source, uri=f"s3://{bucket}/{key}"))
     return uploaded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import subprocess
@@ -32,6 +33,7 @@ from workers.exports import service as exports
 from workers.exports.runner import ExportRunner
 from workers.outbox.__main__ import Rounds
 from workers.outbox.reconciler import Reconciler
+from workers.releases import subjects
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 
@@ -51,6 +53,11 @@ def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterat
 def release_id(service: Service) -> UUID:
     """A finished release, made in this process."""
     release_id = service.submit({name: b"HOLD" if name == "hold.png" else name.encode() for name in NAMES})
+    _work_off(service, release_id)
+    return release_id
+
+
+def _work_off(service: Service, release_id: UUID) -> None:
     settings = service.release_settings
     sessions = session_factory(settings.database_url)
     sealer = Sealer(sealer_of(settings))
@@ -60,7 +67,6 @@ def release_id(service: Service) -> UUID:
         Runner(settings, sessions, service.storage, StandIn(), sealer).run(items)
     finally:
         sessions.kw["bind"].dispose()
-    return release_id
 
 
 @pytest.fixture
@@ -101,7 +107,8 @@ def test_an_export_can_be_checked_by_anyone(
     Ed25519PublicKey.from_public_bytes(verifier.public).verify(
         (out / "SHA256SUMS.sig").read_bytes(), (out / "SHA256SUMS").read_bytes()
     )
-    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    manifest = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    lines = [line for line in manifest if "shard" in line]
     assert len({line["shard"] for line in lines}) == 2  # 48 kB each, 120 kB a shard
     for line in lines:
         with tarfile.open(out / line["shard"]) as tar:
@@ -109,10 +116,18 @@ def test_an_export_can_be_checked_by_anyone(
     report = json.loads((out / "privacy-report.json").read_text())
     assert report["items"] == {"done": 3, "held": 1} and report["not_released"] == {"no_face": 1}
     assert report["similarity_to_source"] == {"mean": 0.1, "highest": 0.1}
+    risks = [line for line in manifest if line.get("what") == "risk report"]
+    assert {line["file"] for line in risks} == {f"risk-report-{release_id}.{end}" for end in ("json", "html")}
+    sums = (out / "SHA256SUMS").read_text()
+    for line in risks:
+        assert hashlib.sha256((out / line["file"]).read_bytes()).hexdigest() == line["sha256"]
+        assert f"{line['sha256']}  {line['file']}" in sums
+    assert json.loads((out / f"risk-report-{release_id}.json").read_text())["images_by_state"] == report["items"]
     told = [
         json.loads(json.loads(line)["canonical"])["event"] for line in (out / fetching.AUDIT).read_text().splitlines()
     ]
-    assert told.count("item:released") == 3 and told[-1] == "export:finished"
+    assert told.count("item:released") == 3 and told[-1] == "export:asked"  # by the command, of what was there already
+    assert told.count("release:reported") == 1 and told.count("export:finished") == 1
     everything = b"".join(path.read_bytes() for path in out.iterdir())
     assert not any(name.encode() in everything for name in NAMES), "a submitter's file name is in the export"
     again = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
@@ -122,6 +137,35 @@ def test_an_export_can_be_checked_by_anyone(
     taken = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
     assert taken.exit_code == 1 and "holds another export" in taken.output
     assert (out / "manifest.jsonl").read_text() == "another release's" and not (out / "SHA256SUMS").exists()
+
+
+def _events(service: Service, name: str) -> list[dict[str, Any]]:
+    with service.sessions() as session:
+        return [fields for event, fields in service._events(session) if event == name]
+
+
+def test_who_asks_for_an_export_is_told(service: Service, release_id: UUID) -> None:
+    export_id = _ask(service, release_id)
+    _ask(service, release_id)
+    told = [fields for fields in _events(service, "export:asked") if fields["release"] == str(release_id)]
+    assert [(fields["actor"], fields["detail"]) for fields in told] == [("tester", {"export": str(export_id)})] * 2
+
+
+def test_no_recipient_is_told_which_images_show_one_person(
+    service: Service, runner: ExportRunner, tmp_path: Path
+) -> None:
+    release_id = service.submit({"a.png": b"a", "b.png": b"b"}, subject="anna")
+    _work_off(service, release_id)
+    runner.run(export_id := _ask(service, release_id))
+    with service.gateway() as session:
+        export = exports.export(session, export_id)
+        fetching.fetch(service.storage, service.release_settings.bucket_exports, export, tmp_path)
+        fetching.write_audit(session, export, tmp_path)
+        pseudonym, shown = subjects.find(session, "t", "anna")
+    assert len(shown) == 2
+    assert any(fields.get("subject") == str(pseudonym) for fields in _events(service, "item:claimed"))
+    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    assert b"item:released" in everything and str(pseudonym).encode() not in everything
 
 
 def test_an_export_is_made_once_and_again_with_the_same_bytes(
@@ -174,7 +218,8 @@ def test_only_finished_releases_are_exported(service: Service) -> None:
 
 def test_one_export_a_window_however_many_beats(service: Service, release_id: UUID, runner: ExportRunner) -> None:
     with service.gateway.begin() as session:
-        schedules.add_schedule(session, tenant="t", name="hourly", cron="0 * * * *", time_zone="Europe/Berlin")
+        asked = {"tenant": "t", "name": "hourly", "cron": "0 * * * *", "time_zone": "Europe/Berlin"}
+        schedules.set_schedule(session, actor="tester", **asked)
     with service.sessions.begin() as session:
         now = session.scalars(select(func.now())).one()
         inside = now.replace(minute=0, second=0, microsecond=0)
@@ -196,11 +241,38 @@ def test_one_export_a_window_however_many_beats(service: Service, release_id: UU
     release_sessions.kw["bind"].dispose()
 
 
+def test_who_sets_a_schedule_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in service.environment("gateway").items():
+        monkeypatch.setenv(name, value)
+    before = len(_events(service, "schedule:set"))
+
+    def run(*arguments: str, ok: bool = True) -> str:
+        ran = CliRunner().invoke(commands.app, list(arguments))
+        assert (ran.exit_code == 0) is ok, ran.output
+        return ran.output
+
+    first = run("schedule", "told", "--cron", "0 6 * * *").strip()
+    assert run("schedule", "told", "--cron", "0 7 * * *", "--time-zone", "Europe/Berlin").strip() == first
+    assert "another tenant" in run("schedule", "told", "--cron", "0 6 * * *", "--tenant", "other", ok=False)
+    run("unschedule", "told")
+    assert "no running schedule" in run("unschedule", "told", ok=False)
+    with service.sessions() as session:
+        schedule = session.get_one(ExportSchedule, UUID(first))
+        assert (schedule.cron, schedule.time_zone, schedule.enabled) == ("0 7 * * *", "Europe/Berlin", False)
+    told = _events(service, "schedule:set")[before:]
+    assert [(each["detail"].get("cron"), each["detail"]["enabled"]) for each in told] == [
+        ("0 6 * * *", True),
+        ("0 7 * * *", True),
+        (None, False),
+    ]
+    assert all(each["actor"] == getpass.getuser() and each["detail"]["schedule"] == first for each in told)
+
+
 def test_windows_missed_while_nothing_ran_are_made_up_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the reconciler's own role, a few at a time, beside a schedule that nobody can read."""
     with service.gateway.begin() as session:
-        made = {"tenant": "t", "cron": "0 * * * *", "time_zone": "Europe/Berlin"}
-        schedule = schedules.add_schedule(session, name="missed", **made)
+        made = {"tenant": "t", "cron": "0 * * * *", "time_zone": "Europe/Berlin", "actor": "tester"}
+        schedule = schedules.set_schedule(session, name="missed", **made)
     with service.sessions.begin() as session:
         session.execute(update(ExportSchedule).where(ExportSchedule.id != schedule).values(enabled=False))
         session.add(ExportSchedule(tenant="t", name="unreadable", cron="x", time_zone="UTC"))
@@ -227,7 +299,7 @@ def test_windows_missed_while_nothing_ran_are_made_up_for(service: Service, monk
             )
             assert session.scalars(asked).one() == len(starts())
         with service.gateway.begin() as session:
-            schedule = schedules.add_schedule(session, name="round", **made)
+            schedule = schedules.set_schedule(session, name="round", **made)
         Rounds(service.relay_settings, Reconciler(service.relay_settings, relay, service.storage))()
         assert len(starts()) == 1
     finally:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from schemas.states import AttemptState, ItemState, KeyState, ReleaseState
 from schemas.tables import Attempt, Item, Release
 from workers.custody import keys as custody_keys
 from workers.db import session_factory
-from workers.releases import service, sources
+from workers.releases import reporting, service, sources
 from workers.releases.service import ReleaseOptions
 from workers.settings import GatewaySettings, RelaySettings, ReleaseSettings
 from workers.storage import Storage
@@ -137,13 +138,20 @@ class Service:
         """The store with the release worker's identity."""
         return Storage(self.release_settings)
 
-    def submit(self, files: dict[str, bytes], *, options: ReleaseOptions | None = None, chunk: int = 4) -> UUID:
-        """Write the files and submit them by their folder."""
+    def submit(
+        self,
+        files: dict[str, bytes],
+        *,
+        options: ReleaseOptions | None = None,
+        chunk: int = 4,
+        subject: str | None = None,
+    ) -> UUID:
+        """Write the files and submit them by their folder, all of one subject if any."""
         folder = self.photographs / os.urandom(4).hex()
         folder.mkdir()
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        found = sources.collect([str(folder)], [self.photographs])
+        found = [replace(source, subject=subject) for source in sources.collect([str(folder)], [self.photographs])]
         with self.gateway.begin() as session:
             return service.submit(
                 session, tenant="t", actor="tester", name="r", sources=found, options=options, chunk=chunk
@@ -172,8 +180,11 @@ class Service:
 
     # --- the check
 
-    def check(self, release_id: UUID) -> dict[ItemState, int]:
-        """Every item ended exactly once; no object without its row, no row without its object; the trail is dense."""
+    def check(self, release_id: UUID, *, cancelled: bool = False) -> dict[ItemState, int]:
+        """Every item ended exactly once; no object without its row, no row without its object; the trail is dense; the
+        risk report lies beside the files.
+        """
+        self.eventually(lambda: self._reported(release_id), 30)
         self.eventually(lambda: self._objects(release_id) == self._released(release_id), 15)
         self.eventually(lambda: not self._unswept(release_id), 15)
         counts: dict[ItemState, int] = {}
@@ -195,10 +206,23 @@ class Service:
                     assert not published
                 ends = [name for name in told if name.split(":")[1] in ("released", "held", "failed", "quarantined")]
                 assert len(ends) == 1, told
-            finished = [name for name, fields in events if fields.get("release") == str(release_id)]
-            assert finished.count("release:finished") == 1 and finished.count("release:submitted") == 1
-            assert session.get_one(Release, release_id).state is ReleaseState.FINISHED
+            told = [name for name, fields in events if fields.get("release") == str(release_id)]
+            end = "release:cancelled" if cancelled else "release:finished"
+            ends = [name for name in told if name in ("release:cancelled", "release:finished")]
+            assert ends == [end] and told.count("release:submitted") == told.count("release:reported") == 1
+            state = session.get_one(Release, release_id).state
+            assert state is (ReleaseState.CANCELLED if cancelled else ReleaseState.FINISHED)
+            sha256 = next(
+                fields["detail"]["sha256"]
+                for name, fields in events
+                if name == "release:reported" and fields["release"] == str(release_id)
+            )
+        reporting.read(self.storage, self.release_settings.bucket_releases, release_id, sha256)
         return counts
+
+    def _reported(self, release_id: UUID) -> bool:
+        with self.sessions() as session:
+            return session.get_one(Release, release_id).report_sha256 is not None
 
     def _check_keys(self, session: Session, attempts: Any) -> None:
         query = text("SELECT state, count(*) FROM sealed_keys WHERE attempt_id = :id GROUP BY state")
@@ -214,7 +238,8 @@ class Service:
         return [(row.event, json.loads(row.canonical)["fields"]) for row in rows]
 
     def _objects(self, release_id: UUID) -> set[str]:
-        return {each.key for each in self.storage.list(self.release_settings.bucket_releases, f"{release_id}/")}
+        listed = {each.key for each in self.storage.list(self.release_settings.bucket_releases, f"{release_id}/")}
+        return listed - {reporting.object_key(release_id, name) for name in (reporting.JSON, reporting.PAGE)}
 
     def _unswept(self, release_id: UUID) -> bool:
         """Whether an abandoned attempt still has live keys, which the reconciler has not come to yet."""

@@ -43,7 +43,17 @@ class StandIn:
         locator = secrets.token_bytes(8)
         layout, face = item.keys.layout_key(locator), item.keys.face_key(locator, 0)
         data = hashlib.shake_256(layout + face + item.data).digest(STEGO_BYTES)
-        report = FaceReport(0, (1.0, 2.0, 30.0, 40.0), True, donor="d", donor_similarity=0.5, audit_similarity=0.1)
+        report = FaceReport(
+            0,
+            (1.0, 2.0, 30.0, 40.0),
+            True,
+            donor="d",
+            donor_similarity=0.5,
+            audit_similarity=0.1,
+            payload_bytes=90,
+            donors_tried=1,
+            judged={"dlib": 0.88},
+        )
         return Released(
             data=data,
             format=item.options.format,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,13 +23,6 @@ from workers.settings import ReleaseSettings
 
 RELAY_POINTS = ("before-publish", "after-publish")
 WORKER_POINTS = tuple(point for point in POINTS if point not in RELAY_POINTS)
-
-
-@pytest.fixture
-def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterator[Service]:
-    made = Service(tmp_path, database, buckets, brokers)
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize("point", WORKER_POINTS)

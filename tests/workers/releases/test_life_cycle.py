@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 
 from schemas.states import ItemState
@@ -14,13 +12,6 @@ from tests.workers.releases.harness import Service
 from workers.releases import service as releases
 from workers.releases import sources
 from workers.storage import Storage
-
-
-@pytest.fixture
-def service(tmp_path: Path, database: object, buckets: object, brokers: object) -> Iterator[Service]:
-    made = Service(tmp_path, database, buckets, brokers)
-    yield made
-    made.stop()
 
 
 def test_every_outcome_is_recorded_once(service: Service) -> None:

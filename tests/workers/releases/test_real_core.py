@@ -27,6 +27,7 @@ from tests.workers.releases.harness import ROOT, Service
 from workers.core import load_core
 from workers.custody import keys as custody_keys
 from workers.custody.opening import unwrap
+from workers.releases import reporting
 
 PHOTOGRAPHS = ROOT / "gateway" / "demo_images"
 
@@ -41,32 +42,47 @@ def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterat
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seconds on an idle machine, minutes on one that trains networks meanwhile
 def test_a_photograph_is_released_and_its_keys_open_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(PHOTOGRAPHS / "astronaut.png", service.photographs / "one.png")
+    for name in ("one.png", "again.png"):
+        shutil.copy(PHOTOGRAPHS / "astronaut.png", service.photographs / name)
     (service.photographs / "two.jpg").write_bytes(b"not a photograph")
+    manifest = service.photographs / "manifest.csv"
+    manifest.write_text("path,subject\none.png,the astronaut\ntwo.jpg,nobody\nagain.png,the astronaut\n")
     for name, value in service.environment("gateway").items():
         monkeypatch.setenv(name, value)
     run = CliRunner()
-    submitted = run.invoke(commands.release_app, ["submit", str(service.photographs), "--format", "jpeg"])
+    how = ["--format", "jpeg", "--donor-policy", "stable"]
+    submitted = run.invoke(commands.release_app, ["submit", str(manifest), *how])
     assert submitted.exit_code == 0, submitted.output
     release_id = UUID(submitted.stdout.split()[0])
     service.start_relay()
     service.start_worker(PATIENCE_SECONDS="60", CLAIM_SECONDS="30")
     service.await_finished(release_id, 600)
-    assert service.check(release_id) == {ItemState.DONE: 1, ItemState.FAILED: 1}
+    assert service.check(release_id) == {ItemState.DONE: 2, ItemState.FAILED: 1}
     waited = run.invoke(commands.release_app, ["wait", str(release_id)[:8]])
-    assert waited.exit_code == 1 and "1 done, 1 failed" in waited.stdout
+    assert waited.exit_code == 1 and "2 done, 1 failed" in waited.stdout
     report = [
         json.loads(line) for line in run.invoke(commands.release_app, ["report", str(release_id)]).stdout.splitlines()
     ]
     assert report[0]["faces"][0]["released"] and report[0]["payload_bytes"] > 0 and report[0]["stego_psnr"] > 30
     assert report[1]["error_code"] == "bad_image"
+    assert report[0]["faces"][0]["donor"] == report[2]["faces"][0]["donor"], "one subject, one donor"
+    _look_at_risk(service, release_id)
     _recover(service, release_id)
+
+
+def _look_at_risk(service: Service, release_id: UUID) -> None:
+    bucket = service.release_settings.bucket_releases
+    report = json.loads(service.storage.get(bucket, reporting.object_key(release_id, reporting.JSON)))
+    figures = {one["recogniser"]: one for one in report["similarity_to_source"]}
+    assert {name: one["count"] for name, one in figures.items()} == {"sface": 2, "dlib": 2}
+    assert figures["sface"]["highest"] <= report["thresholds"]["released_up_to"]
+    assert report["made_as"]["donors"] == "stable" and len(report["models"][0]["weights"]) == 5
 
 
 def _recover(service: Service, release_id: UUID) -> None:
     """What the custodian and the recovery worker do, without the governance around it."""
     with service.sessions() as session:
-        item = session.scalars(select(Item).where(Item.release_id == release_id, Item.state == ItemState.DONE)).one()
+        item = session.scalars(select(Item).where(Item.release_id == release_id, Item.position == 0)).one()
         attempt = session.scalars(select(Attempt).where(Attempt.item_id == item.id)).one()
         query = select(SealedKey).where(SealedKey.attempt_id == attempt.id).options(undefer(SealedKey.wrapped))
         sealed = session.scalars(query).all()

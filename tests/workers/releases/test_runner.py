@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,34 +15,15 @@ from schemas.contexts import KeyContext
 from schemas.states import ItemState
 from schemas.tables import Attempt, CustodyKey, Item
 from tests.workers.releases.harness import Service
-from tests.workers.releases.standin import StandIn
 from workers.app import away
 from workers.custody import keys as custody_keys
 from workers.custody.errors import CustodyKeyRetired, KmsAway, KmsRefused
 from workers.custody.providers import WrappedKey
-from workers.custody.providers.sealers import sealer_of
-from workers.db import session_factory
 from workers.errors import DatabaseAway, StorageError, Superseded, WorkerError
 from workers.releases import lifecycle
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 from workers.storage import Storage
-
-
-@pytest.fixture
-def service(tmp_path: Path, database: Any, buckets: Any, brokers: Any) -> Iterator[Service]:
-    made = Service(tmp_path, database, buckets, brokers)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def runner(service: Service) -> Iterator[Runner]:
-    """Waits half a second for an engine that is away."""
-    settings = service.release_settings.model_copy(update={"patience_seconds": 0.5})
-    sessions = session_factory(settings.database_url)
-    yield Runner(settings, sessions, service.storage, StandIn(), Sealer(sealer_of(settings)))
-    sessions.kw["bind"].dispose()
 
 
 def _ids(service: Service, release_id: UUID) -> list[UUID]:

@@ -58,6 +58,33 @@ def test_manifests(folder: Path) -> None:
     assert _names(sources.collect([str(folder / "m.csv")])) == ["b.JPG", "last"]
 
 
+def test_a_manifest_may_say_whom_an_image_shows(folder: Path) -> None:
+    (folder / "m.jsonl").write_text('{"path": "a.png", "subject": " anna "}\n{"path": "b.JPG", "subject": ""}\n')
+    (folder / "m.csv").write_text("path,name,subject\ndeep/er/c.webp,last,berta\ndeep/d.heic,,\n")
+    found = sources.collect([str(folder / "m.jsonl"), str(folder / "m.csv"), str(folder)])
+    assert [source.subject for source in found] == ["anna", None, "berta", None]
+    assert "anna" not in repr(found) and "berta" not in repr(found)
+    later = sources.collect([str(folder / "a.png"), str(folder / "m.jsonl")])
+    assert [source.subject for source in later] == ["anna", None], "the file was named before its manifest"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        '{"path": "a.png", "subject": 7}',
+        '{"path": "a.png", "subject": "%s"}' % ("x" * 201),
+        r'{"path": "a.png", "subject": "two\nlines"}',
+        r'{"path": "a.png", "subject": "\ud800"}',
+        '{"path": "a.png", "subject": "anna"}\n{"path": "a.png", "subject": "berta"}',
+    ],
+)
+def test_a_subject_that_cannot_be(lines: str, folder: Path) -> None:
+    (folder / "m.jsonl").write_text(lines + "\n")
+    with pytest.raises(ManifestInvalid) as refused:
+        sources.collect([str(folder / "m.jsonl")])
+    assert "anna" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "text",
     ["{", '{"file": "a.png"}', '{"path": 3}', "[]", '{"path": ""}', r'{"path": "\ud800"}', r'{"path": "\u0000"}'],

@@ -1,0 +1,18 @@
+"""The thresholds that decide whether a face is released: cosines on SFace between original and released face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: The recogniser whose cosines these are.
+GATE = "sface"
+#: Good enough to stop trying donors.
+GOOD_SIMILARITY = 0.12
+#: The most that is released.
+MOST_SIMILARITY = 0.30
+#: SFace takes this and more for one person: false accepts of 1 in 1000 on LFW.
+SFACE_SAME_PERSON = 0.307
+#: Pixels, longer side of the box; faces of 40 px have boxes of 36 and more.
+SMALLEST_FACE = 36.0
+#: What a recogniser gives for two different people, on average over LFW (`python -m training.evaluate`).
+STRANGERS: Mapping[str, float] = {"sface": 0.081, "dlib": 0.883}
