@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from schemas.tables import (
     Subject,
 )
 from tests.governance import GROUNDS, POLICY, Member, World, copied
+from tests.kills import kill_before, run_killed
 from workers.custody import keys, ordering, orders, retention, shredding
 from workers.custody.errors import (
     Held,
@@ -558,44 +558,21 @@ def test_a_refused_order_stays_refused(world: World) -> None:
 # --- crashes, backups, and the ledger
 
 
-def _kill_before(module: Any, name: str, call: int) -> Callable[[], None]:
-    """This process is killed at the call of that number."""
-
-    def arm() -> None:
-        real, calls = getattr(module, name), iter(range(1, 100))
-
-        def armed(*arguments: Any, **options: Any) -> Any:
-            if next(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        setattr(module, name, armed)
-
-    return arm
-
-
 STEPS = {
-    "judged": _kill_before(Ledger, "record_shredded", 1),
-    "before the ledger is on disk": _kill_before(os, "fsync", 1),
-    "tombstones written": _kill_before(orders, "shred", 1),
-    "inside the first item": _kill_before(shredding, "append", 1),
-    "first item done": _kill_before(orders, "shred", 2),
-    "all items done": _kill_before(orders, "_given", 1),
-    "before the last event": _kill_before(orders, "append", 1),
+    "judged": kill_before(Ledger, "record_shredded", 1),
+    "before the ledger is on disk": kill_before(os, "fsync", 1),
+    "tombstones written": kill_before(orders, "shred", 1),
+    "inside the first item": kill_before(shredding, "append", 1),
+    "first item done": kill_before(orders, "shred", 2),
+    "all items done": kill_before(orders, "_given", 1),
+    "before the last event": kill_before(orders, "append", 1),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_any_step_the_next_message_makes_it_whole(world: World, step: str) -> None:
     terms = give(world, SHRED, target(world, RELEASE))
-    child = os.fork()
-    if child == 0:
-        try:
-            STEPS[step]()
-            carry_out(world.custodian(), terms.id)
-        finally:
-            os._exit(1)  # it lived on, or failed
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    run_killed(STEPS[step], lambda: carry_out(world.custodian(), terms.id))
     assert world.one(select(CustodyOrder.state)) is OrderState.GIVEN
     gone = {(item, face) for item in world.items for face in (LAYOUT_FACE, 0, 1)} - live(world)
     assert all(world.ledger.shredded(item, face) for item, face in gone), "no key goes before its tombstone stands"
