@@ -71,11 +71,13 @@ def rotate(
             with shown("wrapped again", rest) as step:
                 done = replace(keeper, told=step, batch=batch).rotate(to_kms=kms, new_key=not no_new_key)
         except Away as error:
-            raise stop(f"{error} Run this again: it goes on where it stopped.") from None
+            raise stop(f"an engine went away ({error.code}): run this again, it goes on where it stopped") from None
         tell(f"{done.rewrapped} sealed keys are wrapped again under {done.to}")
-        if not kms and keeper.public is not None:
+        if kms:
+            tell("new releases are sealed there once REFACEX_CUSTODY_KMS_KEY names it for the release workers")
+        else:
             tell(
-                f"{keeper.public} is for the release workers: those elsewhere need a copy, and so does your backup of the key ring"
+                f"new releases are sealed to {keeper.public}: copy it to release workers elsewhere; back up the key ring"
             )
     report(done.tally)
 
