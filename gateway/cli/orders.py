@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.passphrases import own_key
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell, told
 from schemas.states import OrderKind, OrderScope, OrderState
 
@@ -209,7 +210,7 @@ def _order(
 
     if who is None or key is None or reason is None:
         raise stop("an order needs --as, --key and --reason")
-    signing = keys.load(key, keys.FileKind.PERSON).of(keys.KeyType.ED25519)
+    signing = own_key(key).of(keys.KeyType.ED25519)
     with sessions() as session:
         terms = ordering.draft_order(session, kind, target, ordered_by=who, reason=reason)
     table(["order", str(terms.id)], _terms_rows(terms))
