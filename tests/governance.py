@@ -21,6 +21,7 @@ from sqlalchemy import NullPool, create_engine, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from gateway import provision
+from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.policies import Policy
@@ -36,6 +37,7 @@ from schemas.states import AttemptState, Decision, ItemState, RequestState
 from schemas.tables import Attempt, Item, Person, Release, SealedKey
 from schemas.tables import Policy as PolicyRow
 from tests.conftest import Database
+from workers.audit import append
 from workers.custody import keys
 from workers.custody.ledger import Ledger
 from workers.custody.policies import write_policies
@@ -280,3 +282,23 @@ def _release_item(world: World, item: UUID) -> None:
 
 
 SHORT = timedelta(milliseconds=150)
+
+
+def tell(world: World) -> None:
+    """The events of what `build` wrote without them, for tests that hold the tables against the trail."""
+    with world.as_("gateway").begin() as session:
+        policy = session.execute(select(PolicyRow).where(PolicyRow.name == POLICY)).scalar_one()
+        said = {"tenant": "acme", "name": POLICY, "version": 1, "sha256": bytes(policy.canonical_sha256).hex()}
+        append(session, AuditEvent.POLICY_SET, actor="root", detail=said)
+        for member in world.people.values():
+            public = member.signing.public_key().public_bytes_raw().hex()
+            who = {"tenant": "acme", "roles": sorted(member.roles), "ed25519": public}
+            append(session, AuditEvent.PERSON_ADDED, actor="root", subject=member.id, detail=who)
+        detail = {"items": len(world.items), "policy": POLICY}
+        append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
+    with world.as_("release").begin() as session:
+        for item in world.items:
+            row = session.get_one(Item, item)
+            released = {"attempt": str(world.attempts[item]), "sha256": row.sha256}
+            about = {"release": world.release, "item": item, "model_version": MODEL}
+            append(session, AuditEvent.ITEM_RELEASED, actor="release-worker", detail=released, **about)

@@ -202,3 +202,13 @@ GRANT SELECT, UPDATE (delivered_at) ON alerts TO refacex_relay;
 GRANT SELECT ON policies, custody_orders TO refacex_relay;
 GRANT SELECT ON subjects TO refacex_release;
 GRANT UPDATE (report_sha256) ON releases TO refacex_release;
+
+-- The trail's own indexes: a release's events, and the events of one kind, are found without reading the log.
+CREATE FUNCTION audit.release_of(canonical bytea) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT convert_from(canonical, 'UTF8')::jsonb #>> '{fields,release}'
+$$;
+REVOKE ALL ON FUNCTION audit.release_of(bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit.release_of(bytea) TO refacex_gateway;
+CREATE INDEX events_release ON audit.events (audit.release_of(canonical), seq);
+CREATE INDEX events_kind ON audit.events (event, seq);

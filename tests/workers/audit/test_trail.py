@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -17,45 +15,15 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.audit_tables import Event, Node, TreeHead
-from tests.conftest import Buckets, Database
-from tests.governance import copied, sessions
+from tests.conftest import Database
+from tests.governance import sessions
+from tests.workers.audit.harness import as_owner, disarm, rearm
 from workers.audit import append, merkle
 from workers.audit.errors import AuditFieldError, AuditFork
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.audit.store import StoredNodes, trail_size
 from workers.audit.verify import Problem, Verification, verify
-from workers.custody.keys import KeyType, key_id
-from workers.settings import NotarySettings
-from workers.storage import Storage
-
-
-@pytest.fixture
-def fresh(database: Database) -> Iterator[Database]:
-    with copied(database) as fresh:
-        yield fresh
-
-
-@pytest.fixture
-def anchors(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> Anchors:
-    """A corner of the bucket of this test's own, with the notary's identity."""
-    for variable, value in buckets.environment("notary").items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("REFACEX_DATABASE_URL", "unused")
-    monkeypatch.setenv("REFACEX_AUDIT_SIGNING_KEY", "unused")
-    return Anchors(Storage(NotarySettings.load()), buckets.anchors, f"{uuid4()}/")
-
-
-@pytest.fixture
-def signer() -> HeadSigner:
-    private = bytes(range(32))
-    public = HeadSigner("", private).verifier.public
-    return HeadSigner(key_id(KeyType.ED25519, public), private)
-
-
-@pytest.fixture
-def notary(fresh: Database, anchors: Anchors, signer: HeadSigner) -> Notary:
-    return Notary(sessions(fresh.url_for("notary")), anchors, signer, timedelta(days=1))
 
 
 def write(database: Database, count: int, actor: str = "alice") -> None:
@@ -67,21 +35,6 @@ def write(database: Database, count: int, actor: str = "alice") -> None:
 def check(database: Database, anchors: Anchors, signer: HeadSigner) -> Verification:
     with sessions(database.url_for("gateway"))() as session:
         return verify(session, anchors, signer.verifier)
-
-
-def as_owner(database: Database, *statements: str) -> None:
-    """What the database owner can do: anything, triggers included."""
-    with psycopg.connect(database.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def disarm(table: str = "events") -> str:
-    return f"ALTER TABLE audit.{table} DISABLE TRIGGER append_only"
-
-
-def rearm(table: str = "events") -> str:
-    return f"ALTER TABLE audit.{table} ENABLE ALWAYS TRIGGER append_only"
 
 
 def test_an_event_is_canonical_json_with_the_roles_own_stamp(fresh: Database) -> None:
