@@ -33,25 +33,33 @@ def home_folder(home: Path | None) -> Path:
 @contextmanager
 def service(home: Path | None) -> Iterator[tuple[GatewaySettings, sessionmaker[Session]]]:
     """The service's settings and database; every expected error becomes one line and exit code 1."""
-    from sqlalchemy.exc import DBAPIError
-
     from workers.db import session_factory
     from workers.logs import configure_logs
     from workers.settings import GatewaySettings
 
-    with told():
+    with database_told():
         configure_logs("cli", "console", "WARNING")
         settings = GatewaySettings.from_home(home_folder(home))
         sessions = session_factory(settings.database_url)
         try:
             yield settings, sessions
+        finally:
+            sessions.kw["bind"].dispose()
+
+
+@contextmanager
+def database_told() -> Iterator[None]:
+    """As `told`, and what goes wrong with the database becomes one line as well."""
+    from sqlalchemy.exc import DBAPIError
+
+    with told():
+        try:
+            yield
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None)
             if state and not error.connection_invalidated:
                 raise stop(f"the database refused this ({state}): see that it was migrated by this version") from None
             raise stop("the database cannot be reached: start the service with `refacex up`") from None
-        finally:
-            sessions.kw["bind"].dispose()
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def accept_fork(
     if not _WHO.fullmatch(by) or not _WHO.fullmatch(reason):
         raise ForkUnsigned
     forks = load_forks(anchors, signer.verifier)
-    fork = _state(session, anchors, signer, forks, by, reason)
+    fork = find_fork(session, anchors, signer, by=by, reason=reason)
     if fork is not None:
         anchors.lock_away(anchors.fork_name(fork.epoch), fork.body, fork.signature, keep)
     elif forks and forks[-1].sha256() not in told_forks(session):
@@ -142,10 +142,12 @@ def _told_sha256(canonical: bytes) -> str:
         return "unreadable"
 
 
-def _state(
-    session: Session, anchors: Anchors, signer: HeadSigner, forks: Sequence[Fork], by: str, reason: str
-) -> Fork | None:
-    """The signed statement of the fork that the trail and its anchors show; None where they show none."""
+def find_fork(session: Session, anchors: Anchors, signer: HeadSigner, *, by: str, reason: str) -> Fork | None:
+    """The statement of the fork that the trail and its anchors show, signed and written nowhere; None where they show none.
+
+    Reads the whole trail. Raises AuditFork where the database is not a whole backup, HeadInvalid.
+    """
+    forks = load_forks(anchors, signer.verifier)
     living = [head for head in _heads(anchors, signer.verifier) if lost_by(head.epoch, head.size, forks) is None]
     roots, size = _roots(session, {head.size for head in living})
     lost = [head for head in living if roots.get(head.size) != head.root]

@@ -5,7 +5,6 @@ It trusts the notary's public key and the bucket's Object Lock, and nothing in t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,18 +12,17 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-import rfc8785
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from schemas.audit import EVENT_ROLES, FORMAT_VERSION, AuditEvent, Role
 from schemas.audit_tables import AuditGrant, AuditTail, Event, Node, TreeHead
+from workers.audit.canonical import is_canonical, parse
 from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
 from workers.audit.heads import Anchors, HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import Frontier, leaf_hash
 
 _BATCH = 2_000
-_DUMPS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 _GUARDED = ("events", "nodes", "tree_heads")
 
 
@@ -197,8 +195,8 @@ def _check_event(row: Any, result: Verification) -> bytes:
     where, canonical = f"event {row.seq}", bytes(row.canonical)
     leaf = leaf_hash(canonical)
     try:
-        fields = json.loads(canonical, parse_float=_refuse_number, parse_int=_small_integer)
-        if not _is_canonical(fields, canonical):
+        fields = parse(canonical)
+        if not is_canonical(fields, canonical):
             result.found(Problem.EVENT_CHANGED, where, "its bytes are not canonical JSON")
         said = (fields["seq"], datetime.fromisoformat(fields["at"]), fields["role"], fields["event"], fields["v"])
     except (ValueError, KeyError, TypeError) as error:
@@ -209,24 +207,6 @@ def _check_event(row: Any, result: Verification) -> bytes:
     if row.role not in _may_write(row.event):
         result.found(Problem.ROLE, where, f"the role {row.role} may not write {row.event}")
     return leaf
-
-
-def _is_canonical(fields: Any, canonical: bytes) -> bool:
-    # Of ASCII text and integers alone the standard library writes the RFC 8785 form, ten times as fast.
-    if canonical.isascii():
-        return _DUMPS(fields).encode() == canonical
-    return rfc8785.dumps(fields) == canonical
-
-
-def _small_integer(digits: str) -> int:
-    number = int(digits)
-    if abs(number) > 2**53 - 1:
-        raise ValueError("a number beyond 2^53 - 1")
-    return number
-
-
-def _refuse_number(digits: str) -> float:
-    raise ValueError("a number that is no integer")
 
 
 @cache
