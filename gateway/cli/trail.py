@@ -160,21 +160,19 @@ def accept_fork(
         settings = NotaryOptions.load(env if env.is_file() else None)
         anchors, signer = keeper_from(settings)
         sessions = session_factory(settings.database_url)
-        with sessions() as session:
-            found = forks.find_fork(session, anchors, signer, by=who, reason=reason_code)
-        if found is not None:
-            tell(found.words())
-            if not yes and not typer.confirm(
-                "Give these up for ever, and let the trail go on from the database as it is?"
-            ):
-                raise typer.Exit(1)
-        with sessions.begin() as session:
-            keep = timedelta(settings.anchor_days)
-            fork = forks.accept_fork(session, anchors, signer, by=who, reason=reason_code, keep=keep)
-        sessions.kw["bind"].dispose()
-    print(
-        f"accepted as epoch {fork.epoch}: start the service, and give everybody concerned the statement {fork.sha256()}"
-    )
+        try:
+            with sessions() as session:
+                found = forks.find_fork(session, anchors, signer, by=who, reason=reason_code)
+            if found is not None:
+                tell(found.words())
+                if not yes and not typer.confirm("Give these up for ever, and go on from the database as it is?"):
+                    raise typer.Exit(1)
+            with sessions.begin() as session:
+                keep = timedelta(settings.anchor_days)
+                fork = forks.accept_fork(session, anchors, signer, by=who, reason=reason_code, keep=keep)
+        finally:
+            sessions.kw["bind"].dispose()
+    print(f"accepted as epoch {fork.epoch}: start the service, and tell everybody concerned ({fork.sha256()})")
 
 
 @app.command()

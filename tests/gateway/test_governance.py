@@ -20,7 +20,7 @@ from gateway.cli import governance, receiving
 from refacex_core.types import RecoveredFace as CoreFace
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
-from tests.governance import World, build
+from tests.governance import World, build, tell
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.custody import keys
@@ -34,8 +34,10 @@ Refacex = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A released item's rows; its people come by the commands."""
-    return build(database, tmp_path_factory.mktemp("world"), people=False)
+    """A released item's rows and events; its people come by the commands."""
+    world = build(database, tmp_path_factory.mktemp("world"), people=False)
+    tell(world)
+    return world
 
 
 @pytest.fixture
