@@ -227,7 +227,7 @@ def gather(session: Session, anchors: Anchors, verifier: HeadVerifier, about: Ab
     covered = dict(sorted((matter | signers).items()))
     first = _head(session, anchors, verifier, TreeHead.size > min(covered), newest=False)
     assert first is not None  # the newest one covers it
-    nodes = StoredNodes(session)
+    nodes = StoredNodes(session).prefetch([*covered, first.size - 1], first.size, newest.size)
     return Evidence(
         about=about,
         id=str(wanted),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from schemas.audit_tables import Event, Node
 from workers.audit.errors import AuditShort
-from workers.audit.merkle import Frontier
+from workers.audit.merkle import Frontier, complete_subtrees
 
 _BATCH = 5_000
+_NODES = text(
+    "SELECT n.level, n.position, n.hash FROM unnest(CAST(:levels AS smallint[]), CAST(:positions AS bigint[])) AS w (level, position) "
+    "JOIN audit.nodes AS n ON n.level = w.level AND n.position = w.position"
+)
+_LEAVES = text("SELECT seq, leaf FROM audit.events WHERE seq = ANY (CAST(:positions AS bigint[]))")
 
 
 def trail_size(session: Session) -> int:
@@ -21,7 +26,7 @@ def trail_size(session: Session) -> int:
 
 
 class StoredNodes:
-    """A `NodeSource` over the database; remembers what it read."""
+    """A `NodeSource` over the database; remembers what it read. Who knows what a proof will need reads it with `prefetch`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -40,6 +45,24 @@ class StoredNodes:
                 raise AuditShort(f"no node {level}/{position}")
             self._seen[level, position] = bytes(found)
         return self._seen[level, position]
+
+    def prefetch(self, indexes: Iterable[int], *sizes: int) -> StoredNodes:
+        """Reads, in two statements, what the inclusion proofs of these events and the roots and consistency proofs between trees
+        of these sizes need (for a consistency proof from `first`, the index `first - 1`); gives itself.
+        """
+        largest = max(sizes)
+        levels = range(largest.bit_length())
+        wanted = {(level, index >> level ^ 1) for index in indexes for level in levels}
+        wanted |= {node for size in sizes for node in complete_subtrees(0, size)}
+        missing = sorted(node for node in wanted - self._seen.keys() if (node[1] + 1) << node[0] <= largest)
+        leaves = [position for level, position in missing if level == 0]
+        higher = [(level, position) for level, position in missing if level > 0]
+        for seq, leaf in self._session.execute(_LEAVES, {"positions": leaves}):
+            self._seen[0, seq] = bytes(leaf)
+        asked = {"levels": [level for level, _ in higher], "positions": [position for _, position in higher]}
+        for level, position, value in self._session.execute(_NODES, asked):
+            self._seen[level, position] = bytes(value)
+        return self
 
 
 def read_leaves(session: Session, start: int, stop: int) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import pytest
 import rfc8785
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.audit_tables import Event, Node, TreeHead
@@ -148,6 +149,28 @@ def test_heads_are_anchored_and_verify(fresh: Database, notary: Notary, anchors:
         leaf = session.execute(select(Event.leaf).where(Event.seq == 7)).scalar_one()
         assert merkle.check_inclusion(leaf, 7, 14, merkle.inclusion_proof(7, 14, nodes), second.root)
         assert session.execute(select(Node).where(Node.level == 3)).scalar_one().position == 0
+
+
+def test_a_proof_is_made_from_two_statements(fresh: Database, notary: Notary) -> None:
+    """Whatever the proof: once read ahead, nothing more is asked of the database."""
+    write(fresh, 21)
+    notary.anchor()
+
+    def read_ahead(session: Session, indexes: list[int], *sizes: int) -> StoredNodes:
+        nodes = StoredNodes(session).prefetch(indexes, *sizes)
+        nodes._session = None  # type: ignore[assignment]
+        return nodes
+
+    with sessions(fresh.url_for("gateway"))() as session:
+        leaves = [bytes(leaf) for leaf in session.execute(select(Event.leaf).order_by(Event.seq)).scalars()]
+        roots = [merkle.tree_root(leaves[:size]) for size in range(22)]
+        for size in range(1, 22):
+            for index in range(size):
+                path = merkle.inclusion_proof(index, size, read_ahead(session, [index], size))
+                assert merkle.check_inclusion(leaves[index], index, size, path, roots[size])
+            for first in range(1, size + 1):
+                proof = merkle.consistency_proof(first, size, read_ahead(session, [first - 1], first, size))
+                assert merkle.check_consistency(first, size, roots[first], roots[size], proof)
 
 
 def test_an_anchor_cannot_be_deleted_or_replaced(
