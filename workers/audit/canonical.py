@@ -13,7 +13,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 
 def parse(data: bytes) -> Any:
     """The value of these bytes. Raises ValueError for what is no JSON, and for numbers that the trail does not hold."""
-    return json.loads(data, parse_float=_refuse, parse_constant=_refuse, parse_int=_integer)
+    return _decode(data.decode())
 
 
 def is_canonical(value: Any, data: bytes) -> bool:
@@ -33,3 +33,6 @@ def _integer(digits: str) -> int:
 
 def _refuse(digits: str) -> NoReturn:
     raise ValueError("a number that is no integer")
+
+
+_decode = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse, parse_int=_integer).decode

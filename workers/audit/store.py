@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from schemas.audit_tables import Event, Node
+from schemas.audit_tables import Event
+from schemas.audit_tables import Node as NodeRow
 from workers.audit.errors import AuditShort
-from workers.audit.merkle import Frontier, complete_subtrees
+from workers.audit.merkle import Frontier, Node, complete_subtrees
 
 _BATCH = 5_000
 _NODES = text(
     "SELECT n.level, n.position, n.hash FROM unnest(CAST(:levels AS smallint[]), CAST(:positions AS bigint[])) AS w (level, position) "
     "JOIN audit.nodes AS n ON n.level = w.level AND n.position = w.position"
+)
+_STORE = text(
+    "INSERT INTO audit.nodes (level, position, hash) SELECT * FROM "
+    "unnest(CAST(:levels AS smallint[]), CAST(:positions AS bigint[]), CAST(:hashes AS bytea[]))"
 )
 _LEAVES = text("SELECT seq, leaf FROM audit.events WHERE seq = ANY (CAST(:positions AS bigint[]))")
 
@@ -38,7 +42,7 @@ class StoredNodes:
             query = (
                 select(Event.leaf).where(Event.seq == position)
                 if level == 0
-                else select(Node.hash).where(Node.level == level, Node.position == position)
+                else select(NodeRow.hash).where(NodeRow.level == level, NodeRow.position == position)
             )
             found = self._session.execute(query).scalar_one_or_none()
             if found is None:
@@ -84,12 +88,17 @@ def extend_nodes(session: Session, start: int, stop: int) -> Frontier:
     Reads only those events and log2(start) hashes. `start` is where the last call stopped, or 0.
     """
     frontier = Frontier.at(start, StoredNodes(session))
-    rows: list[dict[str, Any]] = []
+    made: list[Node] = []
     for leaf in read_leaves(session, start, stop):
-        rows += [{"level": level, "position": position, "hash": each} for level, position, each in frontier.push(leaf)]
-        if len(rows) >= _BATCH:
-            session.execute(insert(Node), rows)
-            rows = []
-    if rows:
-        session.execute(insert(Node), rows)
+        made += frontier.push(leaf)
+        if len(made) >= _BATCH:
+            _store(session, made)
+            made = []
+    _store(session, made)
     return frontier
+
+
+def _store(session: Session, nodes: list[Node]) -> None:
+    if nodes:
+        levels, positions, hashes = zip(*nodes, strict=True)
+        session.execute(_STORE, {"levels": list(levels), "positions": list(positions), "hashes": list(hashes)})

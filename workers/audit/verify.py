@@ -5,9 +5,10 @@ It trusts the notary's public key and the bucket's Object Lock, and nothing in t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -165,7 +166,8 @@ def _walk_events(session: Session, sizes: set[int], result: Verification) -> dic
     roots = {0: frontier.root()} if 0 in sizes else {}
     before: datetime | None = None
     nodes = _NodeCheck(session, result)
-    query = select(Event.seq, Event.at, Event.role, Event.event, Event.canonical, Event.leaf).order_by(Event.seq)
+    rows = Event.__table__.c  # the table itself: a million rows go by in half the time that mapped ones take
+    query = select(rows.seq, rows.at, rows.role, rows.event, rows.canonical, rows.leaf).order_by(rows.seq)
     for row in session.execute(query.execution_options(yield_per=_BATCH)):
         if row.seq != result.events:
             gap = (
@@ -202,7 +204,7 @@ def _check_event(row: Any, result: Verification) -> bytes:
     except (ValueError, KeyError, TypeError) as error:
         result.found(Problem.EVENT_CHANGED, where, f"its bytes are no event: {type(error).__name__}")
         return leaf
-    if said != (row.seq, row.at.astimezone(UTC), row.role, row.event, FORMAT_VERSION) or leaf != bytes(row.leaf):
+    if said != (row.seq, row.at, row.role, row.event, FORMAT_VERSION) or leaf != bytes(row.leaf):
         result.found(Problem.EVENT_CHANGED, where, "its columns say something else than its bytes")
     if row.role not in _may_write(row.event):
         result.found(Problem.ROLE, where, f"the role {row.role} may not write {row.event}")
@@ -224,23 +226,25 @@ class _NodeCheck:
 
     def __init__(self, session: Session, result: Verification) -> None:
         self._session, self._result = session, result
-        self._expected: dict[tuple[int, int], bytes] = {}
+        self._expected: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+        self._waiting = 0
 
     def expect(self, level: int, position: int, value: bytes) -> None:
-        self._expected[level, position] = value
-        if len(self._expected) >= _BATCH:
+        self._expected[level][position] = value
+        self._waiting += 1
+        if self._waiting >= _BATCH:
             self.finish()
 
     def finish(self) -> None:
-        for level in {level for level, _ in self._expected}:
-            positions = [position for each, position in self._expected if each == level]
+        for level, expected in self._expected.items():
             query = select(Node.position, Node.hash).where(
-                Node.level == level, Node.position.between(min(positions), max(positions))
+                Node.level == level, Node.position.between(min(expected), max(expected))
             )
             for position, value in self._session.execute(query):
-                if self._expected.get((level, position)) != bytes(value):
+                if expected.get(position) != bytes(value):
                     self._result.found(Problem.NODE, f"node {level}/{position}", "not the hash of its events")
-        self._expected = {}
+        self._expected.clear()
+        self._waiting = 0
 
 
 def _check_heads(
