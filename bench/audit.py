@@ -149,6 +149,11 @@ def fill(url: Url, events: int) -> int:
         return trail_size(session)
 
 
+def tell(words: str) -> None:
+    """How far it is, beside the table that programs may read."""
+    print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
+
+
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds, and what it gave."""
     start = time.perf_counter()
@@ -166,6 +171,7 @@ def long_trail(place: Place, events: int) -> Figures:
     """Everything that is measured on one long trail."""
     url = place.database("bench_long")
     filling, size = timed(lambda: fill(url, events))
+    tell(f"a trail of {size} events is there")
     private = bytes(range(32))
     signer = HeadSigner(key_id(KeyType.ED25519, HeadSigner("", private).verifier.public), private)
     anchors = place.anchors()
@@ -173,9 +179,11 @@ def long_trail(place: Place, events: int) -> Figures:
     first_head, _ = timed(notary.anchor)
     gateway = sessions(url("gateway"))
     figures: Figures = {"events": size, "filled_s": round(filling, 1), "first_head_s": round(first_head, 1)}
+    tell("the first head is anchored")
     figures["append"] = _appends(url)
     figures["next_head"] = _next_heads(url, notary)
     figures["inclusion_proof"], figures["consistency_proof"] = _proofs(gateway, size)
+    tell(f"proofs are made: {figures}")
     figures |= _verification(gateway, anchors, signer)
     figures |= _evidence(gateway, anchors, signer)
     return figures
@@ -294,6 +302,7 @@ def measure(events: int, seconds: float) -> Figures:
             f"{writers} writers, {at_once} a transaction": round(rate(url, writers, at_once, seconds))
             for writers, at_once in ((1, 1), (8, 1), (8, 8))
         }
+        tell(f"appended: {figures['appended_per_s']}")
         figures["long"] = long_trail(own, events)
     return figures
 

@@ -33,6 +33,7 @@ def crosscheck(session: Session, result: Verification, roster: Roster | None = N
     With the custodian's `roster`, people are held against that as well.
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
+    session.execute(text("SET LOCAL work_mem = '64MB'"))
     for comparison in COMPARISONS:
         _compare(session, comparison, result)
     _check_requests(session, result)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
 from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
@@ -238,3 +239,25 @@ def test_orders_are_held_against_their_events(world: World, anchors: Anchors, si
     with sessions(world.database.url_for("custodian")).begin() as session:
         append(session, AuditEvent.ORDER_REFUSED, actor="custodian", request_hash=terms.sha256())
     assert verified(world.database, anchors, signer).findings == []
+
+
+def test_shredded_keys_are_held_against_their_events(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Also the recovery that had been opened with them, and that ends with them."""
+    terms = world.approved((0, 0))
+    recovery = world.custodian().open(terms.id).recovery
+    item = world.items[0]
+    ended = "UPDATE recoveries SET state = 'failed', key_bundle = NULL", "UPDATE recovery_requests SET state = 'failed'"
+    gone = "UPDATE sealed_keys SET wrapped = NULL, state = 'shredded' WHERE item_id = '{}' AND face = {}"
+    with world.as_("custodian").begin() as session:
+        for statement in (*ended, gone.format(item, 0), gone.format(item, -1)):
+            session.execute(text(statement))
+        detail = {"faces": [0], "layout": True, "keys": 2, "recoveries": [str(recovery)]}
+        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", release=world.release, item=item, detail=detail)
+    assert verified(world.database, anchors, signer).findings == []
+    as_superuser(world, gone.format(item, 1))
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.where, found.words) == (f"key of face 1 of item {item}", "shredded, and the trail does not say so")
+    back = "UPDATE sealed_keys SET wrapped = 'x', state = 'live' WHERE face <> 0"
+    as_superuser(world, back)
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.where, "has come back" in found.words) == (f"key of face -1 of item {item}", True)
