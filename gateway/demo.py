@@ -16,11 +16,9 @@ from sqlalchemy.orm import sessionmaker
 
 from gateway.provision import Home
 from gateway.up import System
-from schemas.audit import AuditEvent
 from schemas.requests import FaceRef, decision_message, face_info, fetch_message, request_message
 from schemas.states import Decision, ItemState, RecoveryState, RequestState
-from schemas.tables import Item, Person
-from workers import audit
+from schemas.tables import Item
 from workers.audit.heads import Anchors, HeadVerifier
 from workers.audit.verify import Verification, verify
 from workers.custody import keys
@@ -32,6 +30,7 @@ from workers.errors import WorkerError
 from workers.exports import fetching
 from workers.exports import service as exports
 from workers.logs import configure_logs
+from workers.recoveries import people
 from workers.recoveries import service as recoveries
 from workers.recoveries.errors import NothingToFetch, OwnRequest
 from workers.releases import reporting
@@ -188,14 +187,11 @@ class Steps:
                 keys.create_person_key(path)
             own = self._people[name] = keys.load(path, keys.FileKind.PERSON)
             signing, receiving = own.of(keys.KeyType.ED25519).public, own.of(keys.KeyType.X25519).public
+            person = RosterPerson(name, TENANT, roles, signing, receiving)
             if name not in load_roster(roster).people:
-                add_person(roster, RosterPerson(name, TENANT, roles, signing, receiving))
+                add_person(roster, person)
             with self._sessions.begin() as session:
-                if session.get(Person, name) is None:
-                    row = {"id": name, "tenant": TENANT, "roles": list(roles)}
-                    session.add(Person(**row, ed25519_public=signing, x25519_public=receiving))
-                    session.flush()
-                    audit.append(session, AuditEvent.PERSON_ADDED, actor="demo", subject=name)
+                people.add(session, person, "demo")
         self._say(f"{len(PEOPLE)} people with keys of their own: one asks, two decide")
 
     def _release(self) -> UUID:

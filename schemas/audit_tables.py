@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, SmallInteger, text
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Index, SmallInteger, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from schemas.base import Base
@@ -14,7 +14,11 @@ class Event(Base):
     """One event of the trail. Written by `audit.append` alone; `leaf` is its RFC 9162 leaf hash."""
 
     __tablename__ = "events"
-    __table_args__ = ({"schema": "audit"},)
+    __table_args__ = (
+        Index("events_release", text("audit.release_of(canonical)"), "seq"),
+        Index("events_kind", "event", "seq"),
+        {"schema": "audit"},
+    )
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     at: Mapped[datetime]

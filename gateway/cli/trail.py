@@ -1,4 +1,4 @@
-"""`refacex audit ...`: look at the trail, and verify it."""
+"""`refacex audit ...`: look at the trail, verify it, take evidence from it and check that, accept a fork."""
 
 from __future__ import annotations
 
@@ -9,39 +9,170 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.service import Home, Json, home_folder, lines, printable, service, table, tell
+from gateway.cli.service import (
+    Home,
+    Json,
+    by_beginning,
+    database_told,
+    home_folder,
+    lines,
+    printable,
+    service,
+    stop,
+    table,
+    tell,
+    told,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from workers.audit.heads import Anchors, HeadVerifier
     from workers.audit.verify import Verification
+    from workers.settings import GatewaySettings
 
 app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 
 
+PublicKey = Annotated[
+    Path | None, typer.Option(help="The notary's public key. [default: keys/audit.public.json in the home folder]")
+]
+
+
 @app.command()
 def verify(
-    public_key: Annotated[
-        Path | None,
-        typer.Option(help="The notary's public key. [default: keys/audit.public.json in the home folder]"),
+    public_key: PublicKey = None,
+    roster: Annotated[
+        Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
     ] = None,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
-    """Derive the whole trail again from the database and the anchors. Exit code 0 only if nothing at all is wrong."""
-    with service(home) as (settings, sessions):
-        from workers.audit.heads import Anchors, HeadVerifier
-        from workers.audit.verify import verify as derive
-        from workers.custody.keys import load_verifier
-        from workers.storage import Storage
+    """Derive the whole trail again from the database and the anchors, and hold every table against it.
 
-        key = load_verifier(public_key or home_folder(home) / "keys" / "audit.public.json")
-        anchors = Anchors(Storage(settings), settings.bucket_anchors)
+    Exit code 0 only if nothing at all is wrong.
+    """
+    with service(home) as (settings, sessions):
+        from workers.audit.crosscheck import crosscheck
+        from workers.audit.verify import verify as derive
+        from workers.custody.roster import load_roster
+
+        pinned = load_roster(roster) if roster is not None else None
+        verifier, anchors = _verifier(public_key, home), _anchors(settings)
         with sessions() as session:
-            result = derive(session, anchors, HeadVerifier(key.id, key.public))
+            result = derive(session, anchors, verifier)
+            crosscheck(session, result, pinned)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def evidence(
+    about: Annotated[str, typer.Argument(metavar="RELEASE|TICKET", help="An id, or as much of it as tells it apart.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    public_key: PublicKey = None,
+    home: Home = None,
+) -> None:
+    """Write what the trail proves about a release or a ticket into one file, for `refacex audit check` or anybody's own checker."""
+    with service(home) as (settings, sessions):
+        from schemas.tables import Release, Ticket
+        from workers.audit.errors import NotInTrail
+        from workers.audit.evidence import About, gather, pack
+
+        verifier, anchors = _verifier(public_key, home), _anchors(settings)
+        with sessions() as session:
+            release, ticket = (by_beginning(session, column, about) for column in (Release.id, Ticket.id))
+            known = [(About.RELEASE, release)] if release and session.get(Release, release) else []
+            known += [(About.TICKET, ticket)] if ticket and session.get(Ticket, ticket) else []
+        if len(known) != 1:
+            raise NotInTrail
+        with sessions() as session:
+            made = gather(session, anchors, verifier, *known[0])
+        try:
+            out.write_bytes(pack(made))
+        except OSError as error:
+            raise stop(f"the file cannot be written: {error.strerror}") from None
+    if made.left_out:
+        tell(f"{made.left_out} events are younger than the newest head, and not in it: make it again in a minute")
+    print(
+        f"{len(made.events)} events, proven by the head that the notary signed: check it with `refacex audit check {out}`"
+    )
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="The file that `refacex audit evidence` wrote.")],
+    public_key: Annotated[Path, typer.Option(help="The notary's public key, from a source that you trust.")],
+    file: Annotated[
+        list[Path] | None, typer.Option(help="A file, to see whether it is one of the released ones.")
+    ] = None,
+) -> None:
+    """Check an evidence bundle with the notary's public key alone: no database, no service. Exit code 0 only if all of it holds."""
+    with told():
+        from workers.audit.checking import check_bundle
+        from workers.audit.errors import EvidenceUnreadable
+
+        verifier = _verifier(public_key, None)
+        try:
+            data = bundle.read_bytes()
+            files = [(path, path.read_bytes()) for path in file or []]
+        except OSError as error:
+            raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
+        checked = check_bundle(data, verifier)
+    print(f"evidence about {checked.about}")
+    for words in checked.facts:
+        print(printable(f"  {words}"))
+    for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
+        for words in entries if checked.ok or heading == "WRONG" else ():
+            print(printable(f"{heading}: {words}"))
+    known = [(path, checked.item_of(content) if checked.ok else None) for path, content in files]
+    for path, item in known:
+        print(
+            printable(
+                f"{path}: "
+                + (f"is the released file of image {item}" if item else "IS NO FILE THAT THIS PROVES RELEASED")
+            )
+        )
+    print("all of it holds" if checked.ok else "THIS EVIDENCE DOES NOT HOLD")
+    if not checked.ok or not all(item for _, item in known):
+        raise typer.Exit(1)
+
+
+@app.command("accept-fork")
+def accept_fork(
+    who: Annotated[str, typer.Option("--as", help="Who you are.")],
+    reason_code: Annotated[str, typer.Option(help="Why, as a code such as disk-failure: no free text.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    home: Home = None,
+) -> None:
+    """Accept that the trail goes on from a restored backup. On the notary's machine, with its key; verification tells of it for ever."""
+    with database_told():
+        from datetime import timedelta
+
+        from workers.audit import forks
+        from workers.audit.notary import NotaryOptions, keeper_from
+        from workers.db import session_factory
+        from workers.logs import configure_logs
+
+        configure_logs("cli", "console", "ERROR")
+        env = home_folder(home) / "env" / "notary.env"
+        settings = NotaryOptions.load(env if env.is_file() else None)
+        anchors, signer = keeper_from(settings)
+        sessions = session_factory(settings.database_url)
+        try:
+            with sessions() as session:
+                found = forks.find_fork(session, anchors, signer, by=who, reason=reason_code)
+            if found is not None:
+                tell(found.words())
+                if not yes and not typer.confirm("Give these up for ever, and go on from the database as it is?"):
+                    raise typer.Exit(1)
+            with sessions.begin() as session:
+                keep = timedelta(settings.anchor_days)
+                fork = forks.accept_fork(session, anchors, signer, by=who, reason=reason_code, keep=keep)
+        finally:
+            sessions.kw["bind"].dispose()
+    print(f"accepted as epoch {fork.epoch}: start the service, and tell everybody concerned ({fork.sha256()})")
 
 
 @app.command()
@@ -71,6 +202,8 @@ def _events(session: Session, wanted: dict[str, str | None], event: str | None, 
     query = select(Event.canonical).order_by(Event.seq.desc()).limit(limit)
     if event is not None:
         query = query.where(Event.event == event)
+    if (release := wanted.pop("release")) is not None:  # the index knows a release's events
+        query = query.where(func.audit.release_of(Event.canonical) == release)
     fields = cast(func.convert_from(Event.canonical, "UTF8"), JSONB)["fields"]
     for name, value in wanted.items():
         if value is not None:
@@ -88,13 +221,31 @@ def _row(event: dict[str, Any]) -> list[str]:
     return [str(event["seq"]), event["at"][:19], event["event"], fields.get("actor", ""), " ".join(what)[:100]]
 
 
+def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
+    from workers.audit.heads import HeadVerifier
+    from workers.custody.keys import load_verifier
+
+    key = load_verifier(public_key or home_folder(home) / "keys" / "audit.public.json")
+    return HeadVerifier(key.id, key.public)
+
+
+def _anchors(settings: GatewaySettings) -> Anchors:
+    from workers.audit.heads import Anchors
+    from workers.storage import Storage
+
+    return Anchors(Storage(settings), settings.bucket_anchors)
+
+
 def _show(result: Verification) -> None:
     for finding in result.findings[:200]:
         print(printable(f"{finding.where}: {finding.words} [{finding.problem.value}]"))
     for note in result.notes:
         tell(f"note: {note}")
     younger = result.events - result.anchored_to
-    head = f"{result.events} events, {result.heads} heads, {result.anchors} anchors; anchored to {result.anchored_to}"
+    head = (
+        f"{result.events} events, {result.signatures} signatures of people, {result.heads} heads, {result.anchors} anchors; "
+        f"anchored to {result.anchored_to}"
+    )
     print(head + (f", {younger} younger" if younger > 0 else ""))
     print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {len(result.findings)} findings")
 
@@ -106,6 +257,7 @@ def _show_json(result: Verification) -> None:
             {
                 "ok": result.ok,
                 "events": result.events,
+                "signatures": result.signatures,
                 "heads": result.heads,
                 "anchors": result.anchors,
                 "anchored_to": result.anchored_to,

@@ -263,3 +263,13 @@ END $$;
 CREATE TRIGGER guard_report BEFORE UPDATE ON releases FOR EACH ROW
     WHEN (NEW.report_sha256 IS DISTINCT FROM OLD.report_sha256) EXECUTE FUNCTION guard_report();
 CREATE INDEX releases_unreported ON releases (created_at) WHERE report_sha256 IS NULL;
+
+-- The trail's own indexes: a release's events, and the events of one kind, are found without reading the log.
+CREATE FUNCTION audit.release_of(canonical bytea) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT convert_from(canonical, 'UTF8')::jsonb #>> '{fields,release}'
+$$;
+REVOKE ALL ON FUNCTION audit.release_of(bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION audit.release_of(bytea) TO refacex_gateway;
+CREATE INDEX events_release ON audit.events (audit.release_of(canonical), seq);
+CREATE INDEX events_kind ON audit.events (event, seq);

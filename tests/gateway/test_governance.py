@@ -35,7 +35,7 @@ Refacex = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A released item's rows; its people come by the commands."""
+    """A released item's rows and events; its people come by the commands."""
     return build(database, tmp_path_factory.mktemp("world"), people=False)
 
 

@@ -2,7 +2,8 @@
 
 A head's signed bytes are the RFC 8785 form of `{"at", "key", "root", "size", "v": 1, "what": "refacex tree head"}`; `root` in hex,
 `at` RFC 3339 in UTC. The signature is Ed25519 over these bytes. The anchor is `heads/SIZE.json` (20 digits):
-`{"body", "signature"}`, both base64.
+`{"body", "signature"}`, both base64. After an accepted fork the branch that goes on has an `epoch`, in its heads' bytes and in
+their names (`heads/epoch-0001/SIZE.json`); see `workers.audit.forks`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import rfc8785
 from cryptography.exceptions import InvalidSignature
@@ -24,17 +26,19 @@ from workers.storage import StoredObject
 
 PREFIX = "heads/"
 WHAT = "refacex tree head"
+_NAME = re.compile(r"(?:epoch-(\d{4,})/)?(\d{20})\.json")
+_FORK_NAME = re.compile(r"epoch-(\d{4,})/fork\.json")
 
 
 class HeadInvalid(AuditError):
-    """A tree head is damaged or not signed by the notary's key."""
+    """A tree head, or the statement of a fork, is damaged or not signed by the notary's key."""
 
     code = "head_invalid"
 
 
 @dataclass(frozen=True)
 class SignedHead:
-    """A tree head with the bytes that were signed."""
+    """A tree head with the bytes that were signed. `epoch` counts the forks that were accepted before it."""
 
     size: int
     root: bytes
@@ -42,6 +46,7 @@ class SignedHead:
     key_id: str
     body: bytes
     signature: bytes
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,23 @@ class HeadSigner:
     key_id: str
     private: bytes = field(repr=False)
 
-    def sign(self, size: int, root: bytes) -> SignedHead:
+    def sign(self, size: int, root: bytes, epoch: int = 0) -> SignedHead:
         """A head signed now."""
         at = datetime.now(UTC)
-        body = rfc8785.dumps(
-            {"v": 1, "what": WHAT, "size": size, "root": root.hex(), "at": at.isoformat(), "key": self.key_id}
-        )
-        signature = Ed25519PrivateKey.from_private_bytes(self.private).sign(body)
-        return SignedHead(size, root, at, self.key_id, body, signature)
+        fields: dict[str, Any] = {
+            "v": 1,
+            "what": WHAT,
+            "size": size,
+            "root": root.hex(),
+            "at": at.isoformat(),
+            "key": self.key_id,
+        }
+        body = rfc8785.dumps(fields | ({"epoch": epoch} if epoch else {}))
+        return SignedHead(size, root, at, self.key_id, body, self.sign_bytes(body), epoch)
+
+    def sign_bytes(self, body: bytes) -> bytes:
+        """The signature over a canonical form that says what it is, 64 bytes."""
+        return Ed25519PrivateKey.from_private_bytes(self.private).sign(body)
 
     @property
     def verifier(self) -> HeadVerifier:
@@ -76,18 +90,28 @@ class HeadVerifier:
 
     def read(self, body: bytes, signature: bytes) -> SignedHead:
         """The head that these bytes are. Raises HeadInvalid where they are not a head signed by this key."""
+        fields = self.open(body, signature, WHAT)
+        try:
+            at, root = datetime.fromisoformat(fields["at"]), bytes.fromhex(fields["root"])
+            head = SignedHead(fields["size"], root, at, fields["key"], body, signature, fields.get("epoch", 0))
+        except (ValueError, KeyError, TypeError) as error:
+            raise HeadInvalid(type(error).__name__) from error
+        if len(root) != 32 or type(head.size) is not int or type(head.epoch) is not int or head.size < 0:
+            raise HeadInvalid("its size or root")
+        return head
+
+    def open(self, body: bytes, signature: bytes, what: str) -> dict[str, Any]:
+        """The fields of what this key signed as `what`, version 1. Raises HeadInvalid."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, body)
-            fields = json.loads(body)
-            at = datetime.fromisoformat(fields["at"])
-            head = SignedHead(fields["size"], bytes.fromhex(fields["root"]), at, fields["key"], body, signature)
-            if fields["what"] != WHAT or fields["v"] != 1 or head.key_id != self.key_id or len(head.root) != 32:
-                raise HeadInvalid("not a tree head of this key")
+            fields: dict[str, Any] = json.loads(body)
+            if (fields["what"], fields["v"], fields["key"]) != (what, 1, self.key_id):
+                raise HeadInvalid(f"not a {what.removeprefix('refacex ')} of this key")
         except InvalidSignature as error:
             raise HeadInvalid("signature") from error
         except (ValueError, KeyError, TypeError) as error:
             raise HeadInvalid(type(error).__name__) from error
-        return head
+        return fields
 
 
 class ObjectStore(Protocol):
@@ -108,39 +132,63 @@ class Anchors:
     bucket: str
     prefix: str = PREFIX
 
-    def name(self, size: int) -> str:
-        """The object's name; names sort as sizes do."""
-        return f"{self.prefix}{size:020d}.json"
+    def name(self, size: int, epoch: int = 0) -> str:
+        """The object's name; names of one epoch sort as sizes do."""
+        return f"{self.prefix}{_folder(epoch)}{size:020d}.json"
+
+    def fork_name(self, epoch: int) -> str:
+        """The name of the statement that began this epoch."""
+        return f"{self.prefix}{_folder(epoch)}fork.json"
 
     def put(self, head: SignedHead, keep: timedelta) -> str:
         """Anchors a head for that long; gives the object's name. Raises workers.errors.ObjectExists, StorageError."""
-        name = self.name(head.size)
-        self.store.put(self.bucket, name, anchor_bytes(head), retain_until=datetime.now(UTC) + keep)
+        name = self.name(head.size, head.epoch)
+        self.lock_away(name, head.body, head.signature, keep)
         return name
 
+    def lock_away(self, name: str, body: bytes, signature: bytes, keep: timedelta) -> None:
+        """Writes a signed object once, under Object Lock for that long. Raises as `put`."""
+        until = datetime.now(UTC) + keep
+        self.store.put(self.bucket, name, anchor_bytes(body, signature), retain_until=until)
+
     def names(self) -> list[str]:
-        """Every anchor's name, smallest tree first."""
-        return sorted(each.key for each in self.store.list(self.bucket, self.prefix))
+        """Every anchored head's name, smallest tree first, epoch after epoch."""
+        return sorted(name for name in self._names("") if not _FORK_NAME.fullmatch(name.removeprefix(self.prefix)))
+
+    def fork_names(self) -> list[str]:
+        """Every fork statement's name, the first fork first."""
+        return sorted(name for name in self._names("epoch-") if _FORK_NAME.fullmatch(name.removeprefix(self.prefix)))
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        """The epoch and size that a head's name says; None for the name of no head."""
+        found = _NAME.fullmatch(name.removeprefix(self.prefix))
+        return (int(found[1] or 0), int(found[2])) if found else None
 
     def read(self, name: str, verifier: HeadVerifier) -> SignedHead:
         """An anchored head. Raises HeadInvalid where it is not one, or not the one that its name says."""
-        head = parse_anchor(self.store.get(self.bucket, name), verifier)
-        if self.name(head.size) != name:
-            raise HeadInvalid("the name says another size")
+        head = verifier.read(*self.read_signed(name))
+        if self.name(head.size, head.epoch) != name:
+            raise HeadInvalid("the name says another size or epoch")
         return head
 
+    def read_signed(self, name: str) -> tuple[bytes, bytes]:
+        """An object's body and signature, as they are. Raises HeadInvalid where it does not hold the two."""
+        try:
+            fields = json.loads(self.store.get(self.bucket, name))
+            body, signature = (base64.b64decode(fields[part], validate=True) for part in ("body", "signature"))
+        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise HeadInvalid(type(error).__name__) from error
+        return body, signature
 
-def anchor_bytes(head: SignedHead) -> bytes:
+    def _names(self, below: str) -> Iterator[str]:
+        return (each.key for each in self.store.list(self.bucket, self.prefix + below))
+
+
+def _folder(epoch: int) -> str:
+    return f"epoch-{epoch:04d}/" if epoch else ""
+
+
+def anchor_bytes(body: bytes, signature: bytes) -> bytes:
     """The object's content."""
-    parts = {"body": head.body, "signature": head.signature}
+    parts = {"body": body, "signature": signature}
     return rfc8785.dumps({name: base64.b64encode(value).decode("ascii") for name, value in parts.items()})
-
-
-def parse_anchor(data: bytes, verifier: HeadVerifier) -> SignedHead:
-    """The head in an anchor's content. Raises HeadInvalid."""
-    try:
-        fields = json.loads(data)
-        body, signature = (base64.b64decode(fields[name], validate=True) for name in ("body", "signature"))
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise HeadInvalid(type(error).__name__) from error
-    return verifier.read(body, signature)

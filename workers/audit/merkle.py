@@ -39,7 +39,7 @@ class Frontier:
     @classmethod
     def at(cls, size: int, node: NodeSource) -> Frontier:
         """The frontier of the first `size` leaves."""
-        return cls(size, [node(level, position) for level, position in _complete_subtrees(0, size)])
+        return cls(size, [node(level, position) for level, position in complete_subtrees(0, size)])
 
     def push(self, leaf: bytes) -> Iterator[Node]:
         """Appends a leaf hash; gives the subtrees that it completes, smallest first, level 1 and up."""
@@ -165,7 +165,7 @@ def _split(width: int) -> int:
     return 1 << (width - 1).bit_length() - 1
 
 
-def _complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
+def complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
     """The complete subtrees (level, position) that leaves low..high fall into, left to right; low is where a split puts it."""
     while low < high:
         level = (high - low).bit_length() - 1
@@ -174,7 +174,7 @@ def _complete_subtrees(low: int, high: int) -> Iterator[tuple[int, int]]:
 
 
 def _range_root(low: int, high: int, node: NodeSource) -> bytes:
-    hashes = [node(level, position) for level, position in _complete_subtrees(low, high)]
+    hashes = [node(level, position) for level, position in complete_subtrees(low, high)]
     top = hashes.pop()
     while hashes:
         top = node_hash(hashes.pop(), top)

@@ -21,6 +21,7 @@ from schemas.audit import AuditEvent
 from schemas.audit_tables import Event, TreeHead
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, AuditShort
+from workers.audit.forks import load_forks, lost_by
 from workers.audit.heads import Anchors, HeadSigner, SignedHead
 from workers.audit.merkle import root_at
 from workers.audit.store import StoredNodes, extend_nodes, trail_size
@@ -48,45 +49,65 @@ class Notary:
         self._signer = signer
         self._keep = keep
         self._adopted = False
+        self._epoch = 0
+        self._newest: SignedHead | None = None
 
     def anchor(self) -> SignedHead | None:
         """Signs, anchors and records a head over everything so far; None where only the notary's own events are new.
 
         Raises AuditFork where the trail is not the one that was anchored before, and Away errors where an engine is away.
         """
+        adopted, self._adopted = self._adopted, False  # after a failure the bucket is looked at anew
         with self._sessions() as session, session.begin():
-            if not self._adopted:
+            if not adopted:
                 self._adopt(session)
             last = last_head_size(session)
             size = trail_size(session)
-            if size < last:
-                raise AuditFork(f"anchored to {last}, holds {size}")
-            if not _news(session, last, size):
-                self._adopted = True
-                return None
-            root = extend_nodes(session, last, size).root()
-            head = self._signer.sign(size, root)
-            head = self._put(head)
-            self._record(session, head)
+            self._check_history(session, last, size)
+            head = self._put(self._signed(session, last, size)) if _news(session, last, size) else None
+            if head is not None:
+                self._record(session, head)
+        self._newest = head or self._newest
         self._adopted = True
         return head
+
+    def _check_history(self, session: Session, last: int, size: int) -> None:
+        """Refuses a database that was taken back, also one that was taken back and has grown while we ran."""
+        if size < last:
+            raise AuditFork(f"anchored to {last}, holds {size}")
+        newest = self._newest
+        if newest is None:
+            return
+        if last < newest.size:
+            raise AuditFork(f"anchored to {newest.size}, recorded to {last}")
+        if root_at(newest.size, StoredNodes(session)) != newest.root:
+            raise AuditFork(f"another tree of size {newest.size} is anchored")
+
+    def _signed(self, session: Session, last: int, size: int) -> SignedHead:
+        return self._signer.sign(size, extend_nodes(session, last, size).root(), self._epoch)
 
     def _put(self, head: SignedHead) -> SignedHead:
         """Anchors the head; where one of that size is anchored already (a crash before the commit), takes that one."""
         try:
             self._anchors.put(head, self._keep)
         except ObjectExists:
-            older = self._anchors.read(self._anchors.name(head.size), self._signer.verifier)
+            older = self._anchors.read(self._anchors.name(head.size, head.epoch), self._signer.verifier)
             if older.root != head.root:
                 raise AuditFork(f"another tree of size {head.size} is anchored") from None
             return older
         return head
 
     def _adopt(self, session: Session) -> None:
-        """Records anchored heads whose row is missing because the notary died in between; refuses another trail's."""
-        recorded = {self._anchors.name(size) for size in session.execute(select(TreeHead.size)).scalars()}
-        missing = [name for name in self._anchors.names() if name not in recorded]
-        for name in missing:
+        """Records anchored heads whose row is missing because the notary died in between; refuses another trail's.
+
+        Heads that an accepted fork gave up are left alone.
+        """
+        forks = load_forks(self._anchors, self._signer.verifier)
+        self._epoch = len(forks)
+        recorded = set(session.execute(select(TreeHead.anchor_object)).scalars())
+        places = {name: self._anchors.place(name) for name in self._anchors.names()}
+        living = [name for name, place in places.items() if place is None or lost_by(*place, forks) is None]
+        for name in [name for name in living if name not in recorded]:
             head = self._anchors.read(name, self._signer.verifier)
             last = last_head_size(session)
             try:
@@ -98,6 +119,7 @@ class Notary:
             if same != head.root:
                 raise AuditFork(f"another tree of size {head.size} is anchored")
             self._record(session, head)
+        self._newest = self._anchors.read(living[-1], self._signer.verifier) if living else None
 
     def _extend(self, session: Session, last: int, head: SignedHead) -> bytes:
         return extend_nodes(session, last, head.size).root()
@@ -111,7 +133,7 @@ class Notary:
             "signature": head.signature,
             "key_id": head.key_id,
             "anchored_at": datetime.now(UTC),
-            "anchor_object": self._anchors.name(head.size),
+            "anchor_object": self._anchors.name(head.size, head.epoch),
         }
         session.execute(insert(TreeHead).values(row))
         append(
@@ -155,27 +177,34 @@ def run(notary: Notary, every: float, stop: threading.Event) -> int:
             return 0
 
 
+def notary_from(settings: NotaryOptions) -> Notary:
+    """The notary of this machine: its key, its bucket, its database role. Raises what reading the key raises."""
+    from workers.db import session_factory
+
+    anchors, signer = keeper_from(settings)
+    return Notary(session_factory(settings.database_url), anchors, signer, timedelta(settings.anchor_days))
+
+
+def keeper_from(settings: NotaryOptions) -> tuple[Anchors, HeadSigner]:
+    """The bucket and the key of these settings. Raises what reading the key raises."""
+    from workers.custody.keys import FileKind, KeyType, load
+    from workers.storage import Storage
+
+    key = load(settings.audit_signing_key, FileKind.SIGNING).of(KeyType.ED25519)
+    return Anchors(Storage(settings), settings.bucket_anchors), HeadSigner(key.id, key.secret())
+
+
 def main(arguments: list[str]) -> int:
     """The process."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    from workers.custody.keys import FileKind, KeyType, load
-    from workers.db import session_factory
     from workers.logs import configure_logs
-    from workers.storage import Storage
 
     try:
         settings = NotaryOptions.load()
         configure_logs("notary", settings.log_format, settings.log_level)
-        key = load(settings.audit_signing_key, FileKind.SIGNING).of(KeyType.ED25519)
-        anchors = Anchors(Storage(settings), settings.bucket_anchors)
-        notary = Notary(
-            session_factory(settings.database_url),
-            anchors,
-            HeadSigner(key.id, key.secret()),
-            timedelta(settings.anchor_days),
-        )
+        notary = notary_from(settings)
         if "--once" in arguments:
             notary.anchor()
             return 0

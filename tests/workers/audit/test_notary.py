@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,21 @@ from schemas.audit_tables import Event, TreeHead
 from tests.conftest import Buckets, Database
 from tests.governance import sessions
 from workers.audit import append
+from workers.audit.forks import accept_fork
+from workers.audit.notary import NotaryOptions, keeper_from
 from workers.custody import keys
+from workers.errors import SettingsInvalid
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def notary_environment(database: Database, buckets: Buckets, folder: Path) -> dict[str, str]:
+    return buckets.environment("notary") | {
+        "REFACEX_DATABASE_URL": database.url_for("notary"),
+        "REFACEX_AUDIT_SIGNING_KEY": str(folder / "key.json"),
+        "REFACEX_ANCHOR_SECONDS": "0.5",
+        "REFACEX_ANCHOR_DAYS": "1",
+    }
 
 
 @pytest.fixture
@@ -33,12 +46,8 @@ def start(database: Database, buckets: Buckets, tmp_path: Path) -> Iterator[Star
 
     def run(*arguments: str, url: str | None = None) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REFACEX_")}
-        environment |= buckets.environment("notary") | {
-            "REFACEX_DATABASE_URL": url or database.url_for("notary"),
-            "REFACEX_AUDIT_SIGNING_KEY": str(tmp_path / "key.json"),
-            "REFACEX_ANCHOR_SECONDS": "0.5",
-            "REFACEX_ANCHOR_DAYS": "1",
-        }
+        environment |= notary_environment(database, buckets, tmp_path)
+        environment |= {"REFACEX_DATABASE_URL": url} if url else {}
         command = [sys.executable, "-m", "workers.audit.notary", *arguments]
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
         return running[-1]
@@ -66,7 +75,9 @@ def until(check: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_it_anchors_in_time_at_its_end_and_never_over_a_fork(database: Database, start: Start) -> None:
+def test_it_anchors_in_time_at_its_end_and_never_over_a_fork(
+    database: Database, buckets: Buckets, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(database)
     process = start()
     until(lambda: anchored_to(database) == 1)
@@ -92,6 +103,28 @@ def test_it_anchors_in_time_at_its_end_and_never_over_a_fork(database: Database,
     assert once.wait(timeout=120) == 1
     with sessions(database.owner_url)() as session:
         assert session.execute(select(func.count()).select_from(Event)).scalar_one() == 1
+    # The administrator says that this is meant, and the process goes on.
+    with monkeypatch.context() as patch:
+        for name, value in notary_environment(database, buckets, tmp_path).items():
+            patch.setenv(name, value)
+        anchors, signer = keeper_from(NotaryOptions.load())
+    with sessions(database.url_for("notary")).begin() as session:
+        fork = accept_fork(session, anchors, signer, by="root", reason="rehearsal", keep=timedelta(days=1))
+    assert (fork.common_size, len(fork.lost)) == (0, 3)
+    assert start("--once").wait(timeout=120) == 0
+    assert anchored_to(database) == 2
+
+
+def test_a_head_is_never_more_than_a_minute_away(
+    database: Database, buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in notary_environment(database, buckets, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("REFACEX_ANCHOR_SECONDS")
+    assert NotaryOptions.load().anchor_seconds == 30
+    monkeypatch.setenv("REFACEX_ANCHOR_SECONDS", "60.1")
+    with pytest.raises(SettingsInvalid):
+        NotaryOptions.load()
 
 
 def test_it_waits_for_a_database_that_is_away(database: Database, start: Start) -> None:

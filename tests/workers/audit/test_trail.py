@@ -4,58 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 import rfc8785
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.audit_tables import Event, Node, TreeHead
-from tests.conftest import Buckets, Database
-from tests.governance import copied, sessions
+from tests.conftest import Database
+from tests.governance import sessions
+from tests.workers.audit.harness import as_owner, disarm, rearm
 from workers.audit import append, merkle
 from workers.audit.errors import AuditFieldError, AuditFork
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.audit.store import StoredNodes, trail_size
 from workers.audit.verify import Problem, Verification, verify
-from workers.custody.keys import KeyType, key_id
-from workers.settings import NotarySettings
-from workers.storage import Storage
-
-
-@pytest.fixture
-def fresh(database: Database) -> Iterator[Database]:
-    with copied(database) as fresh:
-        yield fresh
-
-
-@pytest.fixture
-def anchors(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> Anchors:
-    """A corner of the bucket of this test's own, with the notary's identity."""
-    for variable, value in buckets.environment("notary").items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("REFACEX_DATABASE_URL", "unused")
-    monkeypatch.setenv("REFACEX_AUDIT_SIGNING_KEY", "unused")
-    return Anchors(Storage(NotarySettings.load()), buckets.anchors, f"{uuid4()}/")
-
-
-@pytest.fixture
-def signer() -> HeadSigner:
-    private = bytes(range(32))
-    public = HeadSigner("", private).verifier.public
-    return HeadSigner(key_id(KeyType.ED25519, public), private)
-
-
-@pytest.fixture
-def notary(fresh: Database, anchors: Anchors, signer: HeadSigner) -> Notary:
-    return Notary(sessions(fresh.url_for("notary")), anchors, signer, timedelta(days=1))
 
 
 def write(database: Database, count: int, actor: str = "alice") -> None:
@@ -67,21 +36,6 @@ def write(database: Database, count: int, actor: str = "alice") -> None:
 def check(database: Database, anchors: Anchors, signer: HeadSigner) -> Verification:
     with sessions(database.url_for("gateway"))() as session:
         return verify(session, anchors, signer.verifier)
-
-
-def as_owner(database: Database, *statements: str) -> None:
-    """What the database owner can do: anything, triggers included."""
-    with psycopg.connect(database.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def disarm(table: str = "events") -> str:
-    return f"ALTER TABLE audit.{table} DISABLE TRIGGER append_only"
-
-
-def rearm(table: str = "events") -> str:
-    return f"ALTER TABLE audit.{table} ENABLE ALWAYS TRIGGER append_only"
 
 
 def test_an_event_is_canonical_json_with_the_roles_own_stamp(fresh: Database) -> None:
@@ -195,6 +149,28 @@ def test_heads_are_anchored_and_verify(fresh: Database, notary: Notary, anchors:
         leaf = session.execute(select(Event.leaf).where(Event.seq == 7)).scalar_one()
         assert merkle.check_inclusion(leaf, 7, 14, merkle.inclusion_proof(7, 14, nodes), second.root)
         assert session.execute(select(Node).where(Node.level == 3)).scalar_one().position == 0
+
+
+def test_a_proof_is_made_from_two_statements(fresh: Database, notary: Notary) -> None:
+    """Whatever the proof: once read ahead, nothing more is asked of the database."""
+    write(fresh, 21)
+    notary.anchor()
+
+    def read_ahead(session: Session, indexes: list[int], *sizes: int) -> StoredNodes:
+        nodes = StoredNodes(session).prefetch(indexes, *sizes)
+        nodes._session = None  # type: ignore[assignment]
+        return nodes
+
+    with sessions(fresh.url_for("gateway"))() as session:
+        leaves = [bytes(leaf) for leaf in session.execute(select(Event.leaf).order_by(Event.seq)).scalars()]
+        roots = [merkle.tree_root(leaves[:size]) for size in range(22)]
+        for size in range(1, 22):
+            for index in range(size):
+                path = merkle.inclusion_proof(index, size, read_ahead(session, [index], size))
+                assert merkle.check_inclusion(leaves[index], index, size, path, roots[size])
+            for first in range(1, size + 1):
+                proof = merkle.consistency_proof(first, size, read_ahead(session, [first - 1], first, size))
+                assert merkle.check_consistency(first, size, roots[first], roots[size], proof)
 
 
 def test_an_anchor_cannot_be_deleted_or_replaced(

@@ -1,0 +1,295 @@
+"""A second checker of evidence bundles, written from docs/audit-format.md; it shares no code with the product.
+
+`python independent_checker.py BUNDLE PUBLIC_KEY_HEX` prints what is wrong, or nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+SIGNED = {
+    "request:opened": "requester",
+    "request:approved": "approver",
+    "request:denied": "approver",
+    "request:withdrawn": "requester",
+    "recovery:fetched": "requester",
+    "review:closed": "auditor",
+    "order:given": "key-officer",
+}
+
+
+class Wrong(Exception):
+    """The bundle does not hold."""
+
+
+def need(condition: bool, words: str) -> None:
+    if not condition:
+        raise Wrong(words)
+
+
+def sha256(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def read_canonical(raw: bytes) -> Any:
+    """RFC 8785 of what the trail holds: objects with ASCII names, strings, integers."""
+
+    def integer(digits: str) -> int:
+        need(abs(int(digits)) < 2**53, "too large a number")
+        return int(digits)
+
+    def no_float(_: str) -> float:
+        raise Wrong("a fraction")
+
+    value = json.loads(raw, parse_int=integer, parse_float=no_float, parse_constant=no_float)
+    again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    need(again.encode() == raw, "not canonical")
+    return value
+
+
+def hex_bytes(text: Any) -> bytes:
+    raw = bytes.fromhex(text)
+    need(raw.hex() == text, "hex is in small letters")
+    return raw
+
+
+def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def check(data: bytes, public: bytes) -> None:
+    """Raises Wrong, or whatever reading a damaged file raises."""
+    evidence = read_canonical(open_archive(data))
+    fields = {"v", "what", "about", "events", "heads", "consistency", "notary", "summary"}
+    need(set(evidence) == fields and evidence["v"] == 1 and evidence["what"] == "refacex evidence", "another format")
+    key = hashlib.sha256(b"ed25519:" + public).hexdigest()[:16]
+    need(evidence["notary"] == {"key": key, "public": public.hex()}, "another notary")
+    heads = [check_head(head, key, public) for head in evidence["heads"]]
+    need(len(heads) in (1, 2) and all(size >= 1 for size, _ in heads), "heads")
+    need(len(heads) == 1 or heads[0][0] < heads[1][0], "heads out of order")
+    check_consistency(heads[0], heads[-1], [hex_bytes(each) for each in evidence["consistency"]])
+    events = check_events(evidence["events"], heads[-1])
+    need(bool(events) and events[0]["seq"] < heads[0][0], "the first head does not cover the first event")
+    check_matter(evidence["about"], events)
+    check_people(events)
+
+
+def open_archive(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        need(archive.namelist() == ["evidence.json", "summary.md"], "members")
+        members = {name: archive.read(name) for name in archive.namelist()}
+    again = io.BytesIO()
+    with zipfile.ZipFile(again, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            archive.writestr(entry, content)
+    need(again.getvalue() == data, "the archive holds other bytes")
+    said = json.loads(members["evidence.json"])["summary"]
+    need(hashlib.sha256(members["summary.md"]).hexdigest() == said, "the summary is another")
+    return members["evidence.json"]
+
+
+def check_head(head: Any, key: str, public: bytes) -> tuple[int, bytes]:
+    need(set(head) == {"body", "signature"}, "a head's fields")
+    raw = head["body"].encode()
+    need(signed_by(public, hex_bytes(head["signature"]), raw), "a head's signature")
+    body = json.loads(raw)
+    need((body["what"], body["v"], body["key"]) == ("refacex tree head", 1, key), "not a tree head")
+    return body["size"], bytes.fromhex(body["root"])
+
+
+def check_inclusion(leaf: bytes, index: int, size: int, path: list[bytes], root: bytes) -> bool:
+    """RFC 9162, 2.1.3.2."""
+    if index >= size:
+        return False
+    fn, sn, r = index, size - 1, leaf
+    for p in path:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            r = sha256(b"\x01", p, r)
+            while not fn & 1 and fn != 0:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = sha256(b"\x01", r, p)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and r == root
+
+
+def check_consistency(first: tuple[int, bytes], second: tuple[int, bytes], path: list[bytes]) -> None:
+    """RFC 9162, 2.1.4.2."""
+    (m, first_root), (n, second_root) = first, second
+    if m == n:
+        need(not path and first_root == second_root, "no proof is needed between one head and itself")
+        return
+    if m & (m - 1) == 0:
+        path = [first_root, *path]
+    need(bool(path), "the consistency proof is empty")
+    fn, sn = m - 1, n - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        need(sn != 0, "the consistency proof is too long")
+        if fn & 1 or fn == sn:
+            fr, sr = sha256(b"\x01", c, fr), sha256(b"\x01", c, sr)
+            while not fn & 1 and fn != 0:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = sha256(b"\x01", sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    need(fr == first_root and sr == second_root and sn == 0, "the newer head does not extend the older")
+
+
+def check_events(entries: list[Any], head: tuple[int, bytes]) -> list[Any]:
+    events, before = [], -1
+    for entry in entries:
+        need(set(entry) == {"canonical", "path"}, "an event's fields")
+        raw = entry["canonical"].encode()
+        event = read_canonical(raw)
+        need(event["v"] == 1 and type(event["seq"]) is int and event["seq"] > before, "events out of order")
+        before = event["seq"]
+        path = [hex_bytes(each) for each in entry["path"]]
+        need(
+            check_inclusion(sha256(b"\x00", raw), before, head[0], path, head[1]), f"event {before} is not in the tree"
+        )
+        events.append(event)
+    return events
+
+
+def check_matter(about: Any, events: list[Any]) -> None:
+    ((kind, wanted),) = about.items()
+    need(kind in ("release", "ticket") and str(UUID(wanted)) == wanted, "about what")
+    release, request = wanted, None
+    if kind == "ticket":
+        issued = [e["fields"] for e in events if e["event"] == "ticket:issued" and e["fields"].get("ticket") == wanted]
+        need(bool(issued), "no ticket:issued of this ticket")
+        release, request = issued[0]["release"], issued[0]["request"]
+
+    def direct(said: Any) -> bool:
+        return said.get("release") == release and (request is None or said.get("request", request) == request)
+
+    names = ("request", "recovery")
+    linked = {(n, e["fields"][n]) for e in events for n in names if direct(e["fields"]) and n in e["fields"]}
+    signers = {e["fields"].get("actor") for e in events if e["event"] in SIGNED}
+    for event in events:
+        said = event["fields"]
+        of_matter = direct(said) or any((n, said[n]) in linked for n in names if n in said)
+        of_signer = event["event"] in ("person:added", "person:removed") and said.get("subject") in signers
+        need(of_matter or of_signer, f"event {event['seq']} is of another matter")
+
+
+def check_people(events: list[Any]) -> None:
+    people: dict[str, Any] = {}
+    gone: set[str] = set()
+    requests: dict[str, Any] = {}
+    spent: set[str] = set()
+    any_signed = False
+    for event in events:
+        tag, said = event["event"], event["fields"]
+        detail, actor = said.get("detail", {}), said.get("actor")
+        if tag == "person:added":
+            need(said["subject"] not in people, "a person added twice")
+            people[said["subject"]] = detail
+        elif tag == "person:removed":
+            gone.add(said["subject"])
+        elif tag in SIGNED:
+            if any_signed or "signature" in detail:
+                any_signed = True
+                check_signature(tag, said, people.get(actor), actor in gone)
+            check_decision(tag, said, requests)
+        elif tag in ("ticket:issued", "ticket:spent"):
+            known = requests[said["request"]]
+            need(said["request_hash"] == known["hash"], "a ticket for other terms")
+            if tag == "ticket:spent":
+                need(said["request"] not in spent, "spent twice")
+                spent.add(said["request"])
+            else:
+                need(not known["denied"] and len(known["by"]) >= known["quorum"], "a ticket without its quorum")
+
+
+def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
+    need(person is not None and not removed and SIGNED[tag] in person["roles"], f"who signed {tag}")
+    words = {
+        "request:opened": ["open request"],
+        "request:approved": ["approve"],
+        "request:denied": ["deny"],
+        "request:withdrawn": ["withdraw"],
+        "recovery:fetched": [f"fetch {said.get('recovery')}"],
+        "review:closed": [f"review {said['detail'].get('conclusion')}"],
+        "order:given": [
+            f"order {kind}" for kind in ("shred", "hold", "lift") if said["detail"].get("kind", kind) == kind
+        ],
+    }[tag]
+    public, signature = bytes.fromhex(person["ed25519"]), bytes.fromhex(said["detail"]["signature"])
+    messages = [f"refacex v2\n{each}\n{said['request_hash']}\n".encode() for each in words]
+    if "assertion" in said["detail"]:
+        keys = {each["id"]: bytes.fromhex(each["public"]) for each in person.get("passkeys", [])}
+        need(any(answered(keys, said["detail"]["assertion"], signature, m) for m in messages), f"the passkey of {tag}")
+        return
+    need(any(signed_by(public, signature, message) for message in messages), f"the signature of {tag}")
+
+
+def answered(keys: dict[str, bytes], assertion: Any, signature: bytes, message: bytes) -> bool:
+    """Whether a passkey signed the SHA-256 of the message as its challenge, its holder present and verified."""
+    data, client = (
+        base64.b64decode(assertion[name] + "==", altchars=b"-_") for name in ("authenticator_data", "client_data")
+    )
+    said, wanted = json.loads(client), base64.urlsafe_b64encode(sha256(message)).rstrip(b"=").decode()
+    if (said["type"], said["challenge"]) != ("webauthn.get", wanted) or len(data) < 37 or data[32] & 5 != 5:
+        return False
+    key = load_der_public_key(keys[assertion["credential"]])
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, data + sha256(client))
+        else:
+            key.verify(signature, data + sha256(client), ECDSA(SHA256()))  # type: ignore[union-attr,call-arg,arg-type]
+    except InvalidSignature:
+        return False
+    return True
+
+
+def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
+    if tag == "order:given":
+        return
+    if tag == "request:opened":
+        need(said["request"] not in requests, "opened twice")
+        opened = {"by": set(), "denied": False, "who": said["actor"], "hash": said["request_hash"]}
+        requests[said["request"]] = opened | {"quorum": said["detail"]["quorum"]}
+        return
+    known = requests[said["request"]]
+    need(said["request_hash"] == known["hash"], "other terms")
+    by_requester = tag in ("request:withdrawn", "recovery:fetched")
+    need((said["actor"] == known["who"]) == by_requester, "by the wrong person")
+    if tag == "review:closed":
+        need(said["actor"] not in known["by"], "reviewed by who decided")
+    elif not by_requester:
+        need(said["actor"] not in known["by"], "decided twice")
+        known["by"].add(said["actor"])
+        known["denied"] |= tag == "request:denied"
+
+
+if __name__ == "__main__":
+    try:
+        check(Path(sys.argv[1]).read_bytes(), bytes.fromhex(sys.argv[2]))
+    except Exception as error:
+        sys.exit(f"it does not hold: {type(error).__name__}: {error}")

@@ -1,0 +1,263 @@
+"""The tables held against the trail: a whole life agrees, and each change behind the trail's back is found and named."""
+
+# ruff: noqa: S608  the statements are put together from this file's own words
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from schemas.audit import AuditEvent
+from schemas.states import OrderKind, OrderScope
+from tests.governance import World, sessions
+from tests.workers.audit.harness import as_owner, fetched, verified
+from workers.audit import append
+from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.verify import Problem
+from workers.custody.roster import RosterPerson, load_roster
+from workers.recoveries import people
+
+OFF = "SET session_replication_role = replica"
+# What a database owner does behind the trail's back, and how it is reported: where it begins with, and a part of the words.
+ATTACKS: dict[str, tuple[str, str, str]] = {
+    "replace an approver's public key": (
+        "UPDATE people SET ed25519_public = sha256('mallory') WHERE id = 'bob'",
+        "person bob",
+        "public key is not the one",
+    ),
+    "give a role": ("UPDATE people SET roles = roles || '{key-officer}' WHERE id = 'bob'", "person bob", "roles"),
+    "add a person": (
+        "INSERT INTO people (id, tenant, roles, ed25519_public, x25519_public) "
+        "VALUES ('mallory', 'acme', '{approver}', sha256('a'), sha256('b'))",
+        "person mallory",
+        "no person:added",
+    ),
+    "remove a person": (
+        "UPDATE people SET removed_at = now() WHERE id = 'dave'",
+        "person dave",
+        "the trail does not say so",
+    ),
+    "delete an approval": ("DELETE FROM approvals WHERE approver = 'bob'", "event", "request:approved by bob"),
+    "turn an approval": (
+        "UPDATE approvals SET decision = 'deny' WHERE approver = 'bob'",
+        "approval",
+        "request:approved",
+    ),
+    "replace a signature": (
+        "UPDATE approvals SET signature = sha256('x') || sha256('y') WHERE approver = 'bob'",
+        "approval",
+        "signature is not the one in the trail",
+    ),
+    "insert an approval": (
+        "INSERT INTO approvals (request_id, approver, requester, decision, signature) SELECT id, 'dave', requester, 'approve', "
+        "sha256('x') || sha256('y') FROM recovery_requests",
+        "approval",
+        "no event of it",
+    ),
+    "take a state back": ("UPDATE recovery_requests SET state = 'approved'", "request", "by the trail it is not"),
+    "lower a quorum": ("UPDATE recovery_requests SET quorum = 1", "request", "quorum"),
+    "change the reason": (
+        "UPDATE recovery_requests SET reason = 'another'",
+        "request",
+        "not the terms that were signed",
+    ),
+    "widen the faces": (
+        "INSERT INTO request_faces SELECT request_id, item_id, 1 - face FROM request_faces",
+        "request",
+        "not the terms that were signed",
+    ),
+    "delete a request": (
+        "DELETE FROM recovery_requests",
+        "event",
+        "request:opened, and the request is gone",
+    ),
+    "unspend a ticket": ("UPDATE tickets SET spent_at = NULL", "event", "ticket:spent, and no row says so"),
+    "rewrite a ticket": ("UPDATE tickets SET canonical = '\\x7b7d'", "ticket", "bytes are not those"),
+    "unfetch a recovery": ("UPDATE recoveries SET state = 'recovered'", "recovery", "fetching"),
+    "drop a recovered face": ("DELETE FROM recovered_faces WHERE face = 1", "recovery", "number of recovered faces"),
+    "swap a released file": ("UPDATE items SET sha256 = repeat('0', 64) WHERE position = 0", "item", "SHA-256"),
+    "release by hand": (
+        "INSERT INTO items (id, release_id, position, source_uri, relative_name, state, object_key, sha256, locator, faces) "
+        "SELECT gen_random_uuid(), release_id, 9, 'x', 'x', 'done', 'x', sha256, locator, 1 FROM items LIMIT 1",
+        "item",
+        "no item:released",
+    ),
+    "unhold by hand": ("UPDATE items SET state = 'held' WHERE position = 1", "item", "the trail does not say so"),
+    "change who submitted": ("UPDATE releases SET submitted_by = 'mallory'", "release", "submitted by somebody else"),
+    "change the policy of a release": ('UPDATE releases SET policy = \'{"name": "lax"}\'', "release", "another policy"),
+    "finish by hand": ("UPDATE releases SET state = 'finished'", "release", "the trail does not say so"),
+    "change a policy": (
+        "UPDATE policies SET body = jsonb_set(body, '{quorum}', '1')",
+        "policy",
+        "not the policy that was set",
+    ),
+    "slip in a policy": (
+        "INSERT INTO policies SELECT tenant, name, 2, body, canonical, canonical_sha256, set_by FROM policies",
+        "policy",
+        "no policy:set",
+    ),
+}
+
+
+def test_a_whole_life_agrees_with_its_trail(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    fetched(world)
+    denied, withdrawn = world.request((0, 0)), world.request((0, 1))
+    world.withdraw(withdrawn)
+    world.approve(denied, "bob")
+    result = verified(world.database, anchors, signer, load_roster(world.roster))
+    assert (result.findings, result.notes) == ([], [])
+    assert result.signatures == 3 + 2 + 1 + 1 + 1, "three opened, two and one approved, one fetched, one withdrawn"
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_change_behind_the_trails_back_is_found(
+    world: World, anchors: Anchors, signer: HeadSigner, attack: str
+) -> None:
+    fetched(world)
+    statement, where, words = ATTACKS[attack]
+    as_superuser(world, statement)
+    found = verified(world.database, anchors, signer).findings
+    assert [each for each in found if each.where.startswith(where) and words in each.words], found
+    assert {each.problem for each in found} <= {Problem.ROW}
+
+
+def as_superuser(world: World, *statements: str) -> None:
+    """Triggers, foreign keys and checks out of the way, as somebody with the whole server has them."""
+    import psycopg
+
+    url = world.database.admin_url.rsplit("/", 1)[0] + f"/{world.database.name}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (OFF, *statements):
+            connection.execute(statement)
+
+
+def test_a_forged_approval_is_found_though_its_event_and_its_row_agree(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """With a stolen gateway role: row and event are written, and only the signature is not bob's."""
+    terms = world.request((0, 0))
+    forged = world.people["eve"].sign(terms)
+    with world.as_("gateway").begin() as session:
+        from schemas.tables import Approval
+
+        row = {"approver": "bob", "requester": "alice", "decision": "approve", "signature": forged}
+        session.add(Approval(request_id=terms.id, **row))
+        about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+        detail = {"signature": forged.hex()}
+        append(session, AuditEvent.REQUEST_APPROVED, actor="bob", detail=detail, **about)
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.problem, "key that bob was added with" in found.words) == (Problem.SIGNATURE, True)
+
+
+def test_an_event_without_its_row_or_signature_is_found(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    terms = world.request((0, 0))
+    with world.as_("gateway").begin() as session:
+        about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+        append(session, AuditEvent.REQUEST_APPROVED, actor="bob", **about)
+    found = {(each.problem, each.words) for each in verified(world.database, anchors, signer).findings}
+    assert found == {
+        (Problem.ROW, "request:approved by bob, and there is no such decision"),
+        (Problem.SIGNATURE, "request:approved: bob did not sign it"),
+    }
+
+
+def test_a_trail_of_before_signatures_gives_a_note(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Events as revision 0001 wrote them; they stand before the first signature of the trail."""
+    terms = world.draft((0, 0))
+    with world.as_("gateway").begin() as session:
+        about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+        append(session, AuditEvent.REQUEST_OPENED, actor="alice", detail={"faces": 1, "quorum": 2}, **about)
+    fields = "id, tenant, release_id, requester, reason, legal_basis, case_reference, purpose, quorum"
+    values = [f"'{getattr(terms, name.replace('release_id', 'release'))}'" for name in fields.split(", ")]
+    as_superuser(
+        world,
+        f"INSERT INTO recovery_requests ({fields}, recipient_public, canonical, canonical_sha256, expires_at, created_at) "
+        f"VALUES ({', '.join(values)}, sha256('k'), '\\x{terms.canonical().hex()}', '\\x{terms.sha256().hex()}', now() + '1 day', now())",
+    )
+    result = verified(world.database, anchors, signer)
+    assert result.findings == []
+    assert "before signatures" in result.notes[0]
+    world.request((0, 1))
+    with world.as_("gateway").begin() as session:
+        append(session, AuditEvent.REQUEST_OPENED, actor="alice", request="x", request_hash=terms.sha256())
+    assert "alice did not sign it" in str(verified(world.database, anchors, signer).findings)
+
+
+def test_the_roster_is_held_against_the_people(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Somebody whom the gateway added with their event, and whom the custodian never heard of; and the other way round."""
+    with world.as_("gateway").begin() as session:
+        person = RosterPerson("mallory", "acme", ("approver",), bytes(32), bytes(range(32)))
+        people.add(session, person, "root")
+        people.remove(session, "dave", "root")
+    assert verified(world.database, anchors, signer).findings == []
+    found = verified(world.database, anchors, signer, load_roster(world.roster)).findings
+    assert {(each.problem, each.where, each.words.split(",")[0]) for each in found} == {
+        (Problem.ROSTER, "person mallory", "is not on the roster"),
+        (Problem.ROSTER, "person dave", "is on the roster"),
+    }
+
+
+def test_an_event_that_cannot_be_read_does_not_stop_the_rest(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    fetched(world)
+    as_owner(
+        world.database,
+        "DROP INDEX audit.events_release",
+        "ALTER TABLE audit.events DROP CONSTRAINT events_check",
+        "ALTER TABLE audit.events DISABLE TRIGGER append_only",
+        "UPDATE audit.events SET canonical = '\\x00ff' WHERE event = 'ticket:spent'",
+        "ALTER TABLE audit.events ENABLE ALWAYS TRIGGER append_only",
+    )
+    found = verified(world.database, anchors, signer).findings
+    assert {"event_changed", "row"} == {each.problem.value for each in found}
+    assert [each for each in found if each.where == "tickets" and "cannot be read" in each.words]
+
+
+def test_orders_are_held_against_their_events(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    from datetime import UTC, datetime
+    from uuid import uuid4
+
+    from schemas.orders import OrderTerms, order_message
+    from schemas.tables import CustodyOrder
+
+    terms = OrderTerms(
+        uuid4(), "acme", OrderKind.HOLD, OrderScope.RELEASE, world.release, None, "a claim", "kim", datetime.now(UTC)
+    )
+    signature = world.people["kim"].signing.sign(order_message(terms))
+    values = {name: getattr(terms, name) for name in ("id", "tenant", "kind", "scope", "target", "face", "reason")}
+    with world.as_("gateway").begin() as session:
+        bytes_ = {"canonical": terms.canonical(), "canonical_sha256": terms.sha256(), "signature": signature}
+        session.add(CustodyOrder(**values, **bytes_, ordered_by="kim", created_at=terms.created_at))
+        session.flush()
+        detail = {"kind": "hold", "signature": signature.hex()}
+        append(session, AuditEvent.ORDER_GIVEN, actor="kim", request_hash=terms.sha256(), detail=detail)
+    assert verified(world.database, anchors, signer).findings == []
+    as_superuser(world, "UPDATE custody_orders SET state = 'refused'")
+    (found,) = verified(world.database, anchors, signer).findings
+    assert "the trail does not say so" in found.words
+    with sessions(world.database.url_for("custodian")).begin() as session:
+        append(session, AuditEvent.ORDER_REFUSED, actor="custodian", request_hash=terms.sha256())
+    assert verified(world.database, anchors, signer).findings == []
+
+
+def test_shredded_keys_are_held_against_their_events(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Also the recovery that had been opened with them, and that ends with them."""
+    terms = world.approved((0, 0))
+    recovery = world.custodian().open(terms.id).recovery
+    item = world.items[0]
+    ended = "UPDATE recoveries SET state = 'failed', key_bundle = NULL", "UPDATE recovery_requests SET state = 'failed'"
+    gone = "UPDATE sealed_keys SET wrapped = NULL, state = 'shredded' WHERE item_id = '{}' AND face = {}"
+    with world.as_("custodian").begin() as session:
+        for statement in (*ended, gone.format(item, 0), gone.format(item, -1)):
+            session.execute(text(statement))
+        detail = {"faces": [0], "layout": True, "keys": 2, "recoveries": [str(recovery)]}
+        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", release=world.release, item=item, detail=detail)
+    assert verified(world.database, anchors, signer).findings == []
+    as_superuser(world, gone.format(item, 1))
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.where, found.words) == (f"key of face 1 of item {item}", "shredded, and the trail does not say so")
+    back = "UPDATE sealed_keys SET wrapped = 'x', state = 'live' WHERE face <> 0"
+    as_superuser(world, back)
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.where, "has come back" in found.words) == (f"key of face -1 of item {item}", True)

@@ -1,0 +1,156 @@
+"""Checking an evidence bundle with nothing but the notary's public key: no database, no bucket, no service."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.audit.evidence import About, Evidence, unpack
+from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
+from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
+from workers.audit.signed import SIGNED, SignedHistory
+from workers.audit.summary import LIMITS, PROVES, counted, released
+
+Body = Mapping[str, Any]
+
+
+@dataclass
+class Checked:
+    """What checking a bundle gave. `problems` empty: everything in `proves` holds. `limits`: what it cannot prove, always."""
+
+    about: str
+    problems: list[str] = field(default_factory=list)
+    proves: tuple[str, ...] = PROVES
+    limits: list[str] = field(default_factory=lambda: list(LIMITS))
+    facts: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything in the bundle holds."""
+        return not self.problems
+
+    def item_of(self, file: bytes) -> str | None:
+        """The item that a released file is of; None for a file that the bundle does not know."""
+        return self.files.get(hashlib.sha256(file).hexdigest())
+
+
+def check_bundle(data: bytes, verifier: HeadVerifier) -> Checked:
+    """Checks every byte of a bundle against the notary's public key. Raises EvidenceUnreadable for what is no bundle."""
+    evidence, summary = unpack(data)
+    checked = Checked(f"{evidence.about.value} {evidence.id}")
+    if (evidence.notary_key, evidence.notary_public) != (verifier.key_id, verifier.public):
+        checked.problems.append("it names another notary's key than yours")
+    heads = _check_heads(evidence, verifier, checked)
+    bodies = _check_events(evidence, heads, checked) if heads else None
+    if bodies is None or not heads:
+        return checked
+    checked.problems += [
+        f"event {body['seq']}: it has nothing to do with the {checked.about}" for body in _strangers(evidence, bodies)
+    ]
+    _check_signed(bodies, checked)
+    if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
+        checked.problems.append("summary.md does not say what the events say")
+    checked.files = released(bodies)
+    newest = heads[-1]
+    checked.facts += [
+        f"{len(bodies)} events of a trail of {newest.size}",
+        f"signed by the notary's key {newest.key_id} on {newest.at.isoformat(timespec='seconds')}",
+        counted(bodies),
+    ]
+    if newest.epoch:
+        checked.facts.append(
+            f"{newest.epoch} forks of this trail were accepted before: ask for what became of the lost events"
+        )
+    return checked
+
+
+def _check_heads(evidence: Evidence, verifier: HeadVerifier, checked: Checked) -> list[SignedHead]:
+    """The heads, where they verify and the newer extends the older; none where anything is wrong with them."""
+    try:
+        heads = [verifier.read(head.body, head.signature) for head in evidence.heads]
+    except HeadInvalid as error:
+        checked.problems.append(f"a head does not verify: {error.detail}")
+        return []
+    sizes = [head.size for head in heads]
+    if len(heads) not in (1, 2) or sizes != sorted(set(sizes)) or sizes[0] < 1:
+        checked.problems.append("one head is needed, or an earlier and a newer one")
+        return []
+    first, newest = heads[0], heads[-1]
+    if not check_consistency(first.size, newest.size, first.root, newest.root, evidence.consistency):
+        checked.problems.append(f"the head of {newest.size} events does not extend the head of {first.size}")
+        return []
+    return heads
+
+
+def _check_events(evidence: Evidence, heads: Sequence[SignedHead], checked: Checked) -> list[Body] | None:
+    """The events as JSON, where all are in the tree; None where one is not, because then nothing follows from any."""
+    newest, before = heads[-1], -1
+    bodies: list[Body] = []
+    for number, event in enumerate(evidence.events):
+        try:
+            body = event.body()
+            seq, well_formed = body["seq"], _well_formed(body)
+        except (ValueError, KeyError, TypeError):
+            checked.problems.append(f"entry {number} is no event")
+            return None
+        if not well_formed or seq <= before:
+            checked.problems.append(f"entry {number} is no event, or stands out of order")
+            return None
+        if not check_inclusion(leaf_hash(event.canonical), seq, newest.size, event.path, newest.root):
+            checked.problems.append(f"event {seq}: it does not stand in the signed trail")
+            return None
+        before = seq
+        bodies.append(body)
+    if not bodies or heads[0].size <= bodies[0]["seq"]:
+        checked.problems.append("it holds no event that its first head signs for")
+        return None
+    return bodies
+
+
+def _well_formed(body: Body) -> bool:
+    fields, texts = body["fields"], [body[name] for name in ("at", "role", "event")]
+    plain = isinstance(fields, dict) and isinstance(fields.get("detail", {}), dict)
+    return plain and type(body["seq"]) is int and all(isinstance(each, str) for each in texts) and body["v"] == 1
+
+
+def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
+    """Events that are neither of the matter nor say who its signers are."""
+    fields = [body["fields"] for body in bodies]
+    of_release: Any = evidence.id
+    request: Any = None
+    if evidence.about is About.TICKET:
+        issued = [
+            b["fields"] for b in bodies if b["event"] == "ticket:issued" and b["fields"].get("ticket") == evidence.id
+        ]
+        of_release, request = (issued[0].get("release"), issued[0].get("request")) if issued else (None, None)
+        if request is None:
+            yield from bodies
+            return
+
+    def of_release_and_request(about: Body) -> bool:
+        return about.get("release") == of_release and (request is None or about.get("request", request) == request)
+
+    own = [each for each in fields if of_release_and_request(each)]
+    linked = {(name, each[name]) for each in own for name in ("request", "recovery") if name in each}
+    signers = {body["fields"].get("actor") for body in bodies if body["event"] in SIGNED}
+    for body in bodies:
+        about = body["fields"]
+        named = any((name, about[name]) in linked for name in ("request", "recovery") if name in about)
+        of_matter = named or of_release_and_request(about)
+        of_signer = body["event"] in ("person:added", "person:removed") and about.get("subject") in signers
+        if not of_matter and not of_signer:
+            yield body
+
+
+def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
+    history = SignedHistory()
+    for body in bodies:
+        checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]
+    checked.facts.append(f"{history.signatures} signatures of people verify")
+    if history.unsigned:
+        checked.limits.append(
+            f"Who made {history.unsigned} of the decisions: they are of before signatures came into the trail, or carry none."
+        )

@@ -1,0 +1,326 @@
+"""The statements that hold tables against the trail. Each gives `(where, words)` of what does not agree, and reads only the
+events of the kinds that it names.
+"""
+
+# ruff: noqa: S608  the statements are put together from this file's own words alone
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.audit import AuditEvent as Tag
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One statement, and the name of what it compares."""
+
+    name: str
+    sql: str
+
+
+def _told(*events: Tag) -> str:
+    """The CTE `told`: what these events say, a column a field."""
+    kinds = ", ".join(f"'{event.value}'" for event in events)
+    return (
+        "WITH told AS MATERIALIZED (SELECT e.seq, e.event, f.* FROM audit.events AS e CROSS JOIN LATERAL "
+        "jsonb_to_record(convert_from(e.canonical, 'UTF8')::jsonb -> 'fields') AS f (actor text, release text, item text, "
+        "request text, ticket text, recovery text, subject text, model_version text, request_hash text, detail jsonb) "
+        f"WHERE e.event IN ({kinds}))"
+    )
+
+
+def _compare(name: str, events: tuple[Tag, ...], place: str, source: str, *cases: str) -> Comparison:
+    """`source` is a FROM clause over `told AS t`; the first of `cases` (`condition THEN words`) that is true is the finding."""
+    words = " ".join(f"WHEN {case}" for case in cases)
+    inner = f"SELECT {place} AS place, CASE {words} END AS words FROM {source}"
+    # Materialized, or a LIMIT behind it would make the planner look for the first few rows among all pairs.
+    found = f"found AS MATERIALIZED (SELECT place, words FROM ({inner}) AS judged WHERE words IS NOT NULL)"
+    return Comparison(name, f"{_told(*events)}, {found} SELECT place, words FROM found")
+
+
+# What the trail says of recoveries; a shredded key ends those that it had opened.
+_OF_RECOVERIES = (
+    "(SELECT event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT event, each, NULL, NULL FROM told "
+    "CROSS JOIN LATERAL jsonb_array_elements_text(detail -> 'recoveries') AS each WHERE event = 'key:shredded')"
+)
+_HASH = "encode({}.canonical_sha256, 'hex')"
+# Only where the event has a signature: what nobody signed is told by `workers.audit.signed`.
+_OTHER_SIGNATURE = (
+    "t.detail ? 'signature' AND t.detail ->> 'signature' IS DISTINCT FROM encode({}.signature, 'hex') "
+    "THEN 'its signature is not the one in the trail'"
+)
+
+COMPARISONS: tuple[Comparison, ...] = (
+    _compare(
+        "releases",
+        (Tag.RELEASE_SUBMITTED,),
+        "coalesce('release ' || r.id, 'event ' || t.seq)",
+        "(SELECT r.*, (SELECT count(*) FROM items AS i WHERE i.release_id = r.id) AS items FROM releases AS r) AS r "
+        "FULL JOIN told AS t ON t.release = r.id::text",
+        "t.seq IS NULL THEN 'the trail has no release:submitted of it'",
+        "r.id IS NULL THEN 'release:submitted, and the release is gone'",
+        "t.actor <> r.submitted_by THEN 'submitted by somebody else than the trail says'",
+        "t.detail ? 'items' AND (t.detail ->> 'items')::bigint <> r.items THEN 'has another number of items than the trail says'",
+        "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
+        "THEN 'has another policy than the trail says'",
+    ),
+    _compare(
+        "finished releases",
+        (Tag.RELEASE_FINISHED, Tag.RELEASE_CANCELLED),
+        "coalesce('release ' || r.id, 'event ' || t.seq)",
+        "(SELECT * FROM releases WHERE state IN ('finished', 'cancelled')) AS r FULL JOIN told AS t "
+        "ON t.release = r.id::text AND t.event = 'release:' || r.state",
+        "t.seq IS NULL THEN 'it is ' || r.state || ', and the trail does not say so'",
+        "r.id IS NULL THEN t.event || ', and its row does not say so'",
+    ),
+    _compare(
+        "reports",
+        (Tag.RELEASE_REPORTED,),
+        "'release ' || r.id",
+        "releases AS r LEFT JOIN told AS t ON t.release = r.id::text AND t.detail::text LIKE '%' || r.report_sha256 || '%'",
+        "r.report_sha256 IS NOT NULL AND t.seq IS NULL THEN 'the trail does not know this hash of its report'",
+    ),
+    _compare(
+        "released items",
+        (Tag.ITEM_RELEASED,),
+        "coalesce('item ' || i.id, 'event ' || t.seq)",
+        "(SELECT i.*, a.id AS attempt, a.sha256 AS made, a.object_key AS put, a.model_version FROM items AS i LEFT JOIN attempts AS a "
+        "ON a.item_id = i.id AND a.state = 'published' WHERE i.state = 'done') AS i FULL JOIN told AS t ON t.item = i.id::text",
+        "t.seq IS NULL THEN 'it is done, and the trail has no item:released of it'",
+        "i.id IS NULL THEN 'item:released, and no item is done that it could be of'",
+        "t.release <> i.release_id::text THEN 'it was released in another release'",
+        "t.detail ->> 'sha256' IS DISTINCT FROM i.sha256 THEN 'its SHA-256 is not the one that was released'",
+        "t.detail ->> 'attempt' IS DISTINCT FROM i.attempt::text OR i.made <> i.sha256 OR i.put <> i.object_key "
+        "THEN 'its published attempt is not the one that was released'",
+        "t.model_version IS DISTINCT FROM i.model_version THEN 'its model is not the one that the trail names'",
+    ),
+    _compare(
+        "items that were not released",
+        (Tag.ITEM_HELD, Tag.ITEM_FAILED, Tag.ITEM_QUARANTINED),
+        "coalesce('item ' || i.id, 'event ' || t.seq)",
+        "(SELECT * FROM items WHERE state IN ('held', 'failed', 'quarantined')) AS i FULL JOIN told AS t ON t.item = i.id::text",
+        "t.seq IS NULL THEN 'it is ' || i.state || ', and the trail does not say so'",
+        "i.id IS NULL OR t.event <> 'item:' || i.state THEN t.event || ', and it is ' || coalesce(i.state, 'not so')",
+    ),
+    _compare(
+        "requests",
+        (Tag.REQUEST_OPENED,),
+        "coalesce('request ' || r.id, 'event ' || t.seq)",
+        "recovery_requests AS r FULL JOIN told AS t ON t.request = r.id::text",
+        "t.seq IS NULL THEN 'the trail has no request:opened of it'",
+        "r.id IS NULL THEN 'request:opened, and the request is gone'",
+        f"t.request_hash IS DISTINCT FROM {_HASH.format('r')} OR r.canonical_sha256 <> sha256(r.canonical) "
+        "THEN 'its hash is not the one in the trail'",
+        "t.actor <> r.requester OR t.release <> r.release_id::text THEN 'its requester or release is not the one in the trail'",
+        "(t.detail ->> 'quorum')::int <> r.quorum THEN 'its quorum is not the one in the trail'",
+        _OTHER_SIGNATURE.format("r"),
+    ),
+    _compare(
+        "states of requests",
+        (
+            Tag.REQUEST_APPROVED,
+            Tag.REQUEST_DENIED,
+            Tag.REQUEST_WITHDRAWN,
+            Tag.REQUEST_EXPIRED,
+            Tag.TICKET_SPENT,
+            Tag.TICKET_REFUSED,
+            Tag.RECOVERY_RECOVERED,
+            Tag.RECOVERY_FAILED,
+            Tag.RECOVERY_REFUSED,
+            Tag.RECOVERY_EXPIRED,
+            Tag.KEY_SHREDDED,
+        ),
+        "'request ' || r.id",
+        "recovery_requests AS r LEFT JOIN (SELECT coalesce(t.request, k.request_id::text) AS request, array_agg(t.event) AS events, "
+        f"count(*) FILTER (WHERE t.event = 'request:approved') AS approvals FROM {_OF_RECOVERIES} AS t LEFT JOIN recoveries AS v "
+        "ON v.id::text = t.recovery LEFT JOIN tickets AS k ON k.id = v.ticket_id GROUP BY 1) AS t ON t.request = r.id::text",
+        "r.state = 'open' AND t.events && ARRAY['request:denied', 'request:withdrawn', 'request:expired', 'ticket:spent'] "
+        "THEN 'it is open, and the trail has closed it'",
+        "r.state = 'approved' AND (coalesce(t.approvals, 0) < r.quorum "
+        "OR t.events && ARRAY['request:denied', 'request:withdrawn', 'ticket:spent']) "
+        "THEN 'it is approved, and by the trail it is not'",
+        "(r.state = 'denied') <> coalesce('request:denied' = ANY (t.events), false) "
+        "THEN 'it is ' || r.state || ', and the trail ' || CASE r.state WHEN 'denied' THEN 'has no denial' ELSE 'has a denial' END",
+        "(r.state = 'withdrawn') <> coalesce('request:withdrawn' = ANY (t.events), false) "
+        "THEN 'it is ' || r.state || ', and the trail says otherwise of its withdrawal'",
+        "r.state IN ('recovering', 'done') AND NOT coalesce('ticket:spent' = ANY (t.events), false) "
+        "THEN 'it is ' || r.state || ', and the trail has no ticket:spent of it'",
+        "r.state = 'done' AND NOT coalesce('recovery:recovered' = ANY (t.events), false) "
+        "THEN 'it is done, and the trail has no recovery:recovered of it'",
+        "r.state = 'expired' AND NOT coalesce(t.events && ARRAY['request:expired', 'ticket:refused', 'recovery:expired'], false) "
+        "THEN 'it is expired, and the trail does not say so'",
+        "r.state = 'failed' AND NOT coalesce(t.events && "
+        "ARRAY['ticket:refused', 'recovery:failed', 'recovery:refused', 'key:shredded'], false) "
+        "THEN 'it is failed, and the trail does not say so'",
+    ),
+    _compare(
+        "approvals",
+        (Tag.REQUEST_APPROVED, Tag.REQUEST_DENIED),
+        "coalesce('approval of request ' || a.request_id || ' by ' || a.approver, 'event ' || t.seq)",
+        "approvals AS a FULL JOIN told AS t ON t.request = a.request_id::text AND t.actor = a.approver",
+        "t.seq IS NULL THEN 'the trail has no event of it'",
+        "a.request_id IS NULL THEN t.event || ' by ' || t.actor || ', and there is no such decision'",
+        "(a.decision = 'approve') <> (t.event = 'request:approved') THEN 'the trail says ' || t.event",
+        _OTHER_SIGNATURE.format("a"),
+    ),
+    _compare(
+        "tickets",
+        (Tag.TICKET_ISSUED, Tag.TICKET_SPENT),
+        "coalesce('ticket ' || k.id, 'event ' || t.seq)",
+        "(SELECT k.*, v.id AS recovery, each.event AS expected FROM tickets AS k LEFT JOIN recoveries AS v ON v.ticket_id = k.id "
+        "CROSS JOIN (VALUES ('ticket:issued'), ('ticket:spent')) AS each (event) "
+        "WHERE each.event = 'ticket:issued' OR k.spent_at IS NOT NULL) AS k "
+        "FULL JOIN told AS t ON t.ticket = k.id::text AND t.event = k.expected",
+        "t.seq IS NULL THEN 'the trail has no ' || k.expected || ' of it'",
+        "k.id IS NULL THEN t.event || ', and no row says so'",
+        "t.request IS DISTINCT FROM k.request_id::text THEN 'it is of another request than the trail says'",
+        "t.detail ? 'sha256' AND t.detail ->> 'sha256' IS DISTINCT FROM encode(sha256(k.canonical), 'hex') "
+        "THEN 'its bytes are not those that were issued'",
+        "t.event = 'ticket:spent' AND t.recovery IS DISTINCT FROM k.recovery::text THEN 'it was spent on another recovery'",
+    ),
+    _compare(
+        "recoveries",
+        (
+            Tag.RECOVERY_RECOVERED,
+            Tag.RECOVERY_FETCHED,
+            Tag.RECOVERY_FAILED,
+            Tag.RECOVERY_REFUSED,
+            Tag.RECOVERY_EXPIRED,
+            Tag.KEY_SHREDDED,
+        ),
+        "coalesce('recovery ' || v.id, 'recovery ' || t.recovery)",
+        "recoveries AS v FULL JOIN (SELECT recovery, array_agg(event) AS events, max((detail ->> 'faces')::int) FILTER "
+        f"(WHERE event = 'recovery:recovered') AS faces FROM {_OF_RECOVERIES} AS e WHERE recovery IS NOT NULL GROUP BY recovery) AS t "
+        "ON t.recovery = v.id::text LEFT JOIN (SELECT recovery_id, count(*) AS faces FROM recovered_faces GROUP BY recovery_id) AS n "
+        "ON n.recovery_id = v.id",
+        "v.id IS NULL THEN t.events[1] || ', and the recovery is gone'",
+        "(v.state = 'fetched') <> coalesce('recovery:fetched' = ANY (t.events), false) "
+        "THEN 'it is ' || v.state || ', and the trail says otherwise of its fetching'",
+        "v.state = 'recovered' AND NOT coalesce('recovery:recovered' = ANY (t.events), false) "
+        "THEN 'it is recovered, and the trail has no recovery:recovered of it'",
+        "v.state = 'bound' AND t.events IS NOT NULL THEN 'it is bound, and the trail says ' || t.events[1]",
+        "v.state = 'failed' AND NOT coalesce(t.events && ARRAY['recovery:failed', 'recovery:refused', 'key:shredded'], false) "
+        "THEN 'it is failed, and the trail does not say so'",
+        "v.state = 'expired' AND NOT coalesce(t.events && ARRAY['recovery:expired', 'key:shredded'], false) "
+        "THEN 'it is expired, and the trail does not say so'",
+        "coalesce(n.faces, 0) <> coalesce(t.faces, 0) THEN 'it has another number of recovered faces than the trail says'",
+    ),
+    _compare(
+        "shredded keys",
+        (Tag.KEY_SHREDDED,),
+        "'key of face ' || coalesce(k.face, t.face) || ' of item ' || coalesce(k.item_id::text, t.item)",
+        "(SELECT DISTINCT item_id, face FROM sealed_keys WHERE state = 'shredded') AS k FULL JOIN (SELECT DISTINCT item, each::int AS face "
+        "FROM told CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(detail -> 'faces', '[]') || CASE WHEN "
+        "(detail ->> 'layout')::boolean THEN '[-1]'::jsonb ELSE '[]'::jsonb END) AS each) AS t "
+        "ON t.item = k.item_id::text AND t.face = k.face",
+        "t.item IS NULL THEN 'shredded, and the trail does not say so'",
+        "EXISTS (SELECT FROM sealed_keys AS s WHERE s.item_id = t.item::uuid AND s.face = t.face AND s.state <> 'shredded') "
+        "THEN 'shredded by the trail, and it has come back'",
+        "k.item_id IS NULL THEN 'shredded by the trail, and its row is gone'",
+    ),
+    _compare(
+        "orders",
+        (Tag.ORDER_GIVEN,),
+        "coalesce('order ' || o.id, 'event ' || t.seq)",
+        f"custody_orders AS o FULL JOIN told AS t ON t.request_hash = {_HASH.format('o')}",
+        "t.seq IS NULL THEN 'the trail has no order:given of it'",
+        "o.id IS NULL THEN 'order:given, and the order is gone'",
+        "t.actor <> o.ordered_by OR o.canonical_sha256 <> sha256(o.canonical) THEN 'it is not the order that was given'",
+        "t.detail ? 'kind' AND t.detail ->> 'kind' <> o.kind THEN 'it is of another kind than the trail says'",
+        _OTHER_SIGNATURE.format("o"),
+    ),
+    _compare(
+        "orders carried out",
+        (Tag.ORDER_DONE, Tag.ORDER_REFUSED),
+        "coalesce('order ' || o.id, 'event ' || t.seq)",
+        "(SELECT * FROM custody_orders WHERE state <> 'given') AS o FULL JOIN told AS t "
+        f"ON t.request_hash = {_HASH.format('o')} AND t.event = 'order:' || o.state",
+        "t.seq IS NULL THEN 'it is ' || o.state || ', and the trail does not say so'",
+        "o.id IS NULL THEN t.event || ', and no order is in that state'",
+    ),
+    _compare(
+        "reviews",
+        (Tag.REVIEW_OPENED, Tag.REVIEW_CLOSED),
+        "coalesce('review of request ' || w.request_id, 'event ' || t.seq)",
+        "(SELECT w.*, each.event AS expected FROM reviews AS w CROSS JOIN (VALUES ('review:opened'), ('review:closed')) AS each (event) "
+        "WHERE each.event = 'review:opened' OR w.closed_at IS NOT NULL) AS w "
+        "FULL JOIN told AS t ON t.request = w.request_id::text AND t.event = w.expected",
+        "t.seq IS NULL THEN 'the trail has no ' || w.expected || ' of it'",
+        "w.request_id IS NULL THEN t.event || ', and no row says so'",
+        "t.event = 'review:closed' AND (t.actor <> w.closed_by OR t.detail ->> 'conclusion' IS DISTINCT FROM "
+        "encode(sha256(convert_to(w.conclusion, 'UTF8')), 'hex')) THEN 'it was closed by somebody else, or with another conclusion'",
+        _OTHER_SIGNATURE.format("w"),
+    ),
+    _compare(
+        "people",
+        (Tag.PERSON_ADDED,),
+        "coalesce('person ' || p.id, 'event ' || t.seq)",
+        "people AS p FULL JOIN told AS t ON t.subject = p.id",
+        "t.seq IS NULL THEN 'the trail has no person:added of them'",
+        "p.id IS NULL THEN 'person:added, and nobody of that id is there'",
+        "t.detail ->> 'ed25519' IS DISTINCT FROM encode(p.ed25519_public, 'hex') "
+        "THEN 'their public key is not the one they were added with'",
+        "t.detail ->> 'tenant' IS DISTINCT FROM p.tenant THEN 'their tenant is not the one they were added with'",
+        "(SELECT array_agg(each ORDER BY each) FROM jsonb_array_elements_text(t.detail -> 'roles') AS each) IS DISTINCT FROM "
+        "(SELECT array_agg(each ORDER BY each) FROM unnest(p.roles) AS each) THEN 'their roles are not those they were added with'",
+    ),
+    _compare(
+        "people who left",
+        (Tag.PERSON_REMOVED,),
+        "coalesce('person ' || p.id, 'event ' || t.seq)",
+        "(SELECT * FROM people WHERE removed_at IS NOT NULL) AS p FULL JOIN told AS t ON t.subject = p.id",
+        "t.seq IS NULL THEN 'removed, and the trail does not say so'",
+        "p.id IS NULL THEN 'person:removed, and they are still there'",
+    ),
+    _compare(
+        "policies",
+        (Tag.POLICY_SET,),
+        "coalesce('policy ' || p.name || ' version ' || p.version, 'event ' || t.seq)",
+        "policies AS p FULL JOIN told AS t ON t.detail ->> 'tenant' = p.tenant AND t.detail ->> 'name' = p.name "
+        "AND (t.detail ->> 'version')::int = p.version",
+        "t.seq IS NULL THEN 'the trail has no policy:set of it'",
+        "p.name IS NULL THEN 'policy:set, and this version is gone'",
+        f"t.detail ->> 'sha256' IS DISTINCT FROM {_HASH.format('p')} OR p.canonical_sha256 <> sha256(p.canonical) "
+        "OR p.body <> convert_from(p.canonical, 'UTF8')::jsonb THEN 'it is not the policy that was set'",
+        "t.actor <> p.set_by THEN 'set by somebody else than the trail says'",
+    ),
+    _compare(
+        "erased subjects",
+        (Tag.SUBJECT_ERASED,),
+        "coalesce('subject ' || s.id, 'event ' || t.seq)",
+        "(SELECT * FROM subjects WHERE erased_at IS NOT NULL) AS s FULL JOIN told AS t ON t.subject = s.id::text",
+        "t.seq IS NULL THEN 'erased, and the trail does not say so'",
+        "s.id IS NULL THEN 'subject:erased, and nobody of that pseudonym was'",
+    ),
+    _compare(
+        "exports",
+        (Tag.EXPORT_FINISHED,),
+        "'export ' || x.id",
+        "exports AS x LEFT JOIN told AS t ON t.detail ->> 'export' = x.id::text",
+        "x.state = 'done' AND t.seq IS NULL THEN 'it is done, and the trail has no export:finished of it'",
+    ),
+    _compare(
+        "what happens once",
+        (
+            Tag.RELEASE_SUBMITTED,
+            Tag.ITEM_RELEASED,
+            Tag.REQUEST_APPROVED,
+            Tag.REQUEST_DENIED,
+            Tag.TICKET_ISSUED,
+            Tag.RECOVERY_RECOVERED,
+            Tag.RECOVERY_FETCHED,
+            Tag.ORDER_GIVEN,
+            Tag.ORDER_DONE,
+            Tag.POLICY_SET,
+        ),
+        "'event ' || t.seq",
+        "(SELECT event, max(seq) AS seq, count(*) AS times FROM told GROUP BY event, CASE "
+        "WHEN event = 'release:submitted' THEN release WHEN event = 'item:released' THEN item "
+        "WHEN event IN ('request:approved', 'request:denied') THEN request || ' ' || actor "
+        "WHEN event = 'ticket:issued' THEN request WHEN event LIKE 'order:%' THEN request_hash "
+        "WHEN event = 'policy:set' THEN detail ->> 'tenant' || ' ' || (detail ->> 'name') || ' ' || (detail ->> 'version') "
+        "ELSE recovery END) AS t",
+        "t.times > 1 THEN t.event || ' stands in the trail ' || t.times || ' times for one and the same'",
+    ),
+)

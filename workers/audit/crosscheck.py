@@ -1,0 +1,115 @@
+"""Holds the tables against the trail: each visible state has the event that tells of it and agrees with it, and no event tells of
+what is not there; what people signed verifies with the keys that they were added with.
+
+Comparing happens in the database, one statement a kind of row, so that it takes no memory of ours at a million events; each reads
+the events of its own kinds alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from schemas.audit_tables import Event
+from schemas.tables import Person, RecoveryRequest, RequestFace
+from workers.audit.comparisons import COMPARISONS, Comparison
+from workers.audit.signed import KINDS, SignedHistory
+from workers.audit.verify import Problem, Verification
+from workers.custody.judge import terms_of
+from workers.custody.roster import Roster, RosterPerson
+
+AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
+_BATCH = 500
+
+
+def crosscheck(session: Session, result: Verification, roster: Roster | None = None) -> None:
+    """Adds to `result` what the tables say otherwise than the trail; in the session, and the snapshot, that `verify` used.
+
+    With the custodian's `roster`, people are held against that as well.
+    """
+    session.execute(text("SET LOCAL statement_timeout = 0"))
+    session.execute(text("SET LOCAL work_mem = '64MB'"))
+    for comparison in COMPARISONS:
+        _compare(session, comparison, result)
+    _check_requests(session, result)
+    _check_signed(session, result)
+    if roster is not None:
+        _check_roster(session, roster, result)
+
+
+def _compare(session: Session, comparison: Comparison, result: Verification) -> None:
+    try:
+        with session.begin_nested():
+            rows = session.execute(text(f"{comparison.sql} LIMIT {AT_MOST}")).all()
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or state is None:
+            raise
+        words = f"could not be held against the trail ({state}): an event in it cannot be read, or a right is missing"
+        result.found(Problem.ROW, comparison.name, words)
+        return
+    for where, words in rows:
+        result.found(Problem.ROW, where, words)
+    if len(rows) == AT_MOST:
+        result.notes.append(f"{comparison.name}: only the first {AT_MOST} findings are shown")
+
+
+def _check_requests(session: Session, result: Verification) -> None:
+    """A request's columns and faces must be the terms whose canonical bytes people signed."""
+    query = select(RecoveryRequest).where(RecoveryRequest.signature.is_not(None)).order_by(RecoveryRequest.id)
+    for requests in session.execute(query.execution_options(yield_per=_BATCH)).scalars().partitions():
+        wanted = [request.id for request in requests]
+        rows = session.execute(
+            select(RequestFace).where(RequestFace.request_id.in_(wanted)).order_by(RequestFace.request_id)
+        ).scalars()
+        faces = {key: list(group) for key, group in groupby(rows, lambda face: face.request_id)}
+        for request in requests:
+            if terms_of(request, faces.get(request.id, [])).canonical() != bytes(request.canonical):
+                result.found(
+                    Problem.ROW, f"request {request.id}", "its columns or faces are not the terms that were signed"
+                )
+        session.expunge_all()
+
+
+def _check_signed(session: Session, result: Verification) -> None:
+    history = SignedHistory()
+    kinds = [kind.value for kind in KINDS]
+    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_(kinds)).order_by(Event.seq)
+    for seq, event, canonical in session.execute(query.execution_options(yield_per=_BATCH)):
+        try:
+            faults = list(history.see(json.loads(bytes(canonical))))
+        except (ValueError, KeyError, TypeError):
+            continue  # `verify` says so of every event that cannot be read
+        for words in faults:
+            result.found(Problem.SIGNATURE, f"event {seq}", f"{event}: {words}")
+    result.signatures = history.signatures
+    if history.unsigned:
+        result.notes.append(
+            f"{history.unsigned} decisions are of before signatures came into the trail: nothing proves who made them"
+        )
+
+
+def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
+    """The custodian counts those on its roster: they must be the people of the table, with the same keys and roles."""
+    rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
+    for who in sorted(rows.keys() | roster.people.keys()):
+        row, pinned = rows.get(who), roster.people.get(who)
+        if row is None:
+            result.found(Problem.ROSTER, f"person {who}", "is on the roster, and the service knows nobody of that id")
+        elif pinned is None:
+            result.found(Problem.ROSTER, f"person {who}", "is not on the roster")
+        else:
+            for words in _differences(row, pinned):
+                result.found(Problem.ROSTER, f"person {who}", words)
+
+
+def _differences(row: Person, pinned: RosterPerson) -> Iterator[str]:
+    if (bytes(row.ed25519_public), bytes(row.x25519_public)) != (pinned.ed25519_public, pinned.x25519_public):
+        yield "has other public keys than on the roster"
+    if (row.tenant, sorted(row.roles)) != (pinned.tenant, sorted(pinned.roles)):
+        yield "has another tenant or other roles than on the roster"

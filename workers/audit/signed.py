@@ -1,0 +1,213 @@
+"""What the trail says people signed, checked from the trail alone: signatures, who may sign what, and the quorum of every ticket.
+
+Events come in their order. A person's key is the one of their `person:added`; a signature is over the hash that the event carries,
+see `docs/audit-format.md`. Before revision 0002 people's requests and decisions were not signed, or not in the trail: that is told
+apart by the first event that carries a signature, and nothing unsigned is accepted after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.audit import AuditEvent
+from schemas.requests import signed_message
+from schemas.states import OrderKind
+from workers.custody.judge import verifies
+from workers.custody.passkeys import Assertion, Passkey, answers
+from workers.custody.roster import APPROVER, AUDITOR, KEY_OFFICER, REQUESTER
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Who signs an event, and the sayings that it may be signed with (more than one where the event leaves it open)."""
+
+    role: str
+    sayings: Callable[[Fields], list[str]]
+
+
+def _saying(words: str) -> Callable[[Fields], list[str]]:
+    return lambda _fields: [words]
+
+
+def _order_sayings(fields: Fields) -> list[str]:
+    kind = fields["detail"].get("kind")
+    return [f"order {each.value}" for each in OrderKind if kind in (None, each.value)]
+
+
+SIGNED: dict[AuditEvent, _Rule] = {
+    AuditEvent.REQUEST_OPENED: _Rule(REQUESTER, _saying("open request")),
+    AuditEvent.REQUEST_APPROVED: _Rule(APPROVER, _saying("approve")),
+    AuditEvent.REQUEST_DENIED: _Rule(APPROVER, _saying("deny")),
+    AuditEvent.REQUEST_WITHDRAWN: _Rule(REQUESTER, _saying("withdraw")),
+    AuditEvent.RECOVERY_FETCHED: _Rule(REQUESTER, lambda fields: [f"fetch {fields.get('recovery')}"]),
+    AuditEvent.REVIEW_CLOSED: _Rule(AUDITOR, lambda fields: [f"review {fields['detail'].get('conclusion')}"]),
+    AuditEvent.ORDER_GIVEN: _Rule(KEY_OFFICER, _order_sayings),
+}
+_PEOPLE = (AuditEvent.PERSON_ADDED, AuditEvent.PERSON_REMOVED)
+_TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
+_BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
+KINDS: tuple[AuditEvent, ...] = (*_PEOPLE, *SIGNED, *_TICKETS)
+
+
+@dataclass
+class _Person:
+    public: bytes | None
+    roles: frozenset[str]
+    passkeys: tuple[Passkey, ...] = ()
+    removed: bool = False
+
+    def signed(self, fields: Fields, signature: bytes, message: bytes) -> bool:
+        """With their key file, or, where the event has an assertion, with a passkey."""
+        if "assertion" not in fields["detail"]:
+            return self.public is not None and verifies(self.public, signature, message)
+        try:
+            assertion = Assertion.of(fields["detail"]["assertion"])
+        except ValueError:
+            return False
+        return any(answers(passkey, assertion, signature, message) for passkey in self.passkeys)
+
+
+@dataclass
+class _Request:
+    requester: str
+    sha256: str
+    quorum: int
+    approvers: set[str] = field(default_factory=set)
+    denied: bool = False
+    spent: bool = False
+
+
+class SignedHistory:
+    """Follows the events of `KINDS` and says what is wrong with each; others are passed over.
+
+    `unsigned` counts what was never signed because it is older than revision 0002. Keeps people and requests, not events.
+    """
+
+    def __init__(self) -> None:
+        self.unsigned = 0
+        self.signatures = 0
+        self._signing = False
+        self._people: dict[str, _Person] = {}
+        self._requests: dict[str, _Request] = {}
+
+    def see(self, event: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with this event, in words; `event` is the JSON object that was hashed."""
+        fields = {"detail": {}} | event["fields"]
+        try:
+            kind = AuditEvent(event["event"])
+        except ValueError:
+            return
+        if not isinstance(fields["detail"], dict):
+            yield "its detail is no object"
+        elif kind in _PEOPLE:
+            yield from self._see_person(kind, fields)
+        elif kind in SIGNED:
+            yield from self._see_signed(kind, fields)
+            yield from self._see_request(kind, fields)
+        elif kind in _TICKETS:
+            yield from self._see_ticket(kind, fields)
+
+    def _see_person(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        who = str(fields.get("subject"))
+        known = self._people.get(who)
+        if kind is AuditEvent.PERSON_REMOVED:
+            if known is None or known.removed:
+                yield f"{who} was removed, and was not there"
+            else:
+                known.removed = True
+            return
+        if known is not None:
+            yield f"{who} was added before: a key cannot be replaced"
+            return
+        public, roles = _hex(fields["detail"].get("ed25519")), fields["detail"].get("roles")
+        held = frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
+        passkeys = _passkeys(fields["detail"].get("passkeys"))
+        self._people[who] = _Person(public if public and len(public) == 32 else None, held, passkeys)
+
+    def _see_signed(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        actor, rule = str(fields.get("actor")), SIGNED[kind]
+        signature, sha256 = _hex(fields["detail"].get("signature")), _hex(fields.get("request_hash"))
+        if "signature" not in fields["detail"] and not self._signing:
+            self.unsigned += 1
+            return
+        self._signing = True
+        person = self._people.get(actor)
+        if signature is None or sha256 is None or len(sha256) != 32:
+            yield f"{actor} did not sign it"
+        elif person is None or person.public is None:
+            yield f"no person:added before it gives the public key of {actor}"
+        elif person.removed:
+            yield f"{actor} signed it after having been removed"
+        elif rule.role not in person.roles:
+            yield f"{actor} is no {rule.role}"
+        elif not any(
+            person.signed(fields, signature, signed_message(saying, sha256))
+            for saying in rule.sayings(fields)
+            if saying.isascii()
+        ):
+            yield f"the signature is not one by the key that {actor} was added with"
+        else:
+            self.signatures += 1
+
+    def _see_request(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        if kind is AuditEvent.ORDER_GIVEN:
+            return
+        actor, sha256 = str(fields.get("actor")), str(fields.get("request_hash"))
+        if kind is AuditEvent.REQUEST_OPENED:
+            if str(fields.get("request")) in self._requests:
+                yield "the request was opened before"
+                return
+            quorum = fields["detail"].get("quorum")
+            request = _Request(actor, sha256, quorum if isinstance(quorum, int) else 1)
+            self._requests[str(fields.get("request"))] = request
+            return
+        known = self._requests.get(str(fields.get("request")))
+        if known is None:
+            yield "no request:opened before it"
+            return
+        if sha256 != known.sha256:
+            yield "it is about other terms than were opened"
+        if (actor == known.requester) is not (kind in _BY_REQUESTER):
+            yield f"{actor} asked for it" if actor == known.requester else f"{actor} did not ask for it"
+        elif kind is AuditEvent.REVIEW_CLOSED and actor in known.approvers:
+            yield f"{actor} decided on the request, and does not review it"
+        elif kind in (AuditEvent.REQUEST_APPROVED, AuditEvent.REQUEST_DENIED):
+            if actor in known.approvers:
+                yield f"{actor} decided before"
+            known.approvers.add(actor)
+            known.denied |= kind is AuditEvent.REQUEST_DENIED
+
+    def _see_ticket(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        known = self._requests.get(str(fields.get("request")))
+        if known is None:
+            yield "no request:opened before it"
+            return
+        if str(fields.get("request_hash")) != known.sha256:
+            yield "it is about other terms than were opened"
+        if kind is AuditEvent.TICKET_SPENT:
+            if known.spent:
+                yield "a ticket of this request was spent before"
+            known.spent = True
+        elif known.denied or len(known.approvers) < known.quorum:
+            yield (
+                "it was issued over a denial"
+                if known.denied
+                else f"it was issued on {len(known.approvers)} approvals, and {known.quorum} are needed"
+            )
+
+
+def _passkeys(given: Any) -> tuple[Passkey, ...]:
+    entries = given if isinstance(given, list) else []
+    pairs = [(each.get("id"), _hex(each.get("public"))) for each in entries if isinstance(each, dict)]
+    return tuple(Passkey(str(credential), public) for credential, public in pairs if public is not None)
+
+
+def _hex(value: Any) -> bytes | None:
+    try:
+        return bytes.fromhex(value)
+    except (ValueError, TypeError):
+        return None
