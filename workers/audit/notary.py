@@ -22,7 +22,7 @@ from schemas.audit_tables import Event, TreeHead
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, AuditShort
 from workers.audit.forks import load_forks, lost_by
-from workers.audit.heads import Anchors, HeadSigner, SignedHead
+from workers.audit.heads import Anchors, HeadInvalid, HeadSigner, SignedHead
 from workers.audit.merkle import root_at
 from workers.audit.store import StoredNodes, extend_nodes, trail_size
 from workers.errors import Away, ObjectExists, WorkerError
@@ -102,9 +102,9 @@ class Notary:
 
         Heads that an accepted fork gave up are left alone.
         """
+        recorded = set(session.execute(select(TreeHead.anchor_object)).scalars())
         forks = load_forks(self._anchors, self._signer.verifier)
         self._epoch = len(forks)
-        recorded = set(session.execute(select(TreeHead.anchor_object)).scalars())
         places = {name: self._anchors.place(name) for name in self._anchors.names()}
         living = [name for name, place in places.items() if place is None or lost_by(*place, forks) is None]
         for name in [name for name in living if name not in recorded]:
@@ -158,7 +158,8 @@ def _news(session: Session, last: int, size: int) -> bool:
 def run(notary: Notary, every: float, stop: threading.Event) -> int:
     """Anchors every `every` seconds until `stop`, and once more then. 1 where the last head could not be anchored.
 
-    An engine that is away is waited for. A fork ends it: nobody may sign on as if nothing had happened.
+    An engine that is away is waited for. A fork ends it, and so does a head of another key in the bucket: nobody may sign on as if
+    nothing had happened.
     """
     while True:
         last_time = stop.wait(timeout=every)
@@ -166,8 +167,8 @@ def run(notary: Notary, every: float, stop: threading.Event) -> int:
             head = notary.anchor()
             if head is not None:
                 log.info("head anchored", size=head.size)
-        except AuditFork as error:
-            log.critical("audit fork", detail=error.detail)
+        except (AuditFork, HeadInvalid) as error:
+            log.critical("audit fork" if isinstance(error, AuditFork) else "foreign head", detail=error.detail)
             return 1
         except (Away, SQLAlchemyError) as error:
             log.warning("could not anchor", error=type(error).__name__)
