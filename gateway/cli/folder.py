@@ -25,7 +25,6 @@ UNGOVERNED = (
 )
 _CHUNK = 4  # images a call of the core: enough to batch faces, few enough for a bar that moves
 
-keys_app = typer.Typer(no_args_is_help=True, help="Key rings of the service-free mode.")
 
 Inputs = Annotated[list[Path], typer.Argument(help="Files, or folders to search.", exists=True, show_default=False)]
 KeysOption = Annotated[Path, typer.Option("--keys", help="The key ring; make one with `refacex keys new FILE`.")]
@@ -65,10 +64,8 @@ def register(app: typer.Typer) -> None:
     app.command()(anonymise)
     app.command()(recover)
     app.command()(inspect)
-    app.add_typer(keys_app, name="keys")
 
 
-@keys_app.command("new")
 def keys_new(path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make.")]) -> None:
     """Make a key ring. Keep a copy of it: without it no face can ever be recovered."""
     from refacex_core.keyring import KeyRing

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.folder import keys_new
 from gateway.cli.passphrases import ask_for
 from gateway.cli.service import Home, Json, database_told, home_folder, lines, printable, stop, table, tell
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from workers.custody.rotation import KeyOffice, Tally
     from workers.settings import CustodianSettings
 
-app = typer.Typer(no_args_is_help=True, help="The custody keys: run it on the custodian's machine.")
+app = typer.Typer(no_args_is_help=True, help="Key rings: `new` for folders; the others on the custodian's machine.")
 
 SHOWN = 50  # failures a line each; the rest as a number
 
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
+    app.command("new")(keys_new)
     root.add_typer(app, name="keys")
 
 
