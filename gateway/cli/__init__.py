@@ -21,6 +21,7 @@ def build() -> typer.Typer:
     app.callback()(root)
     for module in (folder, releases, exports, governance, keys, system):
         module.register(app)
+    keys.app.command("new")(folder.keys_new)  # one group of commands, and the custodian's part of it knows no networks
     return app
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.folder import keys_new
 from gateway.cli.passphrases import ask_for
 from gateway.cli.service import Home, Json, database_told, home_folder, lines, printable, stop, table, tell
 
@@ -30,7 +29,6 @@ SHOWN = 50  # failures a line each; the rest as a number
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command("new")(keys_new)
     root.add_typer(app, name="keys")
 
 
