@@ -11,7 +11,7 @@ import typer
 
 from gateway.cli.passphrases import new_passphrase
 from gateway.cli.roster import Passkeys, PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
-from gateway.cli.service import Home, Json, lines, service, table, tell, told
+from gateway.cli.service import Home, Json, lines, service, stop, table, tell, told
 
 app = typer.Typer(no_args_is_help=True, help="People who ask, approve and receive.")
 
@@ -61,6 +61,34 @@ def add(
         tell(f"{person} added ({', '.join(new.roles)}), key {key_id(KeyType.ED25519, new.ed25519_public)}")
         if without_roster:
             tell(f"nothing that {person} signs counts before `refacex roster add` on the custodian's machine")
+
+
+@app.command()
+def enrol(
+    public: Public,
+    token: Annotated[Path, typer.Option(help="A file with your OpenID Connect ID token.")],
+    provider: Annotated[Path, typer.Option(help="JSON: issuer, audience, jwks, tenant, groups {group: role}.")],
+    passkey: Passkeys = [],  # noqa: B006  (typer copies it)
+    home: Home = None,
+) -> None:
+    """Enrol with your own keys as whom your organisation's sign-in names, in the roles that your groups give.
+
+    It makes you known to the service; whoever keeps the custodian's roster enters you there with `refacex roster add`.
+    """
+    with service(home) as (_, sessions):
+        from gateway.identity import Provider
+        from workers.recoveries import people
+
+        try:
+            given = token.read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise stop(f"{token} cannot be read: {type(error).__name__}") from None
+        who = Provider.load(provider).identify(given)
+        new = member(who.person, public, list(who.roles), who.tenant, passkey)
+        with sessions.begin() as session:
+            people.add(session, new, who.person, issuer=who.issuer, identity=who.subject)
+        tell(f"{who.person} of {who.tenant} enrolled ({', '.join(who.roles)})")
+        tell(f"nothing that {who.person} signs counts before `refacex roster add` on the custodian's machine")
 
 
 @app.command()

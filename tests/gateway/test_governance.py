@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import jwt
 import numpy as np
 import pytest
 import typer
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 from sqlalchemy import select
 from typer.testing import CliRunner
@@ -133,6 +136,27 @@ def test_where_custodian_and_service_are_apart_a_person_is_entered_in_both(
     assert "fay" not in load_roster(world.roster).people
     refacex("roster", "add", *fay, "--roster", world.roster)
     assert "fay" in refacex("roster", "list", "--json", "--roster", world.roster).stdout
+
+
+def test_who_signs_in_enrols_with_their_own_keys(refacex: Refacex, world: World, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwks = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())) | {"kid": "k"}
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [jwks]}))
+    about = {"issuer": "https://id", "audience": "refacex", "tenant": "acme", "groups": {"dpo": "approver"}}
+    (tmp_path / "provider.json").write_text(json.dumps(about | {"jwks": str(tmp_path / "jwks.json")}))
+    now = int(time.time())
+    claims = {"iss": "https://id", "aud": "refacex", "sub": "7", "iat": now, "exp": now + 60, "groups": ["dpo"]}
+    token = tmp_path / "token"
+    token.write_text(jwt.encode(claims | {"preferred_username": "gus"}, key, "ES256", headers={"kid": "k"}))
+    public = refacex("person", "new-key", tmp_path / "gus.json").stdout.strip()
+    enrol = ["person", "enrol", "--public", public, "--token", token, "--provider", tmp_path / "provider.json"]
+    assert "gus of acme enrolled (approver)" in refacex(*enrol).stderr
+    events = refacex("audit", "events", "--event", "person:added", "--json").stdout.splitlines()
+    told = json.loads(events[-1])["fields"]
+    assert (told["subject"], told["detail"]["issuer"], told["detail"]["identity"]) == ("gus", "https://id", "7")
+    assert "gus" not in load_roster(world.roster).people, "the roster is the custodian's"
+    token.write_text(jwt.encode(claims | {"exp": now - 1}, key, "ES256", headers={"kid": "k"}))
+    assert "sign in again" in refacex(*enrol, ok=False).stderr
 
 
 def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from workers.custody.roster import RosterPerson
 from workers.recoveries.errors import PersonExists, PersonUnknown
 
 
-def add(session: Session, person: RosterPerson, actor: str) -> bool:
+def add(session: Session, person: RosterPerson, actor: str, **vouched: str) -> bool:
     """Adds a person, in the caller's transaction; False where just this person is there already.
+
+    `vouched`: who says so, where an identity provider does; it goes into the event.
 
     Raises PersonExists where the id or a key belongs to somebody else.
     """
@@ -49,6 +51,7 @@ def add(session: Session, person: RosterPerson, actor: str) -> bool:
         "ed25519": person.ed25519_public.hex(),
         "x25519": person.x25519_public.hex(),
     }
+    detail |= vouched
     if person.passkeys:
         detail["passkeys"] = [{"id": one.id, "public": one.public.hex()} for one in person.passkeys]
     append(session, AuditEvent.PERSON_ADDED, actor=actor, subject=person.id, detail=detail)
