@@ -12,11 +12,14 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from schemas.orders import order_message
 from schemas.requests import withdraw_message
-from schemas.states import Decision
+from schemas.states import Decision, OrderKind, OrderScope
 from schemas.tables import Item
 from tests.governance import MODEL, POLICY, World
 from tests.workers.recoveries.test_recovery import recoverer
+from workers.custody import ordering
+from workers.custody.holds import Target
 from workers.custody.judge import Signed
 from workers.custody.roster import RosterPerson
 from workers.recoveries import people, service
@@ -247,6 +250,13 @@ def change_policy(world: World) -> Step:
     return in_gateway(world, set_policy, policy, "root")
 
 
+def give_order(world: World) -> Step:
+    with world.as_("gateway")() as session:
+        about = Target(OrderScope.ITEM, world.items[0])
+        terms = ordering.draft_order(session, OrderKind.HOLD, about, ordered_by="kim", reason="a case")
+    return in_gateway(world, ordering.give_order, terms, world.people["kim"].signing.sign(order_message(terms)))
+
+
 STEPS: tuple[Callable[[World], Step], ...] = (
     submit,
     claim,
@@ -270,6 +280,7 @@ STEPS: tuple[Callable[[World], Step], ...] = (
     add_person,
     remove_person,
     change_policy,
+    give_order,
 )
 # The worker counts an attempt before it begins, in a transaction of its own: that, and nothing else of it, stays.
 COUNTED = {"recover": "UPDATE recoveries SET attempts = attempts - 1"}
