@@ -68,6 +68,14 @@ class Policy:
 
     def check(self) -> None:
         """Raises ValueError with what is wrong."""
+        whole = (self.quorum, self.break_glass_quorum, self.max_items, self.ticket_minutes)
+        if any(type(number) is not int for number in whole) or type(self.retain_days) not in (int, type(None)):
+            raise ValueError("quorums, max_items, ticket_minutes and retain_days are whole numbers")
+        if type(self.submitter_may_approve) is not bool:
+            raise ValueError("submitter_may_approve is true or false")
+        texts = (self.tenant, self.name, *self.purposes)
+        if any(not isinstance(text, str) for text in texts):
+            raise ValueError("tenant, name and purposes are texts")
         if not self.tenant or not _NAME.fullmatch(self.name):
             raise ValueError("a policy has a tenant, and a name of lower-case letters, digits and . _ -")
         if self.quorum < 1 or not 0 <= self.break_glass_quorum <= self.quorum:

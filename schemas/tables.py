@@ -116,6 +116,7 @@ class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         UniqueConstraint("item_id", "fence"),
+        UniqueConstraint("id", "item_id"),
         Index("attempts_one_published", "item_id", unique=True, postgresql_where=text("state = 'published'")),
     )
 
@@ -141,6 +142,7 @@ class SealedKey(Base):
     __tablename__ = "sealed_keys"
     __table_args__ = (
         UniqueConstraint("attempt_id", "kind", "face"),
+        ForeignKeyConstraint(["attempt_id", "item_id"], ["attempts.id", "attempts.item_id"]),
         Index("sealed_keys_item", "item_id"),
         Index("sealed_keys_custody_key", "custody_key_id", "id", postgresql_where=text("wrapped IS NOT NULL")),
     )

@@ -20,7 +20,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import setup_logging, task_unknown
 from kombu.entity import Exchange, Queue
 from sqlalchemy import NullPool, create_engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
 from schemas.audit import AuditEvent
@@ -47,7 +47,7 @@ def away(error: BaseException) -> bool:
     """Whether an error says that an engine could not be reached, so that the same step may pass a little later."""
     if isinstance(error, Away):
         return True
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError) or isinstance(error, DataError):  # a value that nobody can read stays that
         return False
     # 08: connection; 57: shutdown, crash, starting, cut short; 53: out of memory or connections; 40: serialisation,
     # deadlock; 55P03: a lock was not to be had in time

@@ -26,7 +26,9 @@ def make_engine(url: str) -> Engine:
         "lock_timeout": LOCK_TIMEOUT_MS,
         "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
     }
-    options = " ".join(f"-c {name}={value}" for name, value in limits.items())
+    # The database's owner may set a search_path for everybody, with functions of their own before PostgreSQL's.
+    names = {"search_path": "pg_catalog,public,pg_temp"}
+    options = " ".join(f"-c {name}={value}" for name, value in {**limits, **names}.items())
     return create_engine(
         url,
         pool_pre_ping=True,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.cli.releases import Id, release_id_of
-from gateway.cli.service import Home, Json, lines, service, table, tell
+from gateway.cli.service import Home, Json, account, lines, service, table, tell
 
 app = typer.Typer(no_args_is_help=True, help="Export finished releases.")
 
@@ -34,7 +33,7 @@ def run_export(
 
         with sessions.begin() as session:
             release_id = release_id_of(session, release)
-            export_id = exports.export_release(session, release_id, getpass.getuser())
+            export_id = exports.export_release(session, release_id, account())
         done = fetching.wait(sessions, export_id, timeout=timeout)
         names = fetching.fetch(Storage(settings), settings.bucket_exports, done, out)
         with sessions() as session:
@@ -85,9 +84,7 @@ def schedule(
         from workers.exports import schedules
 
         print(
-            schedules.set_schedule(
-                session, tenant=tenant, name=name, cron=cron, time_zone=time_zone, actor=getpass.getuser()
-            )
+            schedules.set_schedule(session, tenant=tenant, name=name, cron=cron, time_zone=time_zone, actor=account())
         )
 
 
@@ -97,4 +94,4 @@ def unschedule(name: Name, tenant: Tenant = "default", home: Home = None) -> Non
     with service(home) as (_, sessions), sessions.begin() as session:
         from workers.exports import schedules
 
-        schedules.end_schedule(session, tenant=tenant, name=name, actor=getpass.getuser())
+        schedules.end_schedule(session, tenant=tenant, name=name, actor=account())

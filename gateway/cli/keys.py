@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.passphrases import ask_for
-from gateway.cli.service import Home, Json, database_told, home_folder, lines, printable, stop, table, tell
+from gateway.cli.service import Home, Json, account, database_told, home_folder, lines, printable, stop, table, tell
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -159,7 +158,7 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         sessions=sessions,
         unwrapper=unwrapper_of(settings, ask),
         ledger=Ledger(settings.tombstones),
-        actor=getpass.getuser(),
+        actor=account(),
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),
         ask=ask,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from gateway.cli.passphrases import new_passphrase
 from gateway.cli.roster import Passkeys, PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
-from gateway.cli.service import Home, Json, lines, service, stop, table, tell, told
+from gateway.cli.service import Home, Json, account, lines, service, stop, table, tell, told
 
 app = typer.Typer(no_args_is_help=True, help="People who ask, approve and receive.")
 
@@ -55,7 +54,7 @@ def add(
         new = member(person, public, role, tenant, passkey)
         # The roster inside the transaction: without a place on it nobody counts, and then they are not added either.
         with sessions.begin() as session:
-            people.add(session, new, getpass.getuser())
+            people.add(session, new, account())
             if not without_roster:
                 enter(roster_path(roster, home), new)
         tell(f"{person} added ({', '.join(new.roles)}), key {key_id(KeyType.ED25519, new.ed25519_public)}")
@@ -106,7 +105,7 @@ def remove(
         from workers.recoveries import people
 
         with sessions.begin() as session:
-            people.remove(session, person, getpass.getuser())
+            people.remove(session, person, account())
             if not without_roster:
                 remove_person(roster_path(roster, home), person)
         tell(f"{person} is removed")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.service import Home, Json, home_folder, lines, service, stop, table, tell, told
+from gateway.cli.service import Home, Json, account, home_folder, lines, service, stop, table, tell, told
 
 app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
 
@@ -37,7 +36,7 @@ def set_one(
         policy = _read(file, tenant)
         # The custodian's copy inside the transaction: what counts there and what people are told here go together.
         with sessions.begin() as session:
-            version = known.set_policy(session, policy, getpass.getuser())
+            version = known.set_policy(session, policy, account())
             if not without_custodian:
                 pinned.set_policy(_path(policies, home), policy)
         tell(f"policy {policy.name} of {policy.tenant}, version {version}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from uuid import UUID, uuid4
 import typer
 
 from gateway.cli import alerts, subjects
-from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
+from gateway.cli.service import Home, Json, account, by_beginning, lines, service, stop, table, tell
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -82,7 +81,7 @@ def submit(
             releases.submit(
                 session,
                 tenant=tenant,
-                actor=getpass.getuser(),
+                actor=account(),
                 name=name or f"release {str(release_id)[:8]}",
                 sources=found,
                 options=options,
@@ -187,7 +186,7 @@ def cancel(release: Id, home: Home = None) -> None:
         from workers.releases import service as releases
 
         release_id = release_id_of(session, release)
-        releases.cancel(session, release_id, getpass.getuser())
+        releases.cancel(session, release_id, account())
         tell(f"cancelled: {release_id}")
 
 

@@ -122,3 +122,14 @@ def by_beginning(session: Session, column: InstrumentedAttribute[UUID], given: s
     begins = cast(column, String).startswith(given.lower(), autoescape=True)
     found = session.scalars(select(column).where(begins).limit(2)).all()
     return found[0] if len(found) == 1 else None
+
+
+def account() -> str:
+    """The operating system's account that runs this, whatever the environment says: who the trail names as submitter."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"

@@ -162,6 +162,10 @@ BEGIN
     IF (to_jsonb(NEW) - 'state' - 'finished_at' - 'report_sha256') <> (to_jsonb(OLD) - 'state' - 'finished_at' - 'report_sha256') THEN
         RAISE EXCEPTION 'a release''s terms cannot be changed: cancel it and submit another' USING ERRCODE = '42501';
     END IF;
+    IF NEW.finished_at IS DISTINCT FROM OLD.finished_at AND (OLD.finished_at IS NOT NULL OR NEW.finished_at < OLD.created_at
+       OR NEW.finished_at > clock_timestamp() + interval '1 minute') THEN
+        RAISE EXCEPTION 'a release is finished once, and then' USING ERRCODE = '42501';
+    END IF;
     IF NEW.state <> OLD.state AND (OLD.state || ' ' || NEW.state) NOT IN (
         'open running', 'open finished', 'open cancelled', 'running finished', 'running cancelled') THEN
         RAISE EXCEPTION 'a release cannot go from % to %', OLD.state, NEW.state USING ERRCODE = '23514';
@@ -180,6 +184,14 @@ CREATE TABLE alerts (
     detail jsonb NOT NULL DEFAULT '{}'::jsonb,
     delivered_at timestamptz
 );
+CREATE FUNCTION guard_alert() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.at := now();
+    NEW.delivered_at := NULL;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard BEFORE INSERT ON alerts FOR EACH ROW EXECUTE FUNCTION guard_alert();
 CREATE INDEX alerts_undelivered ON alerts (id) WHERE delivered_at IS NULL;
 
 -- Rotation goes through the keys that another custody key still holds.
@@ -273,3 +285,19 @@ REVOKE ALL ON FUNCTION audit.release_of(bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION audit.release_of(bytea) TO refacex_gateway;
 CREATE INDEX events_release ON audit.events (audit.release_of(canonical), seq);
 CREATE INDEX events_kind ON audit.events (event, seq);
+
+-- Infinity is a time that no program of ours can read: one such row would stop whoever meets it.
+ALTER TABLE recovery_requests ADD CHECK (isfinite(created_at) AND isfinite(expires_at));
+ALTER TABLE custody_orders ADD CHECK (isfinite(created_at));
+ALTER TABLE releases ADD CHECK (isfinite(created_at) AND (finished_at IS NULL OR isfinite(finished_at)));
+ALTER TABLE recoveries ADD CHECK (isfinite(expires_at));
+ALTER TABLE tickets ADD CHECK (isfinite(expires_at) AND (spent_at IS NULL OR isfinite(spent_at)));
+ALTER TABLE reviews ADD CHECK (isfinite(opened_at) AND (closed_at IS NULL OR isfinite(closed_at)));
+ALTER TABLE people ADD CHECK (removed_at IS NULL OR isfinite(removed_at));
+ALTER TABLE items ADD CHECK (isfinite(updated_at) AND (claim_expires_at IS NULL OR isfinite(claim_expires_at))
+    AND (claimed_at IS NULL OR isfinite(claimed_at)));
+ALTER TABLE exports ADD CHECK (finished_at IS NULL OR isfinite(finished_at));
+
+-- A key is its own attempt's item's: shredding goes by the item.
+ALTER TABLE attempts ADD UNIQUE (id, item_id);
+ALTER TABLE sealed_keys ADD FOREIGN KEY (attempt_id, item_id) REFERENCES attempts (id, item_id);

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
-from schemas.tables import Approval, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from schemas.states import KeyKind
+from schemas.tables import Alert, Approval, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
 from tests.conftest import Database
 from tests.governance import World, build, copied
 
@@ -202,3 +204,40 @@ def test_a_decision_comes_in_time_or_not_at_all(broken: World) -> None:
     insert = "INSERT INTO approvals (request_id, approver, requester, decision, signature) SELECT id, 'dave', requester, 'approve', "
     with broken.as_("gateway")() as session, pytest.raises(DBAPIError, match="not open for decisions"):
         session.execute(text(insert + "decode(repeat('00', 64), 'hex') FROM recovery_requests"))
+
+
+@pytest.mark.parametrize(
+    ("role", "statement", "words"),
+    [
+        ("release", "UPDATE releases SET finished_at = 'infinity'", "finished once"),
+        ("release", "UPDATE releases SET finished_at = created_at - interval '1 day'", "finished once"),
+        ("release", "UPDATE items SET claim_expires_at = 'infinity'", "items_check|released item"),
+        ("gateway", "UPDATE reviews SET closed_at = 'infinity'", None),
+        ("relay", "UPDATE items SET updated_at = 'infinity'", "items_check|released item|isfinite"),
+    ],
+)
+def test_no_role_writes_a_time_that_stops_the_others(
+    world: World, role: str, statement: str, words: str | None
+) -> None:
+    with world.as_(role)() as session:
+        if words is None:  # there is none to change
+            session.execute(text(statement))
+            return
+        with pytest.raises(DBAPIError, match=words):
+            session.execute(text(statement))
+
+
+def test_an_alert_comes_now_and_undelivered(world: World) -> None:
+    with world.as_("release").begin() as session:
+        session.execute(text("INSERT INTO alerts (kind, at, delivered_at) VALUES ('x', 'infinity', now())"))
+    with world.as_("gateway")() as session:
+        row = session.execute(select(Alert)).scalar_one()
+    assert abs(row.at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert row.delivered_at is None
+
+
+def test_a_key_belongs_to_its_attempts_own_item(world: World) -> None:
+    row = {"attempt_id": world.attempts[world.items[0]], "item_id": world.items[1], "kind": KeyKind.FACE, "face": 7}
+    sealed = {"suite": "x", "custody_key_id": "k", "wrapped": b"x"}
+    with world.as_("release")() as session, pytest.raises(DBAPIError, match="foreign key"):
+        session.execute(insert(SealedKey).values(row | sealed))

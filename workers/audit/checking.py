@@ -93,7 +93,7 @@ def _check_events(evidence: Evidence, heads: Sequence[SignedHead], checked: Chec
         try:
             body = event.body()
             seq, well_formed = body["seq"], _well_formed(body)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             checked.problems.append(f"entry {number} is no event")
             return None
         if not well_formed or seq <= before:

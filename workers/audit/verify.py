@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
 from workers.audit.heads import Anchors, HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import Frontier, leaf_hash
 
+MOST_UNANCHORED = timedelta(minutes=5)
 _BATCH = 2_000
 _GUARDED = ("events", "nodes", "tree_heads")
 
@@ -38,6 +39,7 @@ class Problem(StrEnum):
     HEAD = "head"
     HEAD_SIGNATURE = "head_signature"
     HEAD_UNANCHORED = "head_unanchored"
+    UNANCHORED = "unanchored"
     ANCHOR = "anchor"
     HISTORY_CHANGED = "history_changed"
     EVENTS_LOST = "events_lost"
@@ -95,9 +97,21 @@ def verify(session: Session, anchors: Anchors, verifier: HeadVerifier) -> Verifi
     roots = _walk_events(session, sizes, result)
     _check_heads(recorded, anchored, roots, result)
     _check_forks(session, forks, roots, result)
+    _check_age(session, result)
     _check_nodes_count(session, result)
     _check_guards(session, result)
     return result
+
+
+def _check_age(session: Session, result: Verification) -> None:
+    """A head comes within a minute of an event; nothing vouches for what has waited longer, by this machine's own clock."""
+    query = select(Event.seq, Event.at).where(Event.seq >= result.anchored_to)
+    oldest = session.execute(query.where(Event.event != AuditEvent.HEAD_ANCHORED).order_by(Event.seq).limit(1)).first()
+    if oldest is not None and datetime.now(UTC) - oldest.at > MOST_UNANCHORED:
+        since = f"{oldest.at:%Y-%m-%d %H:%M} UTC"
+        result.found(
+            Problem.UNANCHORED, f"event {oldest.seq}", f"no head was anchored since it, {since}: see to the notary"
+        )
 
 
 def _recorded_heads(

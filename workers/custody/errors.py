@@ -215,3 +215,9 @@ class OrderStale(CustodyError):
     """The order was drafted too long ago: draft it again and sign it at once."""
 
     code = "order_stale"
+
+
+class ClocksApart(Away):
+    """The database's clock and the custodian's are more than a minute apart: nothing is opened before they agree."""
+
+    code = "clocks_apart"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -23,6 +23,8 @@ from workers.custody.errors import TicketRefused
 from workers.custody.passkeys import Assertion, RelyingParty, asserts
 from workers.custody.policies import PolicyBook
 from workers.custody.roster import APPROVER, REQUESTER, Roster, RosterPerson
+
+LONGEST_LIFE = timedelta(days=90)  # of a request
 
 
 class Refusal(StrEnum):
@@ -47,6 +49,8 @@ class Refusal(StrEnum):
     TOO_MANY = "too_many_items"
     HOURS = "outside_allowed_hours"
     GLASS = "glass_cannot_be_broken"
+    REVIEW = "review_still_open"
+    LIFE = "open_for_too_long"
     ITEM = "item_not_released"
     KEY_MISSING = "key_missing"
     KEY_SHREDDED = "key_shredded"
@@ -134,6 +138,8 @@ def _judge_by_policy(terms: RequestTerms, policy: Policy, roster: Roster) -> Non
         raise Refused(Refusal.PURPOSE)
     if len({each.item for each in terms.faces}) > policy.max_items:
         raise Refused(Refusal.TOO_MANY)
+    if terms.expires_at - terms.created_at > LONGEST_LIFE:
+        raise Refused(Refusal.LIFE)
     # A request that asks for too few is refused however many approved it: who signed it signed too low a bar.
     if terms.urgency is Urgency.BREAK_GLASS:
         if policy.break_glass_quorum == 0:

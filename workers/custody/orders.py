@@ -8,12 +8,11 @@ once: whoever brings its row back gets the same answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
@@ -23,6 +22,7 @@ from schemas.tables import CustodyOrder
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import scope
+from workers.custody.clock import agreed_now
 from workers.custody.errors import CustodyError, Held, NotHeld, StillReleasing, TargetUnknown
 from workers.custody.holds import Target
 from workers.custody.judge import verifies
@@ -121,7 +121,7 @@ def _judge(order: CustodyOrder, roster: Roster) -> OrderTerms:
 def _decide(custodian: Custodian, terms: OrderTerms) -> None:
     target = Target.of(terms)
     with custodian.sessions() as session:
-        now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        now = agreed_now(session)
         if not now - ORDER_LIFE <= terms.created_at <= now:
             raise OrderRefused(OrderRefusal.STALE)
         if scope.tenant_of(session, target) != terms.tenant:

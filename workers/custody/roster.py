@@ -129,8 +129,9 @@ def _check(people: list[RosterPerson], least_quorum: int) -> None:
         values = [getattr(person, field) for person in people]
         if len(set(values)) != len(values):
             raise RosterInvalid(f"two people with one {field}")
-    credentials = [passkey.id for person in people for passkey in person.passkeys]
-    if len(set(credentials)) != len(credentials):
-        raise RosterInvalid("two people with one passkey")
+    passkeys = [passkey for person in people for passkey in person.passkeys]
+    for values in ([passkey.id for passkey in passkeys], [passkey.public for passkey in passkeys]):
+        if len(set(values)) != len(values):
+            raise RosterInvalid("two people with one passkey")
     if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
         raise RosterInvalid("a public key has 32 bytes")

@@ -23,7 +23,7 @@ from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
-from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info
+from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info, review_message
 from schemas.states import AttemptState, ItemState, KeyState, RequestState, Urgency
 from schemas.tables import (
     Approval,
@@ -40,20 +40,19 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
+from workers.custody.clock import agreed_now
 from workers.custody.errors import KeyUnknown, Unwrappable
-from workers.custody.judge import Case, Refusal, Refused, judge, terms_of
+from workers.custody.judge import Case, Refusal, Refused, judge, terms_of, verifies
 from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
 from workers.custody.policies import load_policies
 from workers.custody.providers import Unwrapper
-from workers.custody.roster import load_roster
+from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
 from workers.custody.sealing import PublicKey, seal
-from workers.custody.tickets import TicketSigner
+from workers.custody.tickets import RECOVERY_LIFE, TicketSigner
 
 ACTOR = "custodian"
-# From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
-RECOVERY_LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Custodian:
         request = session.get(RecoveryRequest, request_id, with_for_update=True)
         if request is None:
             raise Refused(Refusal.UNKNOWN)
-        now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+        now = agreed_now(session)
         bound = _bound_recovery(session, request_id)
         if bound is not None:
             known = (bound.ticket_id, bound.id)
@@ -122,7 +121,10 @@ class Custodian:
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
         case = _load_case(session, request, now)
-        terms, policy = judge(case, load_roster(self.roster), load_policies(self.policies))
+        roster = load_roster(self.roster)
+        terms, policy = judge(case, roster, load_policies(self.policies))
+        if terms.urgency is Urgency.BREAK_GLASS:
+            _check_reviews(session, terms, roster)
         items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
         ticket = self._ticket(terms, policy, now)
         bundle = self._seal_bundle(terms, ticket, items)
@@ -214,6 +216,21 @@ def _is_replay(case: Case) -> bool:
     return request.state is RequestState.APPROVED or terms_of(request, case.faces).canonical() != bytes(
         request.canonical
     )
+
+
+def _check_reviews(session: Session, terms: RequestTerms, roster: Roster) -> None:
+    """Every broken glass of this requester was looked into, by an auditor's own signature. Raises Refused."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(terms.requester, 0))))  # one after another
+    query = (
+        select(Review, RecoveryRequest.canonical_sha256)
+        .join(RecoveryRequest, RecoveryRequest.id == Review.request_id)
+        .where(RecoveryRequest.requester == terms.requester, RecoveryRequest.tenant == terms.tenant)
+    )
+    for review, sha256 in session.execute(query):
+        auditor = roster.find(review.closed_by or "", terms.tenant, AUDITOR)
+        message = review_message(bytes(sha256), review.conclusion or "")
+        if auditor is None or not verifies(auditor.ed25519_public, bytes(review.signature or b""), message):
+            raise Refused(Refusal.REVIEW)
 
 
 def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Case:

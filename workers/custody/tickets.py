@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,6 +13,9 @@ from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
 from workers.custody.keys import KeyType, key_id
+
+# From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
+RECOVERY_LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,16 @@ class TicketSigner:
         return Ed25519PrivateKey.from_private_bytes(self.private).sign(ticket.canonical())
 
 
-def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> datetime:
-    """When the ticket in a bundle expires, if the custodian signed it for just this recovery by this worker.
+@dataclass(frozen=True)
+class TicketLife:
+    """When a ticket was issued, and by when a recovery on it must have begun."""
+
+    issued_at: datetime
+    expires_at: datetime
+
+
+def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> TicketLife:
+    """The life of the ticket in a bundle, if the custodian signed it for just this recovery by this worker.
 
     `public` is the custodian's raw Ed25519 key, `worker` the id of the worker's own. Raises TicketInvalid.
     """
@@ -39,7 +50,8 @@ def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> datetime:
         named = {FaceRef(UUID(each["item"]), each["face"]) for each in ticket["faces"]}
         said = tuple(ticket[name] for name in ("what", "id", "recovery", "request", "request_sha256", "release"))
         bound = (WHAT_TICKET, bundle.ticket, bundle.recovery, bundle.request, bundle.request_sha256, bundle.release)
-        recipient, expires = ticket["recipient"], datetime.fromisoformat(ticket["expires_at"])
+        recipient = ticket["recipient"]
+        life = TicketLife(*(datetime.fromisoformat(ticket[name]) for name in ("issued_at", "expires_at")))
         meant_for = ticket["worker"]
     except (ValueError, KeyError, TypeError) as error:
         raise TicketInvalid("it cannot be read") from error
@@ -47,4 +59,4 @@ def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> datetime:
         raise TicketInvalid("it is for another recovery or for other faces")
     if recipient != key_id(KeyType.X25519, bundle.recipient_public) or meant_for != worker:
         raise TicketInvalid("it is for another recipient or another worker")
-    return expires
+    return life

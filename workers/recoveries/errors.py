@@ -66,7 +66,7 @@ class RequestStale(RecoveryError):
 
 
 class ReviewOpen(RecoveryError):
-    """This requester broke the glass before, and the review of it is still open: have it closed first."""
+    """This requester broke the glass before, and that is still open, or its review is: have it ended first."""
 
     code = "review_open"
 

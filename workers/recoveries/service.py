@@ -46,7 +46,7 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.judge import Signed, decided, terms_of, verifies
+from workers.custody.judge import LONGEST_LIFE, Signed, decided, terms_of, verifies
 from workers.custody.passkeys import RelyingParty
 from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
 from workers.recoveries import people
@@ -71,7 +71,6 @@ from workers.recoveries.people import acting
 from workers.recoveries.policies import load_policy
 
 REQUEST_LIFE = timedelta(days=7)
-LONGEST_LIFE = timedelta(days=90)
 DRAFT_LIFE = timedelta(minutes=10)  # from the draft to the signature
 _DECIDABLE = (RequestState.OPEN, RequestState.APPROVED)
 
@@ -158,7 +157,13 @@ def open_request(session: Session, terms: RequestTerms, signature: bytes) -> Non
     if not same_key or not verifies(bytes(person.ed25519_public), signature, request_message(terms.sha256())):
         raise SignatureInvalid
     if terms.urgency is Urgency.BREAK_GLASS:
-        if open_reviews(session, requester=terms.requester):
+        waiting = select(RecoveryRequest.id).where(
+            RecoveryRequest.requester == terms.requester,
+            RecoveryRequest.urgency == Urgency.BREAK_GLASS,
+            RecoveryRequest.state.in_(_DECIDABLE),
+            RecoveryRequest.expires_at > now,
+        )
+        if open_reviews(session, requester=terms.requester) or session.execute(waiting.limit(1)).first():
             raise ReviewOpen
         raise_alert(session, AlertKind.GLASS_BROKEN, request=terms.id, requester=terms.requester, step="asked")
     _insert_request(session, terms, signature)

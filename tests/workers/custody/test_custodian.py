@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import sleep
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,14 +21,15 @@ from schemas.requests import FaceRef, KeyBundle, RequestTerms, bundle_info, requ
 from schemas.states import Decision, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import Alert, Approval, Outbox, Recovery, RecoveryRequest, RequestFace, Review, SealedKey, Ticket
 from tests.governance import MODEL, POLICY, SHORT, Member, World
-from workers.custody import keys
-from workers.custody.errors import LedgerInvalid, RosterInvalid, Unwrappable
+from workers.custody import clock, keys
+from workers.custody.errors import ClocksApart, LedgerInvalid, RosterInvalid, Unwrappable
 from workers.custody.holds import Portion
 from workers.custody.judge import Refusal, Signed
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
 from workers.custody.policies import write_policies
 from workers.custody.roster import write_roster
+from workers.db import session_factory
 from workers.recoveries import service
 from workers.recoveries.errors import PersonUnknown, PolicyForbids, RequestClosed, ReviewOpen, SignatureInvalid
 from workers.recoveries.policies import set_policy
@@ -296,6 +298,55 @@ def test_a_broken_glass_needs_fewer_and_leaves_a_review(world: World) -> None:
     assert world.request(urgency=Urgency.BREAK_GLASS).urgency is Urgency.BREAK_GLASS
 
 
+def test_no_second_glass_is_opened_before_the_first_was_looked_into(world: World) -> None:
+    """A stolen gateway writes requests side by side, and then a review of its own making."""
+    set_policies(world, Policy("acme", POLICY, break_glass_quorum=1))
+    with pytest.raises(ReviewOpen):
+        for _ in range(2):
+            world.request(urgency=Urgency.BREAK_GLASS)
+    asked = []
+    for _ in range(3):
+        terms = world.draft(urgency=Urgency.BREAK_GLASS)
+        with world.as_("gateway").begin() as session:
+            signature = world.people["alice"].signing.sign(request_message(terms.sha256()))
+            service._insert_request(session, terms, signature)
+        world.approve(terms, "bob")
+        asked.append(terms)
+    assert world.custodian().open(asked[0].id).recovery is not None
+    refused(world, asked[1].id, Refusal.REVIEW)
+    forged = {"closed_at": func.now(), "closed_by": "olga", "conclusion": "fine", "signature": bytes(64)}
+    with world.as_("gateway").begin() as session:
+        session.execute(update(Review).values(forged))
+    refused(world, asked[2].id, Refusal.REVIEW)
+
+
+def test_the_owners_own_functions_do_not_set_the_custodians_clock(world: World) -> None:
+    """A schema before PostgreSQL's own, for every connection to the database."""
+    terms = world.approved(life=SHORT * 8)
+    world.owner(
+        "CREATE SCHEMA evil",
+        "CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT '2020-01-01'::timestamptz $$",
+        "GRANT USAGE ON SCHEMA evil TO PUBLIC",
+        f'ALTER DATABASE "{world.database.name}" SET search_path = evil, pg_catalog, public',
+    )
+    sleep((SHORT * 8).total_seconds())
+    custodian = replace(world.custodian(), sessions=session_factory(world.database.url_for("custodian")))
+    try:
+        assert custodian.open(terms.id).refusal is Refusal.EXPIRED
+    finally:
+        custodian.sessions.kw["bind"].dispose()
+
+
+def test_a_database_whose_clock_is_wrong_opens_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = world.approved()
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "MOST_APART", timedelta(seconds=-1))
+        with pytest.raises(ClocksApart):
+            world.custodian().open(terms.id)
+    assert state_of(world, terms.id) is RequestState.APPROVED
+    assert world.custodian().open(terms.id).recovery is not None
+
+
 def close(world: World, terms: RequestTerms, who: str) -> None:
     said = "the witness was in danger; looked at with the police"
     member = world.people.get(who, world.people["olga"])
@@ -469,8 +520,6 @@ def test_a_recipient_who_is_not_the_requester_is_refused(world: World) -> None:
 
 
 def test_expired_is_refused(world: World) -> None:
-    from time import sleep
-
     terms = world.approved(life=SHORT * 8)
     sleep((SHORT * 8).total_seconds())
     refused(world, terms.id, Refusal.EXPIRED)

@@ -93,6 +93,17 @@ def test_an_expired_ticket_starts_nothing_and_what_it_started_goes_on(world: Wor
         assert recoverer(world).recover(recovery) is state
 
 
+def test_a_bundle_kept_in_a_backup_does_not_open_later(world: World) -> None:
+    """The owner brings the row back, says that a worker began, and gives it years; the ticket is of the day before yesterday."""
+    _, recovery = opened(world)
+    issued = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    put(world, recovery, resigned(world, bundle_of(world, recovery), issued_at=issued))
+    world.owner(f"UPDATE recoveries SET attempts = 1, expires_at = '2099-01-01' WHERE id = '{recovery}'")
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
+    assert core.asked == []
+
+
 def test_a_ticket_of_another_recovery_does_not_fit(world: World) -> None:
     """Two recoveries of the same faces by the same people: neither's ticket serves the other."""
     (_, one), (_, two) = opened(world), opened(world)
@@ -112,7 +123,7 @@ def test_what_the_row_keeps_is_what_was_signed(world: World) -> None:
     bundle = bundle_of(world, recovery)
     assert (row.canonical, row.signature) == (bundle.ticket_canonical, bundle.ticket_signature)
     public, worker = world.ticket_key().public, world.recovery_key().id
-    assert check_ticket(public, bundle, worker) == row.expires_at
+    assert check_ticket(public, bundle, worker).expires_at == row.expires_at
     with pytest.raises(TicketInvalid, match="another worker"):
         check_ticket(public, bundle, "0" * 16)
     terms = json.loads(bundle.ticket_canonical)
