@@ -22,6 +22,22 @@ for _name in [name for name in os.environ if name.startswith("REFACEX_") and not
     del os.environ[_name]
 
 
+#: Files that take a minute and more come first, so that two processes end together.
+LONGEST = (
+    "test_faults",
+    "test_runner",
+    "test_demo",
+    "test_state_machine",
+    "test_rotation",
+    "test_orders",
+    "test_kills",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """Two Valkeys, PostgreSQL and SeaweedFS, started once; REFACEX_EXTERNAL_*_URL replaces any of them."""
