@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
 from schemas.contexts import LAYOUT_FACE
@@ -743,7 +744,7 @@ def test_the_custodian_goes_by_its_own_policy_and_by_when_it_was_submitted(world
     assert retention.retain(world.custodian(), world.release) == retention.Retention(due=False)
     keep_for(world, 0, pinned=30)
     assert not retention.retain(world.custodian(), world.release).due
-    with world.as_("relay").begin() as session:  # a service may set a release's end, and only forward
+    with world.as_("relay")() as session, pytest.raises(DBAPIError, match="finished once"):
         session.execute(update(Release).values(finished_at=func.now() - timedelta(days=365)))
     assert not retention.retain(world.custodian(), world.release).due
     assert len(live(world)) == 6
