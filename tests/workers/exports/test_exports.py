@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import subprocess
@@ -16,10 +15,11 @@ from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from typer.testing import CliRunner
 
 from gateway.cli import exports as commands
+from gateway.cli.service import account
 from schemas.states import ExportState, ItemState
 from schemas.tables import Export, ExportSchedule, Item, Outbox, Release
 from tests.workers.releases.harness import Service
@@ -223,8 +223,11 @@ def test_one_export_a_window_however_many_beats(service: Service, release_id: UU
     with service.sessions.begin() as session:
         now = session.scalars(select(func.now())).one()
         inside = now.replace(minute=0, second=0, microsecond=0)
+        # As its owner: no service says when a release ended but once, and then.
+        session.execute(text("ALTER TABLE releases DISABLE TRIGGER guard"))
         release = update(Release).where(Release.id == release_id)
         session.execute(release.values(finished_at=inside.replace(hour=(inside.hour - 1) % 24)))
+        session.execute(text("ALTER TABLE releases ENABLE TRIGGER guard"))
     moment = inside.replace(minute=5)
     release_sessions = session_factory(service.release_settings.database_url)
     with release_sessions.begin() as first, release_sessions.begin() as second:
@@ -265,7 +268,7 @@ def test_who_sets_a_schedule_is_told(service: Service, monkeypatch: pytest.Monke
         ("0 7 * * *", True),
         (None, False),
     ]
-    assert all(each["actor"] == getpass.getuser() and each["detail"]["schedule"] == first for each in told)
+    assert all(each["actor"] == account() and each["detail"]["schedule"] == first for each in told)
 
 
 def test_windows_missed_while_nothing_ran_are_made_up_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
