@@ -24,10 +24,11 @@ from gateway.cli import governance, receiving
 from refacex_core.types import RecoveredFace as CoreFace
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
-from tests.governance import World, build
+from tests.governance import POLICY, World, build
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.custody import keys
+from workers.custody.policies import load_policies
 from workers.custody.roster import load_roster
 from workers.recoveries.worker import Recoverer
 from workers.settings import NotarySettings
@@ -279,6 +280,67 @@ def test_denied_and_withdrawn(refacex: Refacex, people: dict[str, Path], world: 
     forged = ["--as", "alice", "--key", people["bob"]]
     assert "signature" in refacex("request", "withdraw", other, *forged, ok=False).stderr
     refacex("request", "withdraw", other, "--as", "alice", "--key", people["alice"])
+
+
+def test_policies_are_set_in_the_service_and_with_the_custodian(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    file, pinned = tmp_path / "policy.json", ["--policies", world.policies]
+    file.write_text(json.dumps({"name": POLICY, "quorum": 3, "purposes": ["a witness"]}))
+    assert "version 2" in refacex("policy", "set", file, "--tenant", "acme", *pinned).stderr
+    book = load_policies(world.policies)
+    assert book.policies["acme", POLICY].quorum == 3
+    assert json.loads(refacex("policy", "show", POLICY, "--tenant", "acme").stdout)["quorum"] == 3
+    (listed,) = [json.loads(line) for line in refacex("policy", "list", "--json").stdout.splitlines()]
+    assert (listed["name"], listed["version"], listed["tenant"]) == (POLICY, 2, "acme")
+    shown = refacex("request", "show", ask(refacex, world, "0.png:0"), "--json").stdout
+    assert json.loads(shown)["quorum"] == 3
+    file.write_text(json.dumps({"name": POLICY, "purposes": ["another"]}))
+    assert "pin" in refacex("policy", "set", file, "--tenant", "acme", "--without-custodian").stderr
+    assert load_policies(world.policies) == book, "the custodian's copy is its own"
+    who = ["--as", "alice", "--key", people["alice"]]
+    refused = refacex("request", "new", world.release, "--face", "0.png:0", *who, *GROUNDS, ok=False)
+    assert "the purpose is one of: another" in refused.stderr
+    file.write_text(json.dumps({"name": POLICY}))
+    refacex("policy", "set", file, "--tenant", "acme", *pinned)
+    file.write_text(json.dumps({"name": POLICY, "break_glass_quorum": 1}))
+    refacex("policy", "pin", file, "--tenant", "acme", *pinned)
+    assert load_policies(world.policies).policies["acme", POLICY].break_glass_quorum == 1
+    refacex("policy", "set", file, "--tenant", "acme", *pinned)
+    for wrong in ("[]", "{", '{"name": "x", "quorum": 0}', '{"approvals": 2}'):
+        file.write_text(wrong)
+        assert str(file) in refacex("policy", "set", file, *pinned, ok=False).stderr
+    assert "cannot be read" in refacex("policy", "set", tmp_path / "none", ok=False).stderr
+    assert "no policy of that name" in refacex("policy", "show", "none", ok=False).stderr
+
+
+def test_a_broken_glass_is_reviewed_and_who_leaves_counts_no_more(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    file, olga = tmp_path / "policy.json", tmp_path / "olga.json"
+    file.write_text(json.dumps({"name": POLICY, "break_glass_quorum": 1}))
+    refacex("policy", "set", file, "--tenant", "acme", "--policies", world.policies)
+    public = refacex("person", "new-key", olga).stdout.strip()
+    entry = ["--role", "auditor", "--tenant", "acme", "--roster", world.roster]
+    refacex("person", "add", "olga", "--public", public, *entry)
+    alice = ["--as", "alice", "--key", people["alice"]]
+    new = ["request", "new", world.release, "--face", "0.png:0", *alice, *GROUNDS, "--break-glass"]
+    request = refacex(*new).stdout.strip()
+    assert "THE GLASS IS BROKEN" in refacex("request", "show", request).stdout
+    refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
+    recover(world, request)
+    assert request in refacex("review", "list").stdout
+    assert "review is" in refacex(*new, ok=False).stderr
+    close = ["review", "close", request[:8], "--conclusion", "in order"]
+    assert "person" in refacex(*close, "--as", "bob", "--key", people["bob"], ok=False).stderr
+    assert "signature" in refacex(*close, "--as", "olga", "--key", people["bob"], ok=False).stderr
+    refacex(*close, "--as", "olga", "--key", olga)
+    assert refacex("review", "list", "--json").stdout == ""
+    refacex("person", "remove", "olga", "--roster", world.roster)
+    assert "olga" not in load_roster(world.roster).people
+    assert "olga" not in refacex("person", "list").stdout
+    assert "no such person" in refacex("person", "remove", "olga", "--roster", world.roster, ok=False).stderr
+    assert "already" in refacex("person", "add", "olga", "--public", public, *entry, ok=False).stderr
 
 
 @pytest.mark.parametrize("face", ["nothing.png:0", "0.png:9", "%%%%:0"])
