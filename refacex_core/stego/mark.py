@@ -20,7 +20,7 @@ from refacex_core.types import RGB
 
 MARK_BYTES = 16
 SIDE = 8 * TILE  # pixels: a mark lies in the first 256 x 256 of an image
-_PLACES = 2048  # of the tile's: few enough to be invisible (48 dB), enough to survive a WebP 80
+_PLACES = 2048  # of the tile's: few enough to be invisible, enough to survive a WebP 80: tests/core/test_mark.py
 
 
 def _order() -> NDArray[np.int64]:
