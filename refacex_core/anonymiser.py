@@ -33,6 +33,9 @@ SHAPE_FROM_DONOR = {
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
+#: Rows: lightness, red against green, yellow against blue; orthonormal.
+_OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
+_LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
 
 
 def target_shape(source: Tensor, donor: Tensor) -> Tensor:
@@ -62,6 +65,29 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(c, 1, 1, -1), groups=c)
     both = F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(c, 1, -1, 1), groups=c)
     return F.interpolate(both, scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def tone(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """The donor's face with no more contrast and colour inside the mask than the source's has there.
+
+    A portrait in studio light has both; under flat light its skin would look darker and redder than the ears beside it.
+    Standard deviations in an opponent colour space, after Reinhard et al., *Color transfer between images*, 2001; means are
+    left to `relight`.
+    """
+    opponent = torch.tensor(_OPPONENT, device=donor.device, dtype=donor.dtype)
+    inside = (mask > 0.5).to(donor)
+    count = inside.sum((2, 3), keepdim=True).clamp(min=1)
+
+    def centred(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        colours = torch.einsum("ij,bjhw->bihw", opponent, image)
+        mean = (colours * inside).sum((2, 3), keepdim=True) / count
+        return colours - mean, mean, (((colours - mean) ** 2 * inside).sum((2, 3), keepdim=True) / count).sqrt()
+
+    around, mean, spread = centred(donor)
+    _, _, wanted = centred(source)
+    least = torch.tensor(_LEAST_GAIN, device=donor.device, dtype=donor.dtype).view(1, 3, 1, 1)
+    gain = (1.1 * wanted / (spread + 1e-3)).clamp(max=1).maximum(least)
+    return torch.einsum("ij,bjhw->bihw", opponent.T, mean + gain * around)
 
 
 def relight(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
@@ -187,7 +213,7 @@ class Anonymiser(nn.Module):
             posed = warp.sample(texture, where - offset)
             masks = np.stack([oval_mask(p) for p in points.cpu().numpy()])
             mask = torch.from_numpy(masks)[:, None].to(source)
-            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), mask
+            return seamless(relight(tone(posed, source, mask), source, mask), source, mask).clamp(-1, 1), mask
 
     def forward(self, source: Tensor, points: Tensor, codes: Tensor) -> Anonymised:
         """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors."""

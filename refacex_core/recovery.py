@@ -42,6 +42,10 @@ class RecoveryNetwork(nn.Module):
         self.out = nn.Sequential(filled(nn.Conv2d(a, 64, 3, padding=1)), nn.PixelShuffle(4))
 
     def forward(self, released: Tensor, view: Tensor) -> Tensor:
+        return self.choose(released, view)[0]
+
+    def choose(self, released: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """The original crop, and how sure it is that a pixel was replaced (B x 1 x 256 x 256, logits)."""
         released, view = released.detach(), view.detach()  # recovery is detached: nothing before it learns from it
         placed = place(view)
         s0 = self.stem(torch.cat([released, placed], 1))
@@ -50,9 +54,10 @@ class RecoveryNetwork(nn.Module):
         y = self.join1(self.up1(F.interpolate(y, scale_factor=2)) + s1)
         y = self.join0(self.up0(F.interpolate(y, scale_factor=2)) + s0)
         correction, choice = self.out(y).split([3, 1], 1)
-        share = torch.sigmoid(4 * choice) * placed[:, 3:]
+        replaced = 4 * choice
+        share = torch.sigmoid(replaced) * placed[:, 3:]
         restored: Tensor = released + share * (placed[:, :3] - released) + correction
-        return restored
+        return restored, replaced
 
 
 class Recovery:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from refacex_core import weights
+
 
 class Crops:
     """Prepared crops of several sets, kept as uint8; batches come as -1..1 floats."""
@@ -68,7 +70,7 @@ def sheet(rows: list[list[NDArray[np.uint8]]], path: Path) -> None:
     Image.fromarray(np.concatenate([np.concatenate(r, 1) for r in rows], 0)).save(path)
 
 
-def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentParser:
+def arguments(doc: str | None, minutes: float, batch: int, peak: float) -> argparse.ArgumentParser:
     """The options that every stage has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="what training.prepare wrote")
@@ -79,6 +81,8 @@ def arguments(doc: str | None, minutes: float, batch: int) -> argparse.ArgumentP
         "--total-steps", type=int, default=0, help="length of the learning-rate schedule (0: by the clock)"
     )
     parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--peak", type=float, default=peak, help="the highest learning rate of this call")
+    parser.add_argument("--start", help="begin from these weights of refacex_core/weights, where the run is new")
     parser.add_argument("--limit", type=int, help="use only so many images a set (smoke runs)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -95,6 +99,10 @@ class Run:
     ) -> None:
         self.args, self.networks, self.optimisers = args, networks, optimisers
         self.step, self.seen, self.seconds = 0, 0, 0.0
+        if args.start:
+            (network,) = networks.values()  # a stage that has two cannot begin from one
+            weights.load_into(network, args.start)
+            network.train().requires_grad_(True)
         self.averages = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in networks.items()}
         args.run.mkdir(parents=True, exist_ok=True)
         self.path = args.run / "checkpoint.pt"
@@ -125,10 +133,10 @@ class Run:
         in_time = time.monotonic() - self.started < 60 * self.args.minutes
         return in_time and not (self.args.total_steps and self.step >= self.args.total_steps)
 
-    def learning_rate(self, base: float, warm_up: int = 50) -> None:
-        """Linear warm-up, then cosine to 2 % of `base`."""
+    def learning_rate(self, warm_up: int = 50) -> None:
+        """Linear warm-up, then cosine to 2 % of `--peak`."""
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
-        rate = base * min(1.0, (self.step + 1) / warm_up) * (0.02 + 0.98 * cosine)
+        rate = self.args.peak * min(1.0, (self.step + 1) / warm_up) * (0.02 + 0.98 * cosine)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("scale", 1.0)

@@ -45,7 +45,7 @@ def roughen(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=45, batch=6)
+    parser = arguments(__doc__, minutes=45, batch=6, peak=8e-4)
     parser.add_argument("--realism", type=float, default=1.0, help="weight of looking like the posed donor")
     parser.add_argument("--away", type=float, default=2.0, help="weight of not being the source")
     args = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
     run = Run(args, {"unet": net.unet}, [optimiser])
     net.train()
     while run.running():
-        run.learning_rate(8e-4)
+        run.learning_rate()
         chosen = rng.choice(usable, args.batch)
         source = data.batch(chosen).to(args.device)
         points = torch.from_numpy(np.stack([data.mesh(int(i)) for i in chosen])).to(args.device)

@@ -74,9 +74,8 @@ def visibility(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=25, batch=8)
+    parser = arguments(__doc__, minutes=25, batch=8, peak=2e-3)
     parser.add_argument("--rate", type=float, default=8.8, help="bits a block (of 8 x 8) wanted in every image")
-    parser.add_argument("--peak", type=float, default=2e-3, help="the highest learning rate of this call")
     args = parser.parse_args()
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
@@ -86,7 +85,7 @@ def main() -> None:
     optimiser = torch.optim.AdamW([{"params": slow}, {"params": fast, "scale": 2.0}], 1e-3, weight_decay=0.0)
     run = Run(args, {"net": net}, [optimiser])
     while run.running():
-        run.learning_rate(args.peak)
+        run.learning_rate()
         images = ((data.batch(rng.integers(0, len(data), args.batch)) + 1) * 127.5).clamp(LOW, HIGH).to(args.device)
         shift = rng.integers(0, 8, 2)
         images = images[:, :, shift[0] : shift[0] + 248, shift[1] : shift[1] + 248]

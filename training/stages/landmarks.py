@@ -48,7 +48,7 @@ def sample(data: Crops, indices: NDArray[np.int64], rng: np.random.Generator, st
 
 
 def main() -> None:
-    args = arguments(__doc__, minutes=12, batch=64).parse_args()
+    args = arguments(__doc__, minutes=12, batch=64, peak=2e-3).parse_args()
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     usable = np.array([i for i in range(len(data)) if np.isfinite(data.mesh(i)).all()])
@@ -61,7 +61,7 @@ def main() -> None:
     run = Run(args, {"net": net}, [optimiser])
     net.train()
     while run.running():
-        run.learning_rate(2e-3)
+        run.learning_rate()
         x, y = sample(data, rng.choice(usable, args.batch), rng, 1.0)
         loss = (
             F.smooth_l1_loss(net(x.to(args.device)), y.to(args.device), beta=2.0, reduction="none")

@@ -21,7 +21,7 @@ VAL = ["celebahq256-val", "lfw-val"]
 
 
 def main() -> None:
-    args = arguments(__doc__, minutes=50, batch=8).parse_args()
+    args = arguments(__doc__, minutes=50, batch=8, peak=1e-3).parse_args()
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     usable = with_mesh(data)
@@ -34,7 +34,7 @@ def main() -> None:
     optimiser = torch.optim.AdamW(groups, 1e-3, weight_decay=0.0)
     run = Run(args, {"net": net}, [optimiser])
     while run.running():
-        run.learning_rate(1e-3)
+        run.learning_rate()
         chosen = rng.choice(usable, args.batch)
         face = window(data.batch(chosen)).to(args.device)
         mask = window(masks(data, chosen)).to(args.device)

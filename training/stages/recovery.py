@@ -4,7 +4,9 @@
 
 First a pool of released crops is made with the trained anonymiser and channel, as 8-bit pixels, with the payload's decoded
 window beside each; then the network learns on them, through JPEG and WebP files drawn anew for every step. The released
-pixels are integers read from the pool: there is no path for a gradient to the anonymiser.
+pixels are integers read from the pool: there is no path for a gradient to the anonymiser. Nor may the network lean on what
+this anonymiser happens to draw: in some crops of the pool another person's face stands in the mask, and it is told which
+pixels were replaced, so that it takes none of them for the original's.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from refacex_core.stego.network import CARRIERS, StegoNetwork
 from refacex_core.versions import CURRENT, MODELS
 from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
 from training.losses import lpips
-from training.masks import masks, with_mesh
+from training.masks import with_mesh
 from training.stages.anonymiser import draw_codes
 from training.stages.channel import HIGH, LOW, recode
 
 TRAIN = ["celebahq256-train", "lfw-train"]
 VAL = ["celebahq256-val", "lfw-val"]
+LOOK = 128  # pixels, the side of the piece that LPIPS sees in a step: it costs most of one
+STRANGE = 0.25  # share of the pool with the face of another photograph in the mask
 
 
 @torch.inference_mode()
@@ -46,13 +50,16 @@ def make_pool(
         points = torch.from_numpy(np.stack([data.mesh(int(i)) for i in part]))
         points = points + 0.8 * torch.from_numpy(rng.standard_normal((len(part), 1, 2)).astype(np.float32))
         out = anonymiser(source, points, draw_codes(anonymiser.appearance.codes, rng, len(part)))
-        pixels = torch.from_numpy(to_images(out.crop)).permute(0, 3, 1, 2).float().clamp(LOW, HIGH)
+        strange = torch.from_numpy(rng.random((len(part), 1, 1, 1)) < STRANGE)
+        face = torch.where(strange, source.roll(1, 0), out.face)
+        crop = source + out.mask * (face - source)
+        pixels = torch.from_numpy(to_images(crop)).permute(0, 3, 1, 2).float().clamp(LOW, HIGH)
         bits = torch.randint(0, 2, (len(part), CARRIERS, 32, 32)).float()
         used = (torch.rand_like(bits) < float(rng.uniform(0.5, 1.0))).float()
         stego, _ = channel.embed(pixels, bits, used)
         pool["released"] += list(stego.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
         pool["original"] += [data.image(int(i)) for i in part]
-        masks_ = masks(data, part)[:, 0].numpy()
+        masks_ = out.mask[:, 0].numpy()
         pool["mask"] += [(m * 255).astype(np.uint8) for m in masks_]
         for i, m in zip(part, masks_, strict=True):
             view = codec.window_of(codec.extend(data.image(int(i)), m))
@@ -61,7 +68,7 @@ def make_pool(
 
 
 def main() -> None:
-    parser = arguments(__doc__, minutes=25, batch=8)
+    parser = arguments(__doc__, minutes=25, batch=8, peak=1e-3)
     parser.add_argument("--pool", type=int, default=1600, help="released crops to learn from")
     parser.add_argument(
         "--channel", default=MODELS[CURRENT].channel, help="weights of the channel that the crops go through"
@@ -69,26 +76,33 @@ def main() -> None:
     args = parser.parse_args()
     rng = set_up(args)
     pool = load_pool(args, "pool", TRAIN, args.pool, rng)
-    net = RecoveryNetwork().to(args.device)
+    net = RecoveryNetwork().to(args.device, memory_format=torch.channels_last)
     perceptual = lpips(args.loss_networks).to(args.device)
     optimiser = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-4)
     run = Run(args, {"net": net}, [optimiser])
     while run.running():
-        run.learning_rate(1e-3)
+        run.learning_rate()
         chosen = rng.integers(0, len(pool["original"]), args.batch)
-        original, released, view = batch(pool, chosen, rng, args.device)
-        out = net(released, view)
+        original, released, view, mask = batch(pool, chosen, rng, args.device)
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16):
+            out, replaced = net.choose(released, view)
+        out, replaced = out.float(), replaced.float()
         error = F.mse_loss(out, original)
         top, left, height, width = WINDOW
-        seen = perceptual(
-            out[:, :, top : top + height, left : left + width], original[:, :, top : top + height, left : left + width]
-        ).mean()
-        loss = 20 * error + F.l1_loss(out, original) + 0.5 * seen
+        inside = (..., slice(top, top + height), slice(left, left + width))
+        y, x = top + int(rng.integers(height - LOOK + 1)), left + int(rng.integers(width - LOOK + 1))
+        look = (..., slice(y, y + LOOK), slice(x, x + LOOK))
+        seen = perceptual(out[look], original[look]).mean()
+        known = F.binary_cross_entropy_with_logits(replaced[inside], (mask[inside] > 0).float())
+        loss = 20 * error + F.l1_loss(out, original) + 0.5 * seen + 0.1 * known
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
-        run.tick(args.batch, {"psnr": float(10 * torch.log10(4 / error.detach())), "lpips": seen.item()})
+        run.tick(
+            args.batch,
+            {"psnr": float(10 * torch.log10(4 / error.detach())), "lpips": seen.item(), "replaced": known.item()},
+        )
     run.save()
     run.use_averages()
     figures = {n: evaluate(net, load_pool(args, f"pool-{n}", [n], 100, rng), perceptual, args) for n in VAL}
@@ -107,7 +121,7 @@ def load_pool(args, name: str, sets: list[str], count: int, rng: np.random.Gener
 
 
 def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Generator, device: str):
-    """Originals, released crops as read from a file, and windows (-1..1)."""
+    """Originals, released crops as read from a file, windows (-1..1) and masks (0..1)."""
     released = []
     for i in chosen:
         u = rng.random()
@@ -119,9 +133,10 @@ def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Genera
             else [("webp", int(rng.integers(80, 96)))]
         )
         released.append(recode(pool["released"][i], how))
-    parts = [pool["original"][chosen], np.stack(released), pool["view"][chosen]]
+    parts = [to_tensor(p) for p in (pool["original"][chosen], np.stack(released), pool["view"][chosen])]
+    parts.append(torch.from_numpy(pool["mask"][chosen])[:, None].float() / 255)
     flip = bool(rng.random() < 0.5)
-    return [(to_tensor(p).flip(3) if flip else to_tensor(p)).to(device) for p in parts]
+    return [(p.flip(3) if flip else p).to(device) for p in parts]
 
 
 @torch.no_grad()  # the scripted LPIPS does not take inference tensors
