@@ -40,7 +40,7 @@ from refacex_core.types import (
     Released,
     SealContext,
 )
-from refacex_core.versions import CURRENT, MODELS, version_name
+from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -290,7 +290,7 @@ class Core:
     def read_mark(self, data: bytes) -> bytes | None:
         """The ticket that a recovered face was marked with; None where there is no mark. Raises BadImage."""
         rgb = self._pixels_of(data)
-        found = (mark.read(self.reader.model(model_id).channel, rgb) for model_id in sorted(MODELS, reverse=True))
+        found = (mark.read(channel, rgb) for channel in self.reader.channels())
         return next((ticket for ticket in found if ticket is not None), None)
 
     def restore(self, data: bytes, faces: Sequence[RecoveredFace]) -> RGB:

@@ -24,9 +24,8 @@ from refacex_core.versions import MODELS
 class Model:
     """What writes and reads the files of one model version."""
 
-    def __init__(self, model_id: int, device: torch.device | str = "cpu") -> None:
-        self.id, self._version = model_id, MODELS[model_id]
-        self.channel = Channel(device, self._version.channel)
+    def __init__(self, model_id: int, channel: Channel, device: torch.device | str = "cpu") -> None:
+        self.id, self._version, self.channel = model_id, MODELS[model_id], channel
         self._recovery = Recovery(device, self._version.recovery)
 
     @staticmethod
@@ -77,14 +76,24 @@ class Reader:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = device
         self._loaded: dict[int, Model] = {}
+        self._channels: dict[str, Channel] = {}
 
     def model(self, model_id: int) -> Model:
         """One version. ModelUnknown when this program has none of that number."""
         if model_id not in MODELS:
             raise ModelUnknown(f"model {model_id}")
         if model_id not in self._loaded:
-            self._loaded[model_id] = Model(model_id, self._device)
+            self._loaded[model_id] = Model(model_id, self._channel(MODELS[model_id].channel), self._device)
         return self._loaded[model_id]
+
+    def _channel(self, name: str) -> Channel:
+        if name not in self._channels:
+            self._channels[name] = Channel(self._device, name)
+        return self._channels[name]
+
+    def channels(self) -> list[Channel]:
+        """The channels of all versions, each once, the newest first."""
+        return [self._channel(name) for name in dict.fromkeys(MODELS[i].channel for i in sorted(MODELS, reverse=True))]
 
     def listen(self, rgb: RGB) -> Heard:
         """What a received image (H x W x 3) says without any key. PayloadMissing, ModelUnknown.
@@ -97,12 +106,13 @@ class Reader:
             pass
         else:
             return Heard(header, self.model(header.model_id), rgb)
-        for model_id in sorted(MODELS, reverse=True):
+        for receiver in self.channels():
+            llr = receiver.listen(rgb)
             try:
-                heard = self.model(model_id).listen(rgb)
+                header = receiver.read_header(llr)
             except PayloadMissing:
                 continue
-            if heard.header.model_id == model_id:
-                return heard
-            return self.model(heard.header.model_id).listen(rgb)  # near relatives understand each other's headers
+            model = self.model(header.model_id)
+            # near relatives understand each other's headers, but not each other's sealed parts
+            return Heard(header, model, rgb, llr) if model.channel is receiver else model.listen(rgb)
         raise PayloadMissing

@@ -4,7 +4,8 @@
 
 Every image goes through the whole core as a user's would: file in, released file on disk, read again, recovered from the
 file alone. Beside it stands the donor-paste baseline on the same images, with one donor and with the pipeline's own gate.
-Writes `training/results/robust.json` and contact sheets (original | released | recovered | difference x 4) under `--out`.
+Writes `training/results/robust.json` and contact sheets (original | released | recovered | difference x 4) under `--out`: the
+first forty, and the ten that came back worst.
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class Evaluation:
         self.values: dict[str, list[float]] = defaultdict(list)
         self.vectors: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
         self.rows: list[list[np.ndarray]] = []
+        self.worst: list[tuple[float, list[np.ndarray]]] = []
         self.baseline = DonorPaste(Crops(args.cache, ["portraits-cc0"]), judges.sface, self._central)
 
     def run(self, archive: Path) -> dict[str, Any]:
@@ -156,6 +158,8 @@ class Evaluation:
         for k in range(0, len(self.rows), 10):
             part = self.rows[k : k + 10]
             sheet([[row[j] for row in part] for j in range(4)], self.out / f"sheet_{k // 10:02d}.png")
+        if self.worst:
+            sheet([[row[j] for _, row in self.worst] for j in range(4)], self.out / "worst.png")
         return {
             "outcomes": dict(outcomes),
             **{k: interval(v) for k, v in sorted(self.values.items())},
@@ -227,8 +231,10 @@ class Evaluation:
                 truth = align.crop(original, face.matrix)
                 out = align.crop(released, face.matrix)
                 difference = np.clip(np.abs(truth.astype(int) - face.crop.astype(int)) * 4, 0, 255).astype(np.uint8)
+                row = [truth, out, face.crop, difference]
                 if len(self.rows) < 40:
-                    self.rows.append([truth, out, face.crop, difference])
+                    self.rows.append(row)
+                self.worst = sorted([*self.worst, (psnr(truth, face.crop), row)], key=lambda one: one[0])[:10]
 
     def _refusals(
         self, data: bytes, outcome: Released, keys: RecoveryKeys, original: np.ndarray,

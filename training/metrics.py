@@ -30,11 +30,12 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def interval(values: Sequence[float], seed: int = 0, draws: int = 1000) -> dict[str, float]:
-    """Mean with its 95 % bootstrap interval, and n."""
+    """Mean with its 95 % bootstrap interval, the least and the greatest value, and n."""
     v = np.asarray(values, np.float64)
     if not len(v):
         return {"n": 0}
     rng = np.random.default_rng(seed)
     means = v[rng.integers(0, len(v), (draws, len(v)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": round(float(v.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(v)}
+    figures = {"mean": v.mean(), "low": low, "high": high, "min": v.min(), "max": v.max()}
+    return {**{name: round(float(value), 4) for name, value in figures.items()}, "n": len(v)}

@@ -82,8 +82,9 @@ def recovery_row(sets: list[dict[str, Any]], key: str) -> str:
     cells = []
     for s in sets:
         ssim, lpips, cosine = (s[f"recovery_{key}_{m}"]["mean"] for m in ("ssim", "lpips", "cosine_sface"))
-        cells.append(f"{cell(s[f'recovery_{key}_psnr'], 2)} dB / {ssim:.3f} / {lpips:.3f} / {cosine:.3f}")
-    return row(f"recovery from {key}: PSNR / SSIM / LPIPS / cosine (SFace)", cells)
+        psnr = s[f"recovery_{key}_psnr"]
+        cells.append(f"{cell(psnr, 2)} dB ({psnr['min']:.1f}) / {ssim:.3f} / {lpips:.3f} / {cosine:.3f}")
+    return row(f"recovery from {key}: PSNR (lowest) / SSIM / LPIPS / cosine (SFace)", cells)
 
 
 def row(label: str, cells: list[str]) -> str:
