@@ -23,10 +23,11 @@ from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
 from refacex_core.payload.network import WINDOW
 from training.common import Crops, about_run
 
-#: Headscarf, cap, glasses, hair or a hard shadow over the face, or a mark that tells its bearer: places in the list of
-#: frontal portraits.
+#: Portraits with headscarf, cap, glasses, hair, a hard shadow or coloured light over the face, or a mark that tells its
+#: bearer, by their place in the set.
 COVERED = (
-    5, 11, 18, 22, 23, 28, 31, 36, 40, 44, 45, 48, 49, 50, 56, 58, 62, 68, 69, 72, 74, 90, 101, 107, 117, 128, 130,
+    6, 15, 31, 36, 38, 44, 46, 47, 55, 57, 66, 75, 77, 83, 90, 92, 94, 100, 102, 107, 116, 117, 122, 124, 145, 158, 160, 169,
+    171, 175, 180, 193, 194, 195,
 )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     data = Crops(args.cache, ["portraits-cc0"])
     points = torch.stack([torch.from_numpy(data.mesh(i).copy()) for i in range(len(data))])
     chosen = [int(i) for i in frontal(points).nonzero()[:, 0]]
-    chosen = [i for k, i in enumerate(chosen) if k not in COVERED]
+    chosen = [i for i in chosen if i not in COVERED]
     shapes, mean_shape = points[chosen], points.mean(0)
     crops = np.stack([data.image(i) for i in chosen])
     textures = torch.cat([texture(data.batch([i]), points[i : i + 1], mean_shape) for i in chosen])
@@ -70,7 +71,9 @@ def main() -> None:
         "mean_shape": mean_shape,
         "skin": skin,
     }
-    save_file({k: t.contiguous() for k, t in state.items()}, args.out / "donors.safetensors")
+    path = args.out / "donors.safetensors"
+    save_file({k: t.contiguous() for k, t in state.items()}, path)
+    path.chmod(0o644)
     codes = state["codes"]
     about = {
         "what": "donor bank: SFace codes and appearance model",
