@@ -47,6 +47,7 @@ class AuditEvent(StrEnum):
     REVIEW_CLOSED = "review:closed"
     TICKET_ISSUED = "ticket:issued"
     TICKET_SPENT = "ticket:spent"
+    TICKET_RENEWED = "ticket:renewed"
     TICKET_REFUSED = "ticket:refused"
     MESSAGE_REFUSED = "message:refused"
     RECOVERY_RECOVERED = "recovery:recovered"
@@ -98,6 +99,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.REVIEW_CLOSED: (Role.GATEWAY,),
     AuditEvent.TICKET_ISSUED: (Role.CUSTODIAN,),
     AuditEvent.TICKET_SPENT: (Role.CUSTODIAN,),
+    AuditEvent.TICKET_RENEWED: (Role.CUSTODIAN,),
     AuditEvent.TICKET_REFUSED: (Role.CUSTODIAN,),
     AuditEvent.MESSAGE_REFUSED: (Role.CUSTODIAN, Role.RECOVERY, Role.RELEASE),
     AuditEvent.RECOVERY_RECOVERED: (Role.RECOVERY,),

@@ -180,12 +180,14 @@ class KeyBundle:
     ticket_canonical: bytes
     ticket_signature: bytes
     items: tuple[BundleItem, ...]
+    sealed_at: datetime | None  # None in bundles of version 2, which did not say
 
     def dumps(self) -> bytes:
         """The bundle's plaintext."""
         fields: dict[str, Any] = {
-            "v": 2,
+            "v": 3,
             "what": WHAT_BUNDLE,
+            "sealed_at": _time(self.sealed_at) if self.sealed_at else None,
             "recovery": str(self.recovery),
             "ticket": str(self.ticket),
             "request": str(self.request),
@@ -206,8 +208,9 @@ class KeyBundle:
         """The bundle of a plaintext. Raises ValueError for anything else."""
         try:
             fields = json.loads(data)
-            if fields["what"] != WHAT_BUNDLE or fields["v"] != 2:
-                raise ValueError("not a key bundle of version 2")
+            if fields["what"] != WHAT_BUNDLE or fields["v"] not in (2, 3):
+                raise ValueError("not a key bundle of version 2 or 3")
+            sealed_at = fields["sealed_at"] if fields["v"] == 3 else None
             return cls(
                 recovery=UUID(fields["recovery"]),
                 ticket=UUID(fields["ticket"]),
@@ -221,6 +224,7 @@ class KeyBundle:
                 ticket_canonical=base64.b64decode(fields["ticket_canonical"], validate=True),
                 ticket_signature=base64.b64decode(fields["ticket_signature"], validate=True),
                 items=tuple(_load_item(each) for each in fields["items"]),
+                sealed_at=datetime.fromisoformat(sealed_at) if sealed_at else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a key bundle") from error

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from refacex_core import images
-from refacex_core.anonymiser import tone
-from refacex_core.faces import align
-from refacex_core.faces.landmarks import oval_mask
 from refacex_core.payload import codec
 from refacex_core.pipeline import Core
 from refacex_core.types import RGB, Profile

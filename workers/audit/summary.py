@@ -30,6 +30,7 @@ WORDS: dict[AuditEvent, str] = {
     AuditEvent.REVIEW_CLOSED: "closed the review of the broken glass",
     AuditEvent.TICKET_ISSUED: "issued a ticket for {faces} faces",
     AuditEvent.TICKET_SPENT: "spent the ticket",
+    AuditEvent.TICKET_RENEWED: "sealed the faces' keys to the recovery worker anew",
     AuditEvent.TICKET_REFUSED: "refused a ticket ({refusal})",
     AuditEvent.RECOVERY_RECOVERED: "recovered {faces} faces",
     AuditEvent.RECOVERY_FETCHED: "fetched the recovered faces",

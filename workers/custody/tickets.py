@@ -16,6 +16,10 @@ from workers.custody.keys import KeyType, key_id
 
 # From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
 RECOVERY_LIFE = timedelta(hours=24)
+# A bundle of keys opens for so long after it was sealed. The custodian seals a waiting recovery's anew, and looks into its
+# ledger each time: keys that were shredded meanwhile are not in the next one, and the last one is of no use in a backup.
+BUNDLE_LIFE = timedelta(minutes=15)
+RENEW_AFTER = BUNDLE_LIFE / 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class TicketSigner:
     def sign(self, ticket: TicketTerms) -> bytes:
         """The signature over the ticket's canonical form, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.private).sign(ticket.canonical())
+
+    @property
+    def public(self) -> bytes:
+        """The raw Ed25519 key that this signer's tickets are checked with."""
+        return Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
 
 
 @dataclass(frozen=True)

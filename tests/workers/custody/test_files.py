@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -129,11 +130,14 @@ def test_rubbish_never_opens(rubbish: bytes) -> None:
         open_sealed(bytes(range(32)), rubbish, b"")
 
 
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
 def test_a_bundle_reads_as_it_was_written() -> None:
     item = BundleItem(UUID(int=5), "k", "ab", "m1", "p", bytes(32), {0: b"0" * 32, 11: b"1" * 32})
     ids = [UUID(int=number) for number in range(1, 5)]
     bundle = KeyBundle(
-        ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), b"t", b"s", (item,)
+        ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), b"t", b"s", (item,), MOMENT
     )
     assert KeyBundle.loads(bundle.dumps()) == bundle
     assert b"0" * 32 not in repr(bundle).encode(), "no key in a log"
