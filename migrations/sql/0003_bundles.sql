@@ -1,8 +1,12 @@
--- Bundles of keys are good for minutes; while a recovery waits, the custodian, and nobody else, seals a fresh one.
+-- Custody: bundles of keys are good for minutes; while a recovery waits, the custodian, and nobody else, seals a fresh one. What takes the
+-- custodian long it asks itself for again, so that others come first.
 
 ALTER TABLE recoveries ADD COLUMN sealed_at timestamptz NOT NULL DEFAULT now();
 GRANT UPDATE (key_bundle, sealed_at) ON recoveries TO refacex_custodian;
 GRANT SELECT (sealed_at) ON recoveries TO refacex_relay, refacex_gateway;
+
+ALTER POLICY custodian_writes ON outbox
+    WITH CHECK (queue = 'recovery' OR (queue = 'custody' AND task IN ('custody.carry_out', 'custody.retain')));
 
 CREATE OR REPLACE FUNCTION guard_recovery() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

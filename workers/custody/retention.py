@@ -25,7 +25,7 @@ from workers.custody import scope
 from workers.custody.holds import Target
 from workers.custody.policies import load_policies
 from workers.custody.service import ACTOR, Custodian
-from workers.custody.shredding import Because, Reason, shred
+from workers.custody.shredding import Because, Reason, shred_some
 from workers.recoveries.policies import policies
 
 ASK_EVERY = timedelta(days=1)
@@ -113,7 +113,10 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
     holds = custodian.ledger.holds()
     free = [portion for portion in portions if not holds.covering([portion])]
     custodian.ledger.record_shredded(free)
-    keys = sum(shred(custodian, portion, Because(Reason.RETENTION)) for portion in free)
+    keys, finished = shred_some(custodian, free, target, Because(Reason.RETENTION))
+    if not finished:
+        with custodian.sessions.begin() as session:
+            ask(session, [release_id])
     return Retention(due=True, keys=keys, held=len(portions) - len(free))
 
 

@@ -453,6 +453,22 @@ def test_an_order_whose_message_was_lost_is_asked_for_again(world: World) -> Non
     assert world.one(written, role="relay") == 2
 
 
+def test_a_large_order_lets_others_go_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One item a go: between two of them another request is opened, and the order is done in the end, once."""
+    monkeypatch.setattr("workers.custody.shredding.SLICE", timedelta(0))
+    terms = give(world, SHRED, target(world, RELEASE))
+    items = len(world.items)
+    assert items > 1
+    waiting = select(func.count()).select_from(Outbox).where(Outbox.task == "custody.carry_out")
+    for step in range(items - 1):
+        assert carry_out(world.custodian(), terms.id) == Carried(OrderState.GIVEN, keys=3), step
+        assert world.one(waiting, role="relay") == step + 2
+    assert carry_out(world.custodian(), terms.id) == Carried(OrderState.DONE, keys=3)
+    assert live(world) == set()
+    assert names(world).count("key:shredded") == items
+    assert names(world)[-1] == "order:done"
+
+
 def test_the_custodians_process_takes_both_messages(world: World) -> None:
     """By its app and its settings, as Celery starts it; a key that came back is met by an opening and taken away."""
     ring = keys.load(world.folder / "recovery.json", keys.FileKind.KEYPAIR)
@@ -566,9 +582,9 @@ def test_a_refused_order_stays_refused(world: World) -> None:
 STEPS = {
     "judged": kill_before(Ledger, "record_shredded", 1),
     "before the ledger is on disk": kill_before(os, "fsync", 1),
-    "tombstones written": kill_before(orders, "shred", 1),
+    "tombstones written": kill_before(shredding, "shred", 1),
     "inside the first item": kill_before(shredding, "append", 1),
-    "first item done": kill_before(orders, "shred", 2),
+    "first item done": kill_before(shredding, "shred", 2),
     "all items done": kill_before(orders, "_given", 1),
     "before the last event": kill_before(orders, "append", 1),
 }
@@ -714,6 +730,16 @@ def asked(world: World) -> list[Any]:
     with world.as_("relay").begin() as session:
         retention.ask_for_due(session)
         return list(session.scalars(select(Outbox.args).where(Outbox.task == "custody.retain")))
+
+
+def test_a_large_release_goes_in_several_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.custody.shredding.SLICE", timedelta(0))
+    keep_for(world, 30)
+    age(world, 40)
+    for step, _ in enumerate(world.items, start=1):
+        assert retention.retain(world.custodian(), world.release) == retention.Retention(due=True, keys=3)
+        assert len(asked(world)) == min(step, len(world.items) - 1)
+    assert live(world) == set()
 
 
 def test_keys_go_when_their_time_is_over(world: World) -> None:
