@@ -295,8 +295,8 @@ def test_verify_sees_a_changed_node_head_or_guard(
     assert found == {
         (Problem.NODE, "node 1/0"),
         (Problem.HEAD, "head 6"),
-        (Problem.GUARD, "audit.nodes"),
-        (Problem.GUARD, "audit.tree_heads"),
+        (Problem.GUARD, "trigger audit.nodes.append_only"),
+        (Problem.GUARD, "trigger audit.tree_heads.append_only"),
         (Problem.GUARD, "audit.grants"),
     }
 
