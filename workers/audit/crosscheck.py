@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 
 from schemas.audit_tables import Event
 from schemas.tables import Person, RecoveryRequest, RequestFace
-from workers.audit.comparisons import COMPARISONS, Comparison
+from workers.audit.comparisons import COMPARISONS
 from workers.audit.signed import KINDS, SignedHistory
+from workers.audit.statements import Comparison
 from workers.audit.verify import Problem, Verification
 from workers.custody.judge import terms_of
 from workers.custody.roster import Roster, RosterPerson
@@ -43,20 +44,27 @@ def crosscheck(session: Session, result: Verification, roster: Roster | None = N
 
 
 def _compare(session: Session, comparison: Comparison, result: Verification) -> None:
-    try:
-        with session.begin_nested():
-            rows = session.execute(text(f"{comparison.sql} LIMIT {AT_MOST}")).all()
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
-        if error.connection_invalidated or state is None:
-            raise
-        words = f"could not be held against the trail ({state}): an event in it cannot be read, or a right is missing"
+    rows = _rows(session, comparison.sql)
+    if isinstance(rows, str):
+        words = f"could not be held against the trail ({rows}): an event in it cannot be read, or a right is missing"
         result.found(Problem.ROW, comparison.name, words)
-        return
-    for where, words in rows:
+        rows = _rows(session, comparison.careful)
+    for where, words in [] if isinstance(rows, str) else rows:
         result.found(Problem.ROW, where, words)
     if len(rows) == AT_MOST:
         result.notes.append(f"{comparison.name}: only the first {AT_MOST} findings are shown")
+
+
+def _rows(session: Session, sql: str) -> list[tuple[str, str]] | str:
+    """What a comparison finds; its SQLSTATE where it fails. Raises DBAPIError where the database is away."""
+    try:
+        with session.begin_nested():
+            return [(row.place, row.words) for row in session.execute(text(f"{sql} LIMIT {AT_MOST}"))]
+    except DBAPIError as error:
+        state: str | None = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or state is None:
+            raise
+        return state
 
 
 def _check_requests(session: Session, result: Verification) -> None:
@@ -83,8 +91,9 @@ def _check_signed(session: Session, result: Verification) -> None:
     for seq, event, canonical in session.execute(query.execution_options(yield_per=_BATCH)):
         try:
             faults = list(history.see(json.loads(bytes(canonical))))
-        except (ValueError, KeyError, TypeError):
-            continue  # `verify` says so of every event that cannot be read
+        except (ValueError, KeyError, TypeError, AttributeError):
+            result.found(Problem.ROW, f"event {seq}", f"{event}: what it says cannot be read")
+            continue
         for words in faults:
             result.found(Problem.SIGNATURE, f"event {seq}", f"{event}: {words}")
     result.signatures = history.signatures
