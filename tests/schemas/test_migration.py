@@ -34,9 +34,8 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database.owner_url)
     assert ready(database.url_for("relay")) is True
     with sessions(database.owner_url)() as session:
-        (newest,) = ScriptDirectory(
-            str(Path(migrations.__file__).parent)
-        ).get_heads()  # one head: no two lines of history
+        # one head: no two lines of history
+        (newest,) = ScriptDirectory(str(Path(migrations.__file__).parent)).get_heads()
         assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == newest
 
 

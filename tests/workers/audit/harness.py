@@ -25,11 +25,17 @@ def new_notary(database: Database, anchors: Anchors, signer: HeadSigner) -> Nota
     return Notary(sessions(database.url_for("notary")), anchors, signer, timedelta(days=1))
 
 
-def verified(database: Database, anchors: Anchors, signer: HeadSigner, roster: Roster | None = None) -> Verification:
+def verified(
+    database: Database,
+    anchors: Anchors,
+    signer: HeadSigner,
+    roster: Roster | None = None,
+    custodian: dict[str, bytes] | None = None,
+) -> Verification:
     """What `refacex audit verify` finds, with the gateway's role."""
     with sessions(database.url_for("gateway"))() as session:
         result = verify(session, anchors, signer.verifier)
-        crosscheck(session, result, roster)
+        crosscheck(session, result, roster, custodian)
     return result
 
 
@@ -47,6 +53,14 @@ def as_owner(database: Database, *statements: str) -> None:
     """What the database owner can do: anything, triggers included."""
     with psycopg.connect(database.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
         for statement in statements:
+            connection.execute(statement)
+
+
+def as_superuser(world: World, *statements: str) -> None:
+    """Triggers, foreign keys and checks out of the way, as somebody with the whole server has them."""
+    url = world.database.admin_url.rsplit("/", 1)[0] + f"/{world.database.name}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in ("SET session_replication_role = replica", *statements):
             connection.execute(statement)
 
 

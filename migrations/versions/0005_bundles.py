@@ -7,15 +7,15 @@ from sqlalchemy import text
 
 from migrations import run_sql
 
-revision = "0003"
-down_revision = "0002"
+revision = "0005"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     """Recoveries that wait get a fresh bundle from the custodian; none is lost."""
-    run_sql("0003_bundles.sql")
+    run_sql("0005_bundles.sql")
     granted = "INSERT INTO audit.grants (event, role) VALUES ('ticket:renewed', 'refacex_custodian')"
     op.get_bind().execute(text(granted))
 
