@@ -39,9 +39,18 @@ PublicKey = Annotated[
 ]
 
 
+CustodianKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="The custodian's public key, with which it signs. [default: keys/ticket.public.json in the home folder]"
+    ),
+]
+
+
 @app.command()
 def verify(
     public_key: PublicKey = None,
+    custodian_key: CustodianKey = None,
     roster: Annotated[
         Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
     ] = None,
@@ -59,9 +68,10 @@ def verify(
 
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)
+        custodian = _custodian(custodian_key, home)
         with sessions() as session:
             result = derive(session, anchors, verifier)
-            crosscheck(session, result, pinned)
+            crosscheck(session, result, pinned, custodian)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)
@@ -227,6 +237,17 @@ def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
 
     key = load_verifier(public_key or home_folder(home) / "keys" / "audit.public.json")
     return HeadVerifier(key.id, key.public)
+
+
+def _custodian(public_key: Path | None, home: Path | None) -> dict[str, bytes] | None:
+    from workers.custody.keys import load_verifier
+
+    path = home_folder(home) / "keys" / "ticket.public.json"
+    if public_key is None and not path.is_file():
+        tell("without --custodian-key its signatures on tickets are not checked")
+        return None
+    key = load_verifier(public_key or path)
+    return {key.id: key.public}
 
 
 def _anchors(settings: GatewaySettings) -> Anchors:

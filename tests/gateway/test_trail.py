@@ -81,7 +81,15 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     assert "wait for the notary" in refacex("audit", "evidence", about, "--out", out, ok=False).stderr
     notary.anchor()
     roster = ["--roster", world.roster]
-    assert "4 signatures of people" in refacex("audit", "verify", *roster).stdout
+    shown = refacex("audit", "verify", *roster)
+    assert "4 signatures of people" in shown.stdout
+    assert "its signatures on tickets are not checked" in shown.stderr
+    custodians = world.folder / "keys" / "ticket.public.json"
+    keys.write_public(custodians, keys.load_public_half(world.folder / "ticket.json", keys.FileKind.SIGNING))
+    assert refacex("audit", "verify").stderr == ""
+    keys.write_public(tmp_path / "other.json", keys.create_signing_key(tmp_path / "other.key"))
+    wrong = refacex("audit", "verify", "--custodian-key", tmp_path / "other.json", ok=False).stdout
+    assert "its signature is not the custodian's [signature]" in wrong
 
     public = ["--public-key", world.folder / "keys" / "audit.public.json"]
     ticket = world.one(select(Ticket.id))
@@ -95,7 +103,6 @@ def test_from_evidence_to_a_fork_that_is_accepted(
         assert "is the released file of image" in shown
         assert "not proven: That nothing is missing" in shown
         assert "IS NO FILE" in refacex("audit", "check", out, *public, "--file", other, ok=False).stdout
-    keys.write_public(tmp_path / "other.json", keys.create_signing_key(tmp_path / "other.key"))
     foreign = refacex("audit", "check", out, "--public-key", tmp_path / "other.json", ok=False).stdout
     assert "WRONG: it names another notary's key than yours" in foreign
     assert "\nproven" not in foreign

@@ -26,6 +26,7 @@ _OF_RECOVERIES = (
     "(SELECT event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT event, each, NULL, NULL "
     f"FROM told AS t CROSS JOIN LATERAL {elements('recoveries')} AS each WHERE event = 'key:shredded')"
 )
+_CREATED = "t.detail ->> 'created_at'"
 _HASH = "encode({}.canonical_sha256, 'hex')"
 # Only where the event has a signature: what nobody signed is told by `workers.audit.signed`.
 _OTHER_SIGNATURE = (
@@ -37,10 +38,11 @@ COMPARISONS: tuple[Comparison, ...] = (
     shapes(
         "values of events",
         {
-            Tag.RELEASE_SUBMITTED: {"items": WHOLE},
+            Tag.RELEASE_SUBMITTED: {"items": WHOLE, "subjects": WHOLE},
             Tag.REQUEST_OPENED: {"quorum": WHOLE},
             Tag.RECOVERY_RECOVERED: {"faces": WHOLE},
             Tag.KEY_SHREDDED: {"faces": WHOLES, "layout": TRUTH, "recoveries": LIST},
+            Tag.KEY_REWRAPPED: {"count": WHOLE},
             Tag.PERSON_ADDED: {"roles": LIST},
             Tag.POLICY_SET: {"version": WHOLE},
         },
@@ -49,12 +51,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "releases",
         (Tag.RELEASE_SUBMITTED,),
         "coalesce('release ' || r.id, 'event ' || t.seq)",
-        "(SELECT r.*, (SELECT count(*) FROM items AS i WHERE i.release_id = r.id) AS items FROM releases AS r) AS r "
+        "(SELECT r.*, i.items, i.subjects FROM releases AS r CROSS JOIN LATERAL (SELECT count(*) AS items, "
+        "count(DISTINCT i.subject_id) AS subjects FROM items AS i WHERE i.release_id = r.id) AS i) AS r "
         "FULL JOIN told AS t ON t.release = r.id::text",
         "t.seq IS NULL THEN 'the trail has no release:submitted of it'",
         "r.id IS NULL THEN 'release:submitted, and the release is gone'",
         "t.actor <> r.submitted_by THEN 'submitted by somebody else than the trail says'",
         f"{number('items')} <> r.items THEN 'has another number of items than the trail says'",
+        f"{number('subjects')} <> r.subjects THEN 'shows another number of subjects than the trail says'",
         "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
         "THEN 'has another policy than the trail says'",
     ),
@@ -212,6 +216,44 @@ COMPARISONS: tuple[Comparison, ...] = (
         "k.item_id IS NULL THEN 'shredded by the trail, and its row is gone'",
     ),
     compare(
+        "subjects of shredded items",
+        (Tag.KEY_SHREDDED,),
+        "'item ' || i.id",
+        f"told AS t JOIN items AS i ON i.id = {cast('t.item', 'uuid')}",
+        "t.subject <> coalesce(i.subject_id::text, '') THEN 'it shows another subject than when its keys were shredded'",
+    ),
+    compare(
+        "custody keys",
+        (Tag.KEY_CREATED,),
+        "coalesce('custody key ' || k.id, 'event ' || t.seq)",
+        "custody_keys AS k FULL JOIN told AS t ON t.detail ->> 'key' = k.id",
+        "t.seq IS NULL THEN 'the trail has no key:created of it'",
+        "k.id IS NULL THEN 'key:created, and the key is not on the register'",
+        f"t.detail ->> 'suite' IS DISTINCT FROM k.suite OR {cast(_CREATED, 'timestamptz')} IS DISTINCT FROM k.created_at "
+        "THEN 'its suite or its beginning is not the one in the trail'",
+    ),
+    compare(
+        "retired custody keys",
+        (Tag.KEY_RETIRED,),
+        "coalesce('custody key ' || k.id, 'event ' || t.seq)",
+        "(SELECT * FROM custody_keys WHERE retired_at IS NOT NULL) AS k FULL JOIN told AS t ON t.detail ->> 'key' = k.id",
+        "t.seq IS NULL THEN 'retired, and the trail does not say so'",
+        "k.id IS NULL THEN 'key:retired, and no such key is'",
+    ),
+    compare(
+        "rotations",
+        (Tag.KEY_ROTATION_STARTED, Tag.KEY_REWRAPPED, Tag.KEY_ROTATION_FINISHED),
+        "coalesce('custody key ' || k.id, 'event ' || t.newest)",
+        # `rewrapped` begins anew with each rotation.
+        "custody_keys AS k FULL JOIN (SELECT key, max(seq) AS newest, max(began) AS began, max(seq) FILTER (WHERE event = "
+        "'key:rotation_finished') AS ended, sum(count) FILTER (WHERE event = 'key:rewrapped' AND seq > began) AS rewrapped FROM (SELECT "
+        f"t.seq, t.event, t.detail ->> 'to' AS key, {number('count')} AS count, max(t.seq) FILTER (WHERE t.event = 'key:rotation_started') "
+        "OVER (PARTITION BY t.detail ->> 'to') AS began FROM told AS t) AS each GROUP BY key) AS t ON t.key = k.id",
+        "k.id IS NULL THEN 'the trail rotates to a key that is not on the register'",
+        "k.rotating <> coalesce(t.began > coalesce(t.ended, -1), false) THEN 'the trail says otherwise of the rotation to it'",
+        "k.rewrapped <> coalesce(t.rewrapped, 0) THEN 'another number of keys was wrapped again under it than the trail says'",
+    ),
+    compare(
         "orders",
         (Tag.ORDER_GIVEN,),
         "coalesce('order ' || o.id, 'event ' || t.seq)",
@@ -253,6 +295,9 @@ COMPARISONS: tuple[Comparison, ...] = (
         "p.id IS NULL THEN 'person:added, and nobody of that id is there'",
         "t.detail ->> 'ed25519' IS DISTINCT FROM encode(p.ed25519_public, 'hex') "
         "THEN 'their public key is not the one they were added with'",
+        "t.detail ->> 'x25519' IS DISTINCT FROM encode(p.x25519_public, 'hex') "
+        "THEN 'the key that they receive with is not the one they were added with'",
+        "coalesce(t.detail -> 'passkeys', '[]') <> p.passkeys THEN 'their passkeys are not those they were added with'",
         "t.detail ->> 'tenant' IS DISTINCT FROM p.tenant THEN 'their tenant is not the one they were added with'",
         f"(SELECT array_agg(each ORDER BY each) FROM {elements('roles')} AS each) IS DISTINCT FROM "
         "(SELECT array_agg(each ORDER BY each) FROM unnest(p.roles) AS each) THEN 'their roles are not those they were added with'",
@@ -305,6 +350,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.ORDER_GIVEN,
             Tag.ORDER_DONE,
             Tag.POLICY_SET,
+            Tag.KEY_CREATED,
+            Tag.KEY_RETIRED,
         ),
         "'event ' || t.seq",
         "(SELECT event, max(seq) AS seq, count(*) AS times FROM told GROUP BY event, CASE "
@@ -312,7 +359,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "WHEN event IN ('request:approved', 'request:denied') THEN request || ' ' || actor "
         "WHEN event = 'ticket:issued' THEN request WHEN event LIKE 'order:%' THEN request_hash "
         "WHEN event = 'policy:set' THEN detail ->> 'tenant' || ' ' || (detail ->> 'name') || ' ' || (detail ->> 'version') "
-        "ELSE recovery END) AS t",
+        "WHEN event LIKE 'key:%' THEN detail ->> 'key' ELSE recovery END) AS t",
         "t.times > 1 THEN t.event || ' stands in the trail ' || t.times || ' times for one and the same'",
     ),
 )
