@@ -108,6 +108,8 @@ class Notary:
         places = [(each, self._anchors.place(each.name)) for each in self._anchors.heads() if each.versions]
         living = [each for each, place in places if place is None or lost_by(*place, forks) is None]
         for each in living:
+            if each.markers or len(each.versions) > 1:
+                log.warning("anchor hidden or written over", name=each.name)
             if each.name in recorded:
                 continue
             head = self._read(each)
