@@ -30,6 +30,7 @@ class Version:
 MODELS: Mapping[int, Version] = {
     1: Version("channel-1", "recovery-1", archive_by_channel=True),
     2: Version("channel-2", "recovery-1"),
+    3: Version("channel-2", "recovery-2"),
 }
 CURRENT = max(MODELS)
 

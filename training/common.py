@@ -99,7 +99,9 @@ class Run:
     ) -> None:
         self.args, self.networks, self.optimisers = args, networks, optimisers
         self.step, self.seen, self.seconds = 0, 0, 0.0
+        self.origin: dict[str, Any] | None = None  # the weights that this run began from, and what had gone into them
         if args.start:
+            self.origin = {"weights": args.start, **weights.card(args.start)["trained"]}
             (network,) = networks.values()  # a stage that has two cannot begin from one
             weights.load_into(network, args.start)
             network.train().requires_grad_(True)
@@ -120,6 +122,7 @@ class Run:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.averages, self.history = state["averages"], state.get("history", [])
+        self.origin = state.get("origin")
         self.step, self.seen, self.seconds = state["step"], state["seen"], state["seconds"]
 
     def progress(self) -> float:
@@ -180,6 +183,7 @@ class Run:
             "seen": self.seen,
             "seconds": self.seconds,
             "history": self.history,
+            "origin": self.origin,
         }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -201,6 +205,7 @@ class Run:
             "figures": figures,
             **about_run(),
             "calls": [call["command"] for call in self.history],
+            **({"began_from": self.origin} if self.origin else {}),
         }
 
 

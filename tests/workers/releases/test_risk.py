@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.types import HoldReason
-from refacex_core.versions import CURRENT, version_name
+from refacex_core.versions import CURRENT, MODELS, version_name
 from schemas.states import ItemState, ReleaseState
 from schemas.tables import Item, Release
 from workers.releases import risk, risk_page
@@ -105,7 +105,7 @@ def test_a_face_above_the_same_person_threshold_is_counted() -> None:
 def test_the_models_cards_come_with_it() -> None:
     (model,) = risk.build(release(), ROWS)["models"]
     assert (model["model_version"], model["images"]) == (version_name(CURRENT), 2)
-    assert {"anonymiser", "donors", "recovery-1"} < {one["name"] for one in model["weights"]}
+    assert {"anonymiser", "donors", MODELS[CURRENT].recovery} < {one["name"] for one in model["weights"]}
     assert all(len(one["sha256"]) == 64 and one["card"]["data"] for one in model["weights"])
     assert risk.build(release(), [risk.Row(ROWS[0].item, "stand-in-1")])["models"][0]["weights"] == []
 
