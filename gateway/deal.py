@@ -16,7 +16,7 @@ DEALT = (*PROCESSES, "gateway")
 # Changes in the custodian's hands and is never taken back: what was shredded stays shredded, and a rotated key ring
 # holds what the home's does not.
 _KEPT = {"tombstones.json", "roster.json", "policies.json", "custody.keyring.json"}
-_PUBLIC = {"gateway": ("audit.public.json", "export.public.json")}
+_PUBLIC = {"gateway": ("audit.public.json", "export.public.json", "ticket.public.json")}
 
 
 def deal(home: Home, target: Path, *, seen_as: Path, processes: Sequence[str] = DEALT) -> None:

@@ -142,12 +142,15 @@ def office(home: Path | None) -> Iterator[KeyOffice]:
 
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
+    from workers.audit.attested import EventSigner
+    from workers.custody.keys import FileKind, KeyType, load
     from workers.custody.ledger import Ledger
     from workers.custody.providers.unwrappers import passphrase_of, unwrapper_of
     from workers.custody.rotation import RETIREMENT_STEPS, ROTATION_STEPS, KeyOffice
     from workers.releases.faults import Faults
 
     ring, kms = settings.custody_keyring, None
+    signing = load(settings.ticket_signing_key, FileKind.SIGNING).of(KeyType.ED25519)
     found = passphrase_of(settings) or (ask_for(ring) if ring is not None else None)
     ask = cache(found) if found is not None else None  # typed once, though the ring is read several times
     if settings.custody_kms_keys:
@@ -158,6 +161,7 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         sessions=sessions,
         unwrapper=unwrapper_of(settings, ask),
         ledger=Ledger(settings.tombstones),
+        events=EventSigner(signing.secret()),
         actor=account(),
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),

@@ -39,9 +39,18 @@ PublicKey = Annotated[
 ]
 
 
+CustodianKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="The custodian's public key, with which it signs. [default: keys/ticket.public.json in the home folder]"
+    ),
+]
+
+
 @app.command()
 def verify(
     public_key: PublicKey = None,
+    custodian_key: CustodianKey = None,
     roster: Annotated[
         Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
     ] = None,
@@ -55,13 +64,15 @@ def verify(
     with service(home) as (settings, sessions):
         from workers.audit.crosscheck import crosscheck
         from workers.audit.verify import verify as derive
+        from workers.custody.keys import load_verifiers
         from workers.custody.roster import load_roster
 
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)
+        custodian = load_verifiers(custodian_key or home_folder(home) / "keys" / "ticket.public.json")
         with sessions() as session:
             result = derive(session, anchors, verifier)
-            crosscheck(session, result, pinned)
+            crosscheck(session, result, pinned, custodian)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)
@@ -104,14 +115,18 @@ def evidence(
 def check(
     bundle: Annotated[Path, typer.Argument(help="The file that `refacex audit evidence` wrote.")],
     public_key: Annotated[Path, typer.Option(help="The notary's public key, from a source that you trust.")],
+    custodian_key: Annotated[
+        Path | None, typer.Option(help="The custodian's public key, to check its signatures on its own events as well.")
+    ] = None,
     file: Annotated[
         list[Path] | None, typer.Option(help="A file, to see whether it is one of the released ones.")
     ] = None,
 ) -> None:
-    """Check an evidence bundle with the notary's public key alone: no database, no service. Exit code 0 only if all of it holds."""
+    """Check an evidence bundle with the public keys alone: no database, no service. Exit code 0 only if all of it holds."""
     with told():
         from workers.audit.checking import check_bundle
         from workers.audit.errors import EvidenceUnreadable
+        from workers.custody.keys import load_verifiers
 
         verifier = _verifier(public_key, None)
         try:
@@ -119,7 +134,8 @@ def check(
             files = [(path, path.read_bytes()) for path in file or []]
         except OSError as error:
             raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
-        checked = check_bundle(data, verifier)
+        custodian = load_verifiers(custodian_key) if custodian_key is not None else None
+        checked = check_bundle(data, verifier, custodian)
     print(f"evidence about {checked.about}")
     for words in checked.facts:
         print(printable(f"  {words}"))
@@ -243,8 +259,8 @@ def _show(result: Verification) -> None:
         tell(f"note: {note}")
     younger = result.events - result.anchored_to
     head = (
-        f"{result.events} events, {result.signatures} signatures of people, {result.heads} heads, {result.anchors} anchors; "
-        f"anchored to {result.anchored_to}"
+        f"{result.events} events, {result.signatures} signatures of people, {result.attested} of the custodian, "
+        f"{result.heads} heads, {result.anchors} anchors; anchored to {result.anchored_to}"
     )
     print(head + (f", {younger} younger" if younger > 0 else ""))
     print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {len(result.findings)} findings")
@@ -258,6 +274,7 @@ def _show_json(result: Verification) -> None:
                 "ok": result.ok,
                 "events": result.events,
                 "signatures": result.signatures,
+                "attested": result.attested,
                 "heads": result.heads,
                 "anchors": result.anchors,
                 "anchored_to": result.anchored_to,

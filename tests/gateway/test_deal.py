@@ -48,7 +48,7 @@ def test_each_process_gets_its_own_keys_only(home: Home, tmp_path: Path) -> None
         },
         "recovery": {"recovery.private.json", "ticket.public.json"},
         "notary": {"audit.signing.json"},
-        "gateway": {"audit.public.json", "export.public.json"},
+        "gateway": {"audit.public.json", "export.public.json", "ticket.public.json"},
         "relay": set(),
         "beat": set(),
     }

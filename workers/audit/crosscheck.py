@@ -1,5 +1,5 @@
 """Holds the tables against the trail: each visible state has the event that tells of it and agrees with it, and no event tells of
-what is not there; what people signed verifies with the keys that they were added with.
+what is not there; what people signed verifies with the keys that they were added with, and what the custodian wrote with its own.
 
 Comparing happens in the database, one statement a kind of row, so that it takes no memory of ours at a million events; each reads
 the events of its own kinds alone.
@@ -8,15 +8,18 @@ the events of its own kinds alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.tables import Person, RecoveryRequest, RequestFace
+from workers.audit.attested import KINDS as CUSTODIANS
+from workers.audit.attested import AttestedHistory
 from workers.audit.comparisons import COMPARISONS, Comparison
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.verify import Problem, Verification
@@ -27,10 +30,16 @@ AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found 
 _BATCH = 500
 
 
-def crosscheck(session: Session, result: Verification, roster: Roster | None = None) -> None:
+def crosscheck(
+    session: Session,
+    result: Verification,
+    roster: Roster | None = None,
+    custodian: Mapping[str, bytes] | None = None,
+) -> None:
     """Adds to `result` what the tables say otherwise than the trail; in the session, and the snapshot, that `verify` used.
 
-    With the custodian's `roster`, people are held against that as well.
+    With the custodian's `roster`, people are held against that as well; with its public keys by their ids, each event that it wrote
+    against its signature.
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL work_mem = '64MB'"))
@@ -38,6 +47,8 @@ def crosscheck(session: Session, result: Verification, roster: Roster | None = N
         _compare(session, comparison, result)
     _check_requests(session, result)
     _check_signed(session, result)
+    if custodian is not None:
+        _check_attested(session, custodian, result)
     if roster is not None:
         _check_roster(session, roster, result)
 
@@ -76,17 +87,34 @@ def _check_requests(session: Session, result: Verification) -> None:
         session.expunge_all()
 
 
-def _check_signed(session: Session, result: Verification) -> None:
-    history = SignedHistory()
-    kinds = [kind.value for kind in KINDS]
-    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_(kinds)).order_by(Event.seq)
-    for seq, event, canonical in session.execute(query.execution_options(yield_per=_BATCH)):
+def _follow(
+    session: Session, history: SignedHistory | AttestedHistory, kinds: Iterable[AuditEvent], result: Verification
+) -> None:
+    """Shows the history each event of these kinds, and notes what it says of them."""
+    problem = Problem.SIGNATURE if isinstance(history, SignedHistory) else Problem.CUSTODIAN
+    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in kinds]))
+    for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_BATCH)):
         try:
             faults = list(history.see(json.loads(bytes(canonical))))
         except (ValueError, KeyError, TypeError):
             continue  # `verify` says so of every event that cannot be read
         for words in faults:
-            result.found(Problem.SIGNATURE, f"event {seq}", f"{event}: {words}")
+            result.found(problem, f"event {seq}", f"{event}: {words}")
+
+
+def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
+    history = AttestedHistory(keys)
+    _follow(session, history, CUSTODIANS, result)
+    result.attested = history.signatures
+    if history.unsigned:
+        result.notes.append(
+            f"{history.unsigned} events of the custodian are of before it signed them: nothing proves that it wrote them"
+        )
+
+
+def _check_signed(session: Session, result: Verification) -> None:
+    history = SignedHistory()
+    _follow(session, history, KINDS, result)
     result.signatures = history.signatures
     if history.unsigned:
         result.notes.append(

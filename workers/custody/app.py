@@ -9,6 +9,7 @@ from uuid import UUID
 
 from schemas.messages import Queue, TaskName
 from workers.app import log_as, make_app
+from workers.audit.attested import attesting
 from workers.custody import keys, orders, retention, shredding
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
@@ -27,9 +28,17 @@ app.database_url = settings.database_url
 
 
 @cache
+def signer() -> TicketSigner:
+    """The key that this custodian signs with. Raises what reading it raises."""
+    return TicketSigner(keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519).secret())
+
+
+app.attest = lambda sessions: attesting(sessions, signer().events)
+
+
+@cache
 def custodian() -> Custodian:
     """This process's custodian, made after the fork; its key ring is read again when it was replaced."""
-    signing = keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
     return Custodian(
         sessions=app.sessions,
         unwrapper=unwrapper_of(settings),
@@ -37,7 +46,7 @@ def custodian() -> Custodian:
         policies=settings.policies,
         ledger=Ledger(settings.tombstones),
         recovery_public=keys.load_public(settings.recovery_public_key),
-        tickets=TicketSigner(signing.secret()),
+        tickets=signer(),
     )
 
 

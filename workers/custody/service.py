@@ -40,6 +40,7 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
+from workers.audit.attested import attesting
 from workers.custody.clock import agreed_now
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of, verifies
@@ -69,7 +70,7 @@ class Opened:
 @dataclass(frozen=True)
 class Custodian:
     """The custodian with all that it holds: what it unwraps with, roster, policies, ledger, the key that it signs tickets
-    with, and whom it hands on to.
+    and its events with, and whom it hands on to.
     """
 
     sessions: sessionmaker[Session]
@@ -79,6 +80,10 @@ class Custodian:
     ledger: Ledger
     recovery_public: PublicKey
     tickets: TicketSigner
+
+    def __post_init__(self) -> None:
+        # Here, so that no event of a custodian can be forgotten.
+        object.__setattr__(self, "sessions", attesting(self.sessions, self.tickets.events))
 
     def open(self, request_id: UUID) -> Opened:
         """Opens an approved request, once. Refusals are events and no exceptions.

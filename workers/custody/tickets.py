@@ -1,15 +1,17 @@
-"""The custodian's signature on its tickets, and how a recovery worker checks it."""
+"""The custodian's signature on its tickets and events, and how a recovery worker checks a ticket's."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
+from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
 from workers.custody.keys import KeyType, key_id
@@ -27,6 +29,11 @@ class TicketSigner:
     def sign(self, ticket: TicketTerms) -> bytes:
         """The signature over the ticket's canonical form, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.private).sign(ticket.canonical())
+
+    @cached_property
+    def events(self) -> EventSigner:
+        """The same key, for events; what it signs of one can never be taken for a ticket."""
+        return EventSigner(self.private)
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,17 @@ def new_notary(database: Database, anchors: Anchors, signer: HeadSigner) -> Nota
     return Notary(sessions(database.url_for("notary")), anchors, signer, timedelta(days=1))
 
 
-def verified(database: Database, anchors: Anchors, signer: HeadSigner, roster: Roster | None = None) -> Verification:
+def verified(
+    database: Database,
+    anchors: Anchors,
+    signer: HeadSigner,
+    roster: Roster | None = None,
+    custodian: dict[str, bytes] | None = None,
+) -> Verification:
     """What `refacex audit verify` finds, with the gateway's role."""
     with sessions(database.url_for("gateway"))() as session:
         result = verify(session, anchors, signer.verifier)
-        crosscheck(session, result, roster)
+        crosscheck(session, result, roster, custodian)
     return result
 
 

@@ -27,6 +27,7 @@ from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.requests import KeyBundle, bundle_info
 from schemas.tables import CustodyKey, Recovery, SealedKey
 from tests.governance import MODEL, POLICY, World
+from workers.audit.attested import EventSigner
 from workers.custody import keys, rotation
 from workers.custody.errors import (
     CustodyKeyUnknown,
@@ -56,6 +57,7 @@ def office(world: World, **more: Any) -> KeyOffice:
         sessions=world.as_("custodian"),
         unwrapper=KeyRing(world.folder / "custody.json"),
         ledger=world.ledger,
+        events=EventSigner(world.ticket_key().secret()),
         actor="root",
         ring=world.folder / "custody.json",
         public=world.folder / "custody.public.json",
