@@ -54,6 +54,9 @@ def verify(
     roster: Annotated[
         Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
     ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="The custodian's ledger, or a copy of it, to hold the trail against it as well.")
+    ] = None,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -63,16 +66,23 @@ def verify(
     """
     with service(home) as (settings, sessions):
         from workers.audit.crosscheck import crosscheck
+        from workers.audit.ledgered import check_ledger
         from workers.audit.verify import verify as derive
         from workers.custody.keys import load_verifiers
+        from workers.custody.ledger import Ledger
         from workers.custody.roster import load_roster
 
+        if ledger is not None and not ledger.is_file():
+            raise stop(f"there is no ledger at {ledger}: it lies on the custodian's machine")
+        book = Ledger(ledger) if ledger is not None else None
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)
         custodian = load_verifiers(custodian_key or home_folder(home) / "keys" / "ticket.public.json")
         with sessions() as session:
             result = derive(session, anchors, verifier)
             crosscheck(session, result, pinned, custodian)
+            if book is not None:
+                check_ledger(session, book, result)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)

@@ -48,6 +48,7 @@ class Problem(StrEnum):
     ROW = "row"
     SIGNATURE = "signature"
     CUSTODIAN = "custodian"
+    LEDGER = "ledger"
     ROSTER = "roster"
 
 

@@ -57,6 +57,15 @@ class Answered:
     line: str
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line as it stands in the file: its number from 1, when it was written, and what it says."""
+
+    number: int
+    at: datetime
+    entry: dict[str, Any]
+
+
 @dataclass
 class _Known:
     last: str = _START
@@ -126,6 +135,13 @@ class Ledger:
         orders = self._read().orders.values()
         targets = [each.target for each in orders if each.outcome is Outcome.SHRED]
         return [target.id for target in targets if target.scope is OrderScope.SUBJECT]
+
+    def lines(self) -> list[Line]:
+        """Every whole line, for who holds the ledger against something else. Raises LedgerInvalid."""
+        self._read()  # their chain holds
+        whole = self._path.read_bytes()[: self._reading.size] if self._reading.size else b""
+        entries = [json.loads(line) for line in whole.splitlines()]
+        return [Line(number, datetime.fromisoformat(each["at"]), each) for number, each in enumerate(entries, 1)]
 
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
