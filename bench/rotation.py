@@ -45,7 +45,7 @@ def main() -> None:
         _seal(urls[provision.OWNER], keys.load_public(Path(folder) / "public.json"), count)
         sessions = session_factory(urls["refacex_custodian"])
         signer = EventSigner(secrets.token_bytes(32))
-        office = KeyOffice(sessions, KeyRing(ring), Ledger(Path(folder) / "ledger"), signer, "bench", ring=ring)
+        office = KeyOffice(sessions, KeyRing(ring), Ledger.begin(Path(folder) / "ledger"), signer, "bench", ring=ring)
         for name, step in (("rotate", office.rotate), ("check", office.check)):
             started = time.perf_counter()
             step()

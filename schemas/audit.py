@@ -74,6 +74,7 @@ class AuditEvent(StrEnum):
     KEY_ROTATION_FINISHED = "key:rotation_finished"
     KEY_RETIRED = "key:retired"
     KEY_SHREDDED = "key:shredded"
+    LEDGER_BEGUN = "ledger:begun"
     RECONCILER_SWEPT = "reconciler:swept"
 
 
@@ -125,5 +126,6 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.KEY_ROTATION_FINISHED: (Role.CUSTODIAN,),
     AuditEvent.KEY_RETIRED: (Role.CUSTODIAN,),
     AuditEvent.KEY_SHREDDED: (Role.CUSTODIAN,),
+    AuditEvent.LEDGER_BEGUN: (Role.CUSTODIAN,),
     AuditEvent.RECONCILER_SWEPT: (Role.RELAY,),
 }

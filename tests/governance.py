@@ -217,6 +217,7 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
     others = {"eve": ("requester",), "olga": ("auditor",), "kim": ("key-officer",)}
     if people:
         world.people = {name: Member(name, held) for name, held in (roles | others).items()}
+    Ledger.begin(folder / "tombstones.json")
     write_roster(world.roster, [member.on_roster() for member in world.people.values()])
     policy = Policy("acme", POLICY)
     write_policies(world.policies, [policy])

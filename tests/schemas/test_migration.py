@@ -32,7 +32,7 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database.owner_url)
     assert ready(database.url_for("relay")) is True
     with sessions(database.owner_url)() as session:
-        assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0002"
+        assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "0003_custody"
 
 
 def test_grants_of_the_trail_are_those_of_the_code(database: Database) -> None:

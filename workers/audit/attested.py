@@ -43,6 +43,12 @@ class EventSigner:
 
     private: bytes = field(repr=False)
 
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """What the signatures are checked with: the raw public key by its id."""
+        key, name = self._key
+        return {name: key.public_key().public_bytes_raw()}
+
     @cached_property
     def _key(self) -> tuple[Ed25519PrivateKey, str]:
         key = Ed25519PrivateKey.from_private_bytes(self.private)
@@ -85,23 +91,33 @@ class AttestedHistory:
             self.unsigned += 1
             return
         self._signing = True
-        signature, public = _read(mark, self._keys)
-        if signature is None:
-            yield "the custodian did not sign it"
-        elif public is None:
-            yield "it is signed with a key that is not the custodian's"
-        elif not verifies(public, signature, _message(event["event"], fields)):
-            yield "the signature is not the custodian's over these fields"
-        elif signature[:16] in self._seen:
+        fault = fault_of(event, self._keys)
+        short = b"" if fault else bytes.fromhex(detail[MARK]["signature"])[:16]
+        if fault:
+            yield fault
+        elif short in self._seen:
             yield "the custodian signed it once, and it stands in the trail again"
         else:
-            self._seen.add(signature[:16])
+            self._seen.add(short)
             self.signatures += 1
 
 
 def is_custodians(event: Mapping[str, Any]) -> bool:
     """Whether the event says of itself that the custodian wrote it, or is one that nobody else may write."""
     return event["role"] == Role.CUSTODIAN.value or event["event"] in OWN
+
+
+def fault_of(event: Mapping[str, Any], keys: Mapping[str, bytes]) -> str | None:
+    """Why the custodian did not sign just these fields under this tag; None where it did."""
+    detail = event["fields"].get("detail")
+    signature, public = _read(detail.get(MARK) if isinstance(detail, dict) else None, keys)
+    if signature is None:
+        return "the custodian did not sign it"
+    if public is None:
+        return "it is signed with a key that is not the custodian's"
+    if not verifies(public, signature, _message(event["event"], event["fields"])):
+        return "the signature is not the custodian's over these fields"
+    return None
 
 
 def _read(mark: Any, keys: Mapping[str, bytes]) -> tuple[bytes | None, bytes | None]:

@@ -23,13 +23,13 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import SealedKey
 from workers.audit.verify import Problem, Verification
-from workers.custody.ledger import SHREDDED, SPENT, Ledger, Line, Outcome
+from workers.custody.ledger import BEGUN, SHREDDED, SPENT, Ledger, Line, Outcome
+from workers.custody.recall import OUTCOMES, WORK
 
 IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
-_OUTCOMES = {OrderKind.SHRED: Outcome.SHRED, OrderKind.HOLD: Outcome.HOLD, OrderKind.LIFT: Outcome.LIFTED}
 # Refused because it was not the officer's own word: nothing for the ledger to remember.
 _NOBODYS = ("order_changed", "officer_not_on_roster", "signature_does_not_verify")
-_KINDS = (AuditEvent.TICKET_SPENT, AuditEvent.KEY_SHREDDED, AuditEvent.ORDER_DONE, AuditEvent.ORDER_REFUSED)
+_KINDS = (*WORK, AuditEvent.ORDER_REFUSED)
 _CHUNK = 1_000
 
 
@@ -41,6 +41,8 @@ class _Book:
     answers: dict[str, Line] = field(default_factory=dict)
     whole: dict[str, Line] = field(default_factory=dict)
     faces: dict[tuple[str, int], Line] = field(default_factory=dict)
+    id: str | None = None
+    recalled: int | None = None  # the trail's newest event when it was begun after a loss
 
     @classmethod
     def of(cls, ledger: Ledger) -> _Book:
@@ -52,7 +54,9 @@ class _Book:
 
     def _add(self, line: Line) -> None:
         said = line.entry
-        if said["kind"] == SPENT:
+        if said["kind"] == BEGUN:
+            self.id, self.recalled = said["id"], said.get("recalled")
+        elif said["kind"] == SPENT:
             self.spent.setdefault(said["request"], line)
         elif said["kind"] in set(Outcome):
             self.answers.setdefault(said["sha256"], line)
@@ -62,6 +66,10 @@ class _Book:
                 self.whole.setdefault(said["item"], line)
             for face in named or ():
                 self.faces.setdefault((said["item"], face), line)
+
+    def forgave(self, seq: int) -> bool:
+        """Whether somebody accepted that it may have forgotten this event."""
+        return self.recalled is not None and seq <= self.recalled
 
     def tombstone(self, item: str, face: int) -> Line | None:
         return self.whole.get(item) or self.faces.get((item, face))
@@ -77,19 +85,23 @@ class _Told:
     requests: set[str] = field(default_factory=set)
     orders: set[str] = field(default_factory=set)
     newest: tuple[int, bool] = (-1, True)
+    ledger: tuple[int, str] | None = None
 
 
 def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
     """Adds to `result` what ledger, trail and sealed keys say otherwise than each other. Raises LedgerInvalid, LedgerMissing."""
-    book, told = _Book.of(ledger), _Told()
+    book, told, forgotten = _Book.of(ledger), _Told(), 0
     query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in _KINDS]))
     for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_CHUNK)):
         try:
             faults = list(_event_faults(book, told, seq, event, json.loads(bytes(canonical))["fields"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             faults = [f"it cannot be held against the ledger: {type(error).__name__}"]
-        for words in faults:
+        forgotten += bool(faults) and book.forgave(seq)
+        for words in faults if not book.forgave(seq) else ():
             result.found(Problem.LEDGER, f"event {seq}", f"{event}: {words}")
+    if forgotten:
+        result.notes.append(f"the ledger was begun again after a loss, and forgot what {forgotten} events tell of")
     seq, known = told.newest
     if not known:
         result.notes.append(
@@ -108,12 +120,14 @@ def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mappin
         missing = [face for face in faces if book.tombstone(fields["item"], face) is None]
         if missing:
             yield f"the ledger has no tombstone of {_named(fields['item'], missing)}"
+    elif event == AuditEvent.LEDGER_BEGUN:
+        told.ledger = (seq, str(detail["ledger"]))
     else:
         told.orders.add(fields["request_hash"])
         answer = book.answers.get(fields["request_hash"])
         if event == AuditEvent.ORDER_DONE:
             kind = detail.get("kind")
-            fits = answer is not None and (kind is None or answer.entry["kind"] == _OUTCOMES[OrderKind(kind)])
+            fits = answer is not None and (kind is None or answer.entry["kind"] == OUTCOMES[OrderKind(kind)])
         else:
             fits = answer.entry["kind"] == Outcome.REFUSED if answer is not None else detail.get("refusal") in _NOBODYS
         if not fits:
@@ -139,6 +153,10 @@ def _ticket_faults(book: _Book, told: _Told, seq: int, fields: Mapping[str, Any]
 
 def _check_lines(book: _Book, told: _Told, result: Verification) -> None:
     """What the ledger says that the trail does not tell of."""
+    if told.ledger is not None and told.ledger[1] != book.id:
+        result.found(Problem.LEDGER, f"event {told.ledger[0]}", "another ledger than this one was begun here")
+    elif told.ledger is None and book.recalled is not None:
+        result.found(Problem.LEDGER, "ledger line 1", "it was begun after a loss, and the trail does not say so")
     for request, line in book.spent.items():
         if request not in told.requests:
             result.found(

@@ -562,11 +562,13 @@ def test_without_its_roster_or_ledger_it_opens_nothing(world: World) -> None:
         with pytest.raises(RosterInvalid):
             world.custodian().open(terms.id)
     world.roster.write_text(good)
-    (world.folder / "tombstones.json").write_bytes(b'{"kind":"spent"}\n')
+    path = world.folder / "tombstones.json"
+    good = path.read_text()
+    path.write_bytes(b'{"kind":"spent"}\n')
     with pytest.raises(LedgerInvalid):
         world.custodian().open(terms.id)
     assert state_of(world, terms.id) is RequestState.APPROVED
-    (world.folder / "tombstones.json").unlink()
+    path.write_text(good)
     assert world.custodian().open(terms.id).recovery is not None
 
 

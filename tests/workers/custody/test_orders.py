@@ -592,8 +592,8 @@ def test_a_write_that_was_cut_short_between_tombstones_is_finished(world: World)
     terms = give(world, SHRED, target(world, RELEASE))
     path = world.folder / "tombstones.json"
     carry_out(world.custodian(), terms.id)
-    first, rest = path.read_bytes().split(b"\n", 1)
-    path.write_bytes(first + b"\n" + rest[:40])
+    begun, first, rest = path.read_bytes().split(b"\n", 2)
+    path.write_bytes(begun + b"\n" + first + b"\n" + rest[:40])
     world.owner(
         "ALTER TABLE custody_orders DISABLE TRIGGER USER", "UPDATE custody_orders SET state = 'given', outcome = NULL"
     )
