@@ -37,7 +37,7 @@ from schemas.states import AttemptState, Decision, ItemState, RequestState
 from schemas.tables import Attempt, Item, Release, SealedKey
 from tests.conftest import Database
 from workers.audit import append
-from workers.audit.attested import MARK
+from workers.audit.attested import MARK, AttestedHistory
 from workers.custody import keys
 from workers.custody.judge import Signed
 from workers.custody.ledger import Ledger
@@ -202,13 +202,19 @@ class World:
                 del event["fields"]["detail"]
         return found
 
+    def unsigned(self) -> list[str]:
+        """What is wrong with the custodian's signatures on its events; nothing, and none is missing."""
+        history = AttestedHistory(self.custodian_keys())
+        faults = [words for event in self.events(marks=True) for words in history.see(event)]
+        return faults + ["unsigned"] * history.unsigned
+
     def one(self, query: Any, role: str = "gateway") -> Any:
         with self.as_(role)() as session:
             return session.execute(query).scalar_one()
 
 
 def build(database: Database, folder: Path, *, people: bool = True) -> World:
-    """A world whose rows were written with the roles that write them in life."""
+    """A world whose rows were written with the roles that write them in life; its custodian has told what is pinned."""
     world = World(database, folder)
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
@@ -253,6 +259,8 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
         _release_item(world, item)
+    world.custodian().load_roster()
+    world.custodian().load_policies()
     world.seeded = len(world.events())
     return world
 

@@ -13,6 +13,7 @@ depends_on = None
 # Frozen here, as in revision 0001.
 GRANTS: dict[str, tuple[str, ...]] = {
     "ledger:begun": ("refacex_custodian",),
+    "pinned:changed": ("refacex_custodian",),
 }
 
 

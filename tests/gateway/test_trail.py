@@ -84,7 +84,7 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     roster = ["--roster", world.roster, "--ledger", ledger]
     assert "4 signatures of people" in refacex("audit", "verify", *roster).stdout
 
-    assert "2 of the custodian" in refacex("audit", "verify", *roster).stdout
+    assert "4 of the custodian" in refacex("audit", "verify", *roster).stdout
     assert "there is no ledger" in refacex("audit", "verify", "--ledger", tmp_path / "none.json", ok=False).stderr
 
     public = ["--public-key", world.folder / "keys" / "audit.public.json"]

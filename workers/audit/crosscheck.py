@@ -24,6 +24,7 @@ from workers.audit.comparisons import COMPARISONS, Comparison
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.verify import Problem, Verification
 from workers.custody.judge import terms_of
+from workers.custody.pinned import PinnedFile
 from workers.custody.roster import Roster, RosterPerson
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
@@ -124,6 +125,16 @@ def _check_signed(session: Session, result: Verification) -> None:
 
 def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
     """The custodian counts those on its roster: they must be the people of the table, with the same keys and roles."""
+    told = session.execute(
+        select(Event.canonical).where(Event.event == AuditEvent.PINNED_CHANGED.value).order_by(Event.seq.desc())
+    ).scalars()
+    versions = [_told_roster(canonical) for canonical in told]
+    newest = next((each for each in versions if each is not None), None)
+    if newest is not None and newest != roster.sha256:
+        result.notes.append(
+            f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
+            "it tells with its next work, or this is an older copy"
+        )
     rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
@@ -134,6 +145,14 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
         else:
             for words in _differences(row, pinned):
                 result.found(Problem.ROSTER, f"person {who}", words)
+
+
+def _told_roster(canonical: bytes) -> str | None:
+    try:
+        detail = json.loads(bytes(canonical))["fields"]["detail"]
+        return str(detail["after"]) if detail["file"] == PinnedFile.ROSTER else None
+    except (ValueError, KeyError, TypeError):
+        return None  # `verify` says so of every event that cannot be read
 
 
 def _differences(row: Person, pinned: RosterPerson) -> Iterator[str]:

@@ -23,13 +23,13 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import SealedKey
 from workers.audit.verify import Problem, Verification
-from workers.custody.ledger import BEGUN, SHREDDED, SPENT, Ledger, Line, Outcome
+from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line, Outcome
 from workers.custody.recall import OUTCOMES, WORK
 
 IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
 # Refused because it was not the officer's own word: nothing for the ledger to remember.
 _NOBODYS = ("order_changed", "officer_not_on_roster", "signature_does_not_verify")
-_KINDS = (*WORK, AuditEvent.ORDER_REFUSED)
+_KINDS = (*WORK, AuditEvent.ORDER_REFUSED, AuditEvent.PINNED_CHANGED)
 _CHUNK = 1_000
 
 
@@ -41,6 +41,7 @@ class _Book:
     answers: dict[str, Line] = field(default_factory=dict)
     whole: dict[str, Line] = field(default_factory=dict)
     faces: dict[tuple[str, int], Line] = field(default_factory=dict)
+    pinned: dict[tuple[str, str], Line] = field(default_factory=dict)
     id: str | None = None
     recalled: int | None = None  # the trail's newest event when it was begun after a loss
 
@@ -56,6 +57,8 @@ class _Book:
         said = line.entry
         if said["kind"] == BEGUN:
             self.id, self.recalled = said["id"], said.get("recalled")
+        elif said["kind"] == PINNED:
+            self.pinned.setdefault((said["file"], said["sha256"]), line)
         elif said["kind"] == SPENT:
             self.spent.setdefault(said["request"], line)
         elif said["kind"] in set(Outcome):
@@ -86,6 +89,7 @@ class _Told:
     orders: set[str] = field(default_factory=set)
     newest: tuple[int, bool] = (-1, True)
     ledger: tuple[int, str] | None = None
+    pinned: set[tuple[str, str]] = field(default_factory=set)
 
 
 def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
@@ -120,6 +124,9 @@ def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mappin
         missing = [face for face in faces if book.tombstone(fields["item"], face) is None]
         if missing:
             yield f"the ledger has no tombstone of {_named(fields['item'], missing)}"
+    elif event == AuditEvent.PINNED_CHANGED:
+        # Without a line of its own it is one that a crash cut off from the ledger: the custodian tells it again.
+        told.pinned.add((detail["file"], detail["after"]))
     elif event == AuditEvent.LEDGER_BEGUN:
         told.ledger = (seq, str(detail["ledger"]))
     else:
@@ -164,6 +171,10 @@ def _check_lines(book: _Book, told: _Told, result: Verification) -> None:
                 f"ledger line {line.number}",
                 f"request {request} was opened, and the trail has no ticket:spent of it",
             )
+    for (file, sha256), line in book.pinned.items():
+        if (file, sha256) not in told.pinned:
+            words = f"another version of the {file} was told of, and the trail has no pinned:changed of it"
+            result.found(Problem.LEDGER, f"ledger line {line.number}", words)
     for sha256, line in book.answers.items():
         if sha256 not in told.orders:
             words = f"order {line.entry['order']} was answered ({line.entry['kind']}), and the trail does not say so"

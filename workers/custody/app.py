@@ -74,9 +74,12 @@ def refuse_without_ledger(**_: object) -> None:
 
 @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
 def get_ready(**_: object) -> None:
-    """Looks at its ledger before the first message comes; what is wrong then refuses each message as well."""
+    """Looks at its ledger before the first message comes, and tells the trail what was pinned meanwhile; what is wrong then
+    refuses each message as well.
+    """
     try:
-        custodian()
+        custodian().load_roster()
+        custodian().load_policies()
     except Exception as error:  # an engine that is away may be back when the first message comes
         log.critical("custodian_not_ready", exc_info=error)
 

@@ -10,7 +10,8 @@ order; `shred` comes after the order's tombstones, in the same write: where it s
 
 The first line is `begun`, with a random id, so that a file that is not there can be told from one that says nothing yet. Where
 a ledger was lost, `recalled` in it is the number of the trail's newest event then, and what the custodian had signed up to it
-follows (`workers.custody.recall`). Ledgers of before that line are read as they are.
+follows (`workers.custody.recall`). Ledgers of before that line are read as they are. A line `pinned` says which version of the
+roster or the policies the trail was told of last.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from schemas.orders import OrderTerms
 from schemas.states import OrderScope
 from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerMissing
 from workers.custody.holds import Holds, Portion, Target
+from workers.custody.pinned import PinnedFile
 
 BEGUN = "begun"
+PINNED = "pinned"
 SPENT = "spent"
 SHREDDED = "shredded"
 _START = "0" * 64
@@ -99,6 +102,7 @@ class _Known:
     lines: int = 0
     id: UUID | None = None
     recalled: int = -1
+    pinned: dict[str, str] = field(default_factory=dict)
     spent: set[UUID] = field(default_factory=set)
     whole: dict[UUID, str] = field(default_factory=dict)
     faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
@@ -186,6 +190,10 @@ class Ledger:
         targets = [each.target for each in orders if each.outcome is Outcome.SHRED]
         return [target.id for target in targets if target.scope is OrderScope.SUBJECT]
 
+    def pinned(self, file: PinnedFile) -> str | None:
+        """The SHA-256 (hex) of the version of a pinned file that the trail was told of last. Raises LedgerInvalid."""
+        return self._read().pinned.get(file)
+
     def lines(self) -> list[Line]:
         """Every whole line, for who holds the ledger against something else. Raises LedgerInvalid."""
         self._read()  # their chain holds
@@ -197,6 +205,11 @@ class Ledger:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
         opening = Opening(request, ticket, recovery)
         self._append(lambda known: [] if request in known.spent else [opening.entry()])
+
+    def record_pinned(self, file: PinnedFile, sha256: str) -> None:
+        """Writes which version of a pinned file the trail was told of; on disk when it returns. Raises LedgerInvalid."""
+        entry = {"kind": PINNED, "file": file.value, "sha256": sha256}
+        self._append(lambda known: [] if known.pinned.get(file) == sha256 else [entry])
 
     def record_shredded(self, portions: Sequence[Portion], terms: OrderTerms | None = None) -> None:
         """Writes, once, the tombstones of these keys, and that this was the order for them; on disk when it returns.
@@ -343,6 +356,8 @@ def _parse(known: _Known, content: bytes) -> None:
 def _learn_entry(known: _Known, entry: _Entry) -> None:
     if entry["kind"] == BEGUN and known.lines == 1:
         known.id, known.recalled = UUID(entry["id"]), int(entry.get("recalled", -1))
+    elif entry["kind"] == PINNED:
+        known.pinned[PinnedFile(entry["file"])] = entry["sha256"]
     elif entry["kind"] == SPENT:
         known.spent.add(UUID(entry["request"]))
     elif entry["kind"] == SHREDDED:

@@ -293,7 +293,7 @@ def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
 def check_custodian(events: list[Any], public: bytes) -> None:
     """What the custodian wrote is signed by it, once the first is, and no signature stands twice."""
     key = hashlib.sha256(b"ed25519:" + public).hexdigest()[:16]
-    prefixes = ("ticket:", "key:", "ledger:", "subject:", "review:opened", "order:done", "order:refused")
+    prefixes = ("ticket:", "key:", "ledger:", "pinned:", "subject:", "review:opened", "order:done", "order:refused")
     signing, seen = False, set()
     for event in events:
         tag, said = event["event"], event["fields"]

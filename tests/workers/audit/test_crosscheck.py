@@ -9,12 +9,12 @@ from sqlalchemy import text
 
 from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
-from tests.governance import World, sessions
+from tests.governance import Member, World, sessions
 from tests.workers.audit.harness import as_owner, fetched, verified
 from workers.audit import append
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
-from workers.custody.roster import RosterPerson, load_roster
+from workers.custody.roster import RosterPerson, add_person, load_roster
 from workers.recoveries import people
 
 OFF = "SET session_replication_role = replica"
@@ -195,6 +195,15 @@ def test_the_roster_is_held_against_the_people(world: World, anchors: Anchors, s
         (Problem.ROSTER, "person mallory", "is not on the roster"),
         (Problem.ROSTER, "person dave", "is on the roster"),
     }
+
+
+def test_an_older_copy_of_the_roster_is_noted(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    old = load_roster(world.roster)
+    assert verified(world.database, anchors, signer, old).notes == []
+    add_person(world.roster, Member("fay", ("approver",)).on_roster())
+    world.custodian().load_roster()
+    (note,) = verified(world.database, anchors, signer, old, world.custodian_keys()).notes
+    assert "not the one that the custodian told of last" in note
 
 
 def test_an_event_that_cannot_be_read_does_not_stop_the_rest(

@@ -261,6 +261,7 @@ def test_outside_its_hours_a_request_waits(world: World) -> None:
     now = datetime.now(UTC)
     never = Hours("00:00", "00:01", days=((now + timedelta(days=3)).isoweekday(),))
     set_policies(world, Policy("acme", POLICY, hours=never))
+    world.custodian().load_policies()
     terms, before = world.approved(), len(world.events())
     assert world.custodian().open(terms.id).refusal is Refusal.HOURS
     assert state_of(world, terms.id) is RequestState.APPROVED

@@ -136,12 +136,11 @@ def test_an_older_ledger_is_refused(world: World) -> None:
     lived(world)
     whole = path_of(world).read_bytes().splitlines(keepends=True)
     assert caught_up(world) == 0
-    kinds = [json.loads(line)["kind"] for line in whole]
+    assert {json.loads(line)["kind"] for line in whole} >= {"spent", "shredded", "shred", "hold", "lifted"}
     for kept in range(1, len(whole)):
         path_of(world).write_bytes(b"".join(whole[:kept]))
         with pytest.raises(LedgerBehind, match="restore its newest copy"):
             caught_up(world)
-    assert kinds[1] == "spent", "and so none of these was refused for a ticket alone"
 
 
 def test_tickets_that_a_crash_or_an_older_copy_left_out_are_spent(world: World) -> None:

@@ -206,6 +206,7 @@ def test_the_trail_tells_both_keys_periods(world: World) -> None:
     assert {each["fields"]["actor"] for each in world.events() if each["event"].startswith("key:ro")} == {"root"}
     listed = {key.id: (key.state, key.wrapped) for key in office(world).overview()}
     assert listed == {old: ("retired", 0), new: ("active", ROWS)}
+    assert world.unsigned() == []
 
 
 def test_looking_at_the_keys_tells_the_trail_of_the_first_one_once(world: World) -> None:
