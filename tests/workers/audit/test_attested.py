@@ -1,10 +1,7 @@
 """The custodian's signature on its own events: what is written in its name without its key file is found."""
 
-# ruff: noqa: S608  the statements are put together from this file's own words
-
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -16,7 +13,7 @@ from schemas.audit import AuditEvent
 from schemas.requests import TicketTerms
 from schemas.tables import Recovery, Ticket
 from tests.governance import World
-from tests.workers.audit.harness import disarm, fetched, rearm, verified
+from tests.workers.audit.harness import disarm, fetched, rearm, verified, write
 from workers.audit import append
 from workers.audit.attested import MARK, EventSigner, attesting
 from workers.audit.errors import AuditFieldError
@@ -33,18 +30,6 @@ def checked(world: World, anchors: Anchors, signer: HeadSigner) -> Verification:
 def words(result: Verification) -> list[str]:
     assert {each.problem for each in result.findings} <= {Problem.CUSTODIAN}, result.findings
     return [each.words for each in result.findings]
-
-
-def write(world: World, event: str, fields: dict[str, Any], role: str = "refacex_custodian") -> None:
-    """What the database's owner can do in any service's name: an event just as `audit.append` would have written it."""
-    said = json.dumps(fields).replace("'", "''")
-    world.owner(
-        "WITH number AS (UPDATE audit.tail SET size = size + 1 RETURNING size - 1 AS seq, clock_timestamp() AS at), "
-        "made AS (SELECT seq, at, convert_to(audit.canonical(jsonb_build_object('v', 1, 'seq', seq, 'at', to_char(at AT TIME ZONE "
-        f"""'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'role', '{role}', 'event', '{event}', 'fields', '{said}'::jsonb)), 'UTF8') AS b """
-        "FROM number) INSERT INTO audit.events (seq, at, role, event, canonical, leaf) "
-        f"SELECT seq, at, '{role}', '{event}', b, sha256('\\x00'::bytea || b) FROM made"
-    )
 
 
 def test_every_event_of_a_custodian_is_signed(world: World, anchors: Anchors, signer: HeadSigner) -> None:

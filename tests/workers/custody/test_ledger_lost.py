@@ -23,7 +23,7 @@ from schemas.orders import order_message
 from schemas.states import OrderKind, OrderScope
 from schemas.tables import CustodyOrder, Release, Ticket
 from tests.governance import World, sessions
-from tests.workers.audit.harness import fetched
+from tests.workers.audit.harness import fetched, write
 from workers.audit import append
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Verification
@@ -221,6 +221,9 @@ def test_what_cannot_be_recalled_is_forgotten_and_said(world: World, refacex: Re
         check_ledger(session, world.ledger, result)
     assert (result.findings, len(result.notes)) == ([], 1)
     assert "forgot what 4 events tell of" in result.notes[0]
+    done = [each["fields"] for each in world.events(marks=True) if each["event"] == "order:done"]
+    write(world, "order:done", done[-1])
+    assert caught_up(world) == 0, "a copy of what was forgotten makes it refuse nothing"
 
 
 def test_a_ledger_begun_behind_the_trails_back_is_found(world: World, refacex: Refacex) -> None:
