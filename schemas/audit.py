@@ -75,6 +75,8 @@ class AuditEvent(StrEnum):
     KEY_ROTATION_FINISHED = "key:rotation_finished"
     KEY_RETIRED = "key:retired"
     KEY_SHREDDED = "key:shredded"
+    LEDGER_BEGUN = "ledger:begun"
+    PINNED_CHANGED = "pinned:changed"
     RECONCILER_SWEPT = "reconciler:swept"
 
 
@@ -127,5 +129,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.KEY_ROTATION_FINISHED: (Role.CUSTODIAN,),
     AuditEvent.KEY_RETIRED: (Role.CUSTODIAN,),
     AuditEvent.KEY_SHREDDED: (Role.CUSTODIAN,),
+    AuditEvent.LEDGER_BEGUN: (Role.CUSTODIAN,),
+    AuditEvent.PINNED_CHANGED: (Role.CUSTODIAN,),
     AuditEvent.RECONCILER_SWEPT: (Role.RELAY,),
 }

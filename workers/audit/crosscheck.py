@@ -1,5 +1,5 @@
 """Holds the tables against the trail: each visible state has the event that tells of it and agrees with it, and no event tells of
-what is not there; what people signed verifies with the keys that they were added with.
+what is not there; what people signed verifies with the keys that they were added with, and what the custodian wrote with its own.
 
 Comparing happens in the database, one statement a kind of row, so that it takes no memory of ours at a million events; each reads
 the events of its own kinds alone.
@@ -8,7 +8,7 @@ the events of its own kinds alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import groupby
 
@@ -16,13 +16,17 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.tables import Person, RecoveryRequest, RequestFace, Ticket
+from workers.audit.attested import KINDS as CUSTODIANS
+from workers.audit.attested import AttestedHistory
 from workers.audit.comparisons import COMPARISONS
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.statements import Comparison
 from workers.audit.verify import Problem, Verification
 from workers.custody.judge import terms_of, verifies
+from workers.custody.pinned import PinnedFile
 from workers.custody.roster import Roster, RosterPerson
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
@@ -37,8 +41,8 @@ def crosscheck(
 ) -> None:
     """Adds to `result` what the tables say otherwise than the trail; in the session, and the snapshot, that `verify` used.
 
-    With the custodian's `roster`, people are held against that as well; with its raw Ed25519 public keys by their ids, its tickets against
-    its signature.
+    With the custodian's `roster`, people are held against that as well; with its raw Ed25519 public keys by their ids, its tickets and
+    each event that it wrote against its signature.
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL work_mem = '64MB'"))
@@ -48,6 +52,7 @@ def crosscheck(
     _check_signed(session, result)
     if custodian is not None:
         _check_tickets(session, custodian, result)
+        _check_attested(session, custodian, result)
     if roster is not None:
         _check_roster(session, roster, result)
 
@@ -115,18 +120,35 @@ def _named(canonical: bytes) -> tuple[str, str, datetime] | None:
         return None
 
 
-def _check_signed(session: Session, result: Verification) -> None:
-    history = SignedHistory()
-    kinds = [kind.value for kind in KINDS]
-    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_(kinds)).order_by(Event.seq)
-    for seq, event, canonical in session.execute(query.execution_options(yield_per=_BATCH)):
+def _follow(
+    session: Session, history: SignedHistory | AttestedHistory, kinds: Iterable[AuditEvent], result: Verification
+) -> None:
+    """Shows the history each event of these kinds, and notes what it says of them."""
+    problem = Problem.SIGNATURE if isinstance(history, SignedHistory) else Problem.CUSTODIAN
+    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in kinds]))
+    for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_BATCH)):
         try:
             faults = list(history.see(json.loads(bytes(canonical))))
         except (ValueError, KeyError, TypeError, AttributeError):
             result.found(Problem.ROW, f"event {seq}", f"{event}: what it says cannot be read")
             continue
         for words in faults:
-            result.found(Problem.SIGNATURE, f"event {seq}", f"{event}: {words}")
+            result.found(problem, f"event {seq}", f"{event}: {words}")
+
+
+def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
+    history = AttestedHistory(keys)
+    _follow(session, history, CUSTODIANS, result)
+    result.attested = history.signatures
+    if history.unsigned:
+        result.notes.append(
+            f"{history.unsigned} events of the custodian are of before it signed them: nothing proves that it wrote them"
+        )
+
+
+def _check_signed(session: Session, result: Verification) -> None:
+    history = SignedHistory()
+    _follow(session, history, KINDS, result)
     result.signatures = history.signatures
     if history.unsigned:
         result.notes.append(
@@ -136,6 +158,16 @@ def _check_signed(session: Session, result: Verification) -> None:
 
 def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
     """The custodian counts those on its roster: they must be the people of the table, with the same keys and roles."""
+    told = session.execute(
+        select(Event.canonical).where(Event.event == AuditEvent.PINNED_CHANGED.value).order_by(Event.seq.desc())
+    ).scalars()
+    versions = [_told_roster(canonical) for canonical in told]
+    newest = next((each for each in versions if each is not None), None)
+    if newest is not None and newest != roster.sha256:
+        result.notes.append(
+            f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
+            "it tells with its next work, or this is an older copy"
+        )
     rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
@@ -146,6 +178,14 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
         else:
             for words in _differences(row, pinned):
                 result.found(Problem.ROSTER, f"person {who}", words)
+
+
+def _told_roster(canonical: bytes) -> str | None:
+    try:
+        detail = json.loads(bytes(canonical))["fields"]["detail"]
+        return str(detail["after"]) if detail["file"] == PinnedFile.ROSTER else None
+    except (ValueError, KeyError, TypeError):
+        return None  # `verify` says so of every event that cannot be read
 
 
 def _differences(row: Person, pinned: RosterPerson) -> Iterator[str]:

@@ -47,6 +47,8 @@ class Problem(StrEnum):
     FORK = "fork"
     ROW = "row"
     SIGNATURE = "signature"
+    CUSTODIAN = "custodian"
+    LEDGER = "ledger"
     ROSTER = "roster"
 
 
@@ -68,6 +70,7 @@ class Verification:
     anchors: int = 0
     anchored_to: int = 0
     signatures: int = 0
+    attested: int = 0
     root: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -30,7 +30,7 @@ from workers.custody.holds import Target
 from workers.custody.judge import verifies
 from workers.custody.ledger import Answered, Outcome
 from workers.custody.ordering import target_of, terms_of
-from workers.custody.roster import KEY_OFFICER, Roster, load_roster
+from workers.custody.roster import KEY_OFFICER, Roster
 from workers.custody.service import ACTOR, Custodian
 from workers.custody.shredding import Because, Reason, erase_subject, shred_some
 
@@ -94,7 +94,7 @@ def carry_out(custodian: Custodian, order_id: UUID) -> Carried:
 
 def _answer(custodian: Custodian, order: CustodyOrder) -> Answered:
     """Decides on an order and writes that into the ledger. Raises OrderRefused where it is not the officer's own word."""
-    terms = _judge(order, load_roster(custodian.roster))
+    terms = _judge(order, custodian.load_roster())
     try:
         _decide(custodian, terms)
     except (TargetUnknown, StillReleasing, Held, NotHeld) as error:

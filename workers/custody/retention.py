@@ -23,7 +23,6 @@ from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import scope
 from workers.custody.holds import Target
-from workers.custody.policies import load_policies
 from workers.custody.service import ACTOR, Custodian
 from workers.custody.shredding import Because, Reason, shred_some
 from workers.recoveries.policies import policies
@@ -105,7 +104,7 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
         release = session.get(Release, release_id)
         if release is None:
             return _refuse_message(session, release_id)
-        policy = load_policies(custodian.policies).find(release.tenant, release.policy_name)
+        policy = custodian.load_policies().find(release.tenant, release.policy_name)
         days = policy.retain_days if policy is not None else None
         if release.state not in _ENDED or days is None or not _is_over(session, release_id, days):
             return Retention(due=False)

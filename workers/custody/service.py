@@ -42,12 +42,14 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
+from workers.audit.attested import attesting
 from workers.custody.clock import agreed_now
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of, verifies
 from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
-from workers.custody.policies import load_policies
+from workers.custody.pinned import PinnedFile
+from workers.custody.policies import PolicyBook, load_policies
 from workers.custody.providers import Unwrapper
 from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
@@ -81,7 +83,7 @@ class _Bound:
 @dataclass(frozen=True)
 class Custodian:
     """The custodian with all that it holds: what it unwraps with, roster, policies, ledger, the key that it signs tickets
-    with, and whom it hands on to.
+    and its events with, and whom it hands on to.
     """
 
     sessions: sessionmaker[Session]
@@ -91,6 +93,36 @@ class Custodian:
     ledger: Ledger
     recovery_public: PublicKey
     tickets: TicketSigner
+
+    def __post_init__(self) -> None:
+        # Here, so that no event of a custodian can be forgotten.
+        object.__setattr__(self, "sessions", attesting(self.sessions, self.tickets.events))
+
+    def load_roster(self) -> Roster:
+        """The roster as it is now; a version that is new stands in the trail before it counts. Raises RosterInvalid,
+        LedgerInvalid; database errors pass through.
+        """
+        roster = load_roster(self.roster)
+        self._announce(PinnedFile.ROSTER, roster.sha256)
+        return roster
+
+    def load_policies(self) -> PolicyBook:
+        """The policies, as `load_roster` does it. Raises PoliciesInvalid, LedgerInvalid; database errors pass through."""
+        policies = load_policies(self.policies)
+        self._announce(PinnedFile.POLICIES, policies.sha256)
+        return policies
+
+    def _announce(self, file: PinnedFile, sha256: str) -> None:
+        """In a transaction of its own, so that it stands although what follows is refused. The ledger remembers what was told: were
+        it the database, its owner could make us forget.
+        """
+        before = self.ledger.pinned(file)
+        if before == sha256:
+            return
+        detail = {"file": file.value, "before": before, "after": sha256, "ledger": self.ledger.id}
+        with self.sessions.begin() as session:
+            append(session, AuditEvent.PINNED_CHANGED, actor=ACTOR, detail=detail)
+        self.ledger.record_pinned(file, sha256)
 
     def open(self, request_id: UUID) -> Opened:
         """Opens an approved request, once. Refusals are events and no exceptions.
@@ -139,12 +171,12 @@ class Custodian:
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
         case = _load_case(session, request, now)
-        roster = load_roster(self.roster)
-        terms, policy = judge(case, roster, load_policies(self.policies))
+        roster = self.load_roster()
+        terms, policy = judge(case, roster, self.load_policies())
         if terms.urgency is Urgency.BREAK_GLASS:
             _check_reviews(session, terms, roster)
         items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
-        ticket = self._ticket(terms, policy, now)
+        ticket = self._ticket(terms, policy, roster, now)
         signature = self.tickets.sign(ticket)
         bundle = self._seal_bundle(terms, _Bound(ticket.id, ticket.recovery, ticket.canonical(), signature), items, now)
         _spend(session, terms, ticket, signature, bundle, now)
@@ -174,7 +206,7 @@ class Custodian:
         about |= {"recovery": bound.recovery, "request_hash": terms.sha256()}
         append(session, AuditEvent.TICKET_RENEWED, actor=ACTOR, **about)
 
-    def _ticket(self, terms: RequestTerms, policy: Policy, now: datetime) -> TicketTerms:
+    def _ticket(self, terms: RequestTerms, policy: Policy, roster: Roster, now: datetime) -> TicketTerms:
         return TicketTerms(
             id=uuid4(),
             request=terms.id,
@@ -187,6 +219,8 @@ class Custodian:
             worker=self.recovery_public.id,
             issued_at=now,
             expires_at=min(now + timedelta(minutes=policy.ticket_minutes), terms.expires_at),
+            policy_sha256=policy.sha256().hex(),
+            roster_sha256=roster.sha256,
         )
 
     def _item_keys(self, session: Session, terms: RequestTerms, item_id: UUID) -> BundleItem:
@@ -314,6 +348,8 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
         "requester": terms.requester,
         "worker": ticket.worker,
         "sha256": hashlib.sha256(ticket.canonical()).hexdigest(),
+        "policy_sha256": ticket.policy_sha256,
+        "roster_sha256": ticket.roster_sha256,
     }
     append(session, AuditEvent.TICKET_ISSUED, actor=ACTOR, detail=detail, **about)
     spent = {"faces": faces[:100]}

@@ -1,15 +1,17 @@
-"""The custodian's signature on its tickets, and how a recovery worker checks it."""
+"""The custodian's signature on its tickets and events, and how a recovery worker checks a ticket's."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
+from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
 from workers.custody.keys import KeyType, key_id
@@ -36,6 +38,11 @@ class TicketSigner:
     def public(self) -> bytes:
         """The raw Ed25519 key that this signer's tickets are checked with."""
         return Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
+
+    @cached_property
+    def events(self) -> EventSigner:
+        """The same key, for events; what it signs of one can never be taken for a ticket."""
+        return EventSigner(self.private)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """What the tests of the trail do again and again: a notary, a whole verification, a life from request to fetch, an owner's attack."""
 
+# ruff: noqa: S608  the statements are put together from this file's own words
+
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -70,3 +74,15 @@ def disarm(table: str = "events") -> str:
 
 def rearm(table: str = "events") -> str:
     return f"ALTER TABLE audit.{table} ENABLE ALWAYS TRIGGER append_only"
+
+
+def write(world: World, event: str, fields: dict[str, Any], role: str = "refacex_custodian") -> None:
+    """What the database's owner can do in any service's name: an event just as `audit.append` would have written it."""
+    said = json.dumps(fields).replace("'", "''")
+    world.owner(
+        "WITH number AS (UPDATE audit.tail SET size = size + 1 RETURNING size - 1 AS seq, clock_timestamp() AS at), "
+        "made AS (SELECT seq, at, convert_to(audit.canonical(jsonb_build_object('v', 1, 'seq', seq, 'at', to_char(at AT TIME ZONE "
+        f"""'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'role', '{role}', 'event', '{event}', 'fields', '{said}'::jsonb)), 'UTF8') AS b """
+        "FROM number) INSERT INTO audit.events (seq, at, role, event, canonical, leaf) "
+        f"SELECT seq, at, '{role}', '{event}', b, sha256('\\x00'::bytea || b) FROM made"
+    )

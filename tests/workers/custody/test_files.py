@@ -26,6 +26,7 @@ from workers.custody.errors import (
     KeyFileLoose,
     KeyFileMissing,
     KeyUnknown,
+    LedgerExists,
     LedgerInvalid,
     RosterInvalid,
     Unwrappable,
@@ -252,7 +253,7 @@ def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
 
 def test_the_ledger_remembers_and_writes_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ledger.json"
-    ledger, request, item = Ledger(path), uuid4(), uuid4()
+    ledger, request, item = Ledger.begin(path), uuid4(), uuid4()
     assert not ledger.spent(request)
     for _ in range(2):
         ledger.record_spent(request, uuid4(), uuid4())
@@ -260,13 +261,15 @@ def test_the_ledger_remembers_and_writes_once(tmp_path: Path) -> None:
     assert Ledger(path).spent(request)
     assert Ledger(path).shredded(item, 1)
     assert not ledger.shredded(item, 0)
-    assert len(path.read_text().splitlines()) == 2
+    assert len(path.read_text().splitlines()) == 3
+    with pytest.raises(LedgerExists):
+        Ledger.begin(path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "ledger.json"
-    ledger, requests = Ledger(path), [uuid4() for _ in range(3)]
+    ledger, requests = Ledger.begin(path), [uuid4() for _ in range(3)]
     for request in requests:
         ledger.record_spent(request, uuid4(), uuid4())
     good = path.read_bytes()
@@ -275,7 +278,15 @@ def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: P
     ledger.record_spent(requests[2], uuid4(), uuid4())
     assert all(ledger.spent(request) for request in requests)
     lines = good.splitlines(keepends=True)
-    for damaged in (lines[1] + lines[2], lines[0] + lines[2], good.replace(b"spent", b"other", 1), b"{}\n", b"\xff\n"):
+    again = good + lines[0].replace(b"0" * 64, hashlib.sha256(lines[3].rstrip()).hexdigest().encode())  # begun twice
+    for damaged in (
+        lines[1] + lines[2],
+        lines[0] + lines[2],
+        good.replace(b"spent", b"other", 1),
+        again,
+        b"{}\n",
+        b"\xff\n",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(LedgerInvalid):
             ledger.spent(requests[0])
@@ -285,6 +296,7 @@ def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: P
 
 def test_writers_of_the_ledger_side_by_side(tmp_path: Path) -> None:
     path, requests = tmp_path / "ledger.json", [uuid4() for _ in range(12)]
+    Ledger.begin(path)
     threads = [
         threading.Thread(target=Ledger(path).record_spent, args=(request, uuid4(), uuid4())) for request in requests
     ]

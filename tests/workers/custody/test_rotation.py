@@ -27,6 +27,7 @@ from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.requests import KeyBundle, bundle_info
 from schemas.tables import CustodyKey, Recovery, SealedKey
 from tests.governance import MODEL, POLICY, World
+from workers.audit.attested import EventSigner
 from workers.custody import keys, rotation
 from workers.custody.errors import (
     CustodyKeyUnknown,
@@ -56,6 +57,7 @@ def office(world: World, **more: Any) -> KeyOffice:
         sessions=world.as_("custodian"),
         unwrapper=KeyRing(world.folder / "custody.json"),
         ledger=world.ledger,
+        events=EventSigner(world.ticket_key().secret()),
         actor="root",
         ring=world.folder / "custody.json",
         public=world.folder / "custody.public.json",
@@ -204,6 +206,7 @@ def test_the_trail_tells_both_keys_periods(world: World) -> None:
     assert {each["fields"]["actor"] for each in world.events() if each["event"].startswith("key:ro")} == {"root"}
     listed = {key.id: (key.state, key.wrapped) for key in office(world).overview()}
     assert listed == {old: ("retired", 0), new: ("active", ROWS)}
+    assert world.unsigned() == []
 
 
 def test_looking_at_the_keys_tells_the_trail_of_the_first_one_once(world: World) -> None:

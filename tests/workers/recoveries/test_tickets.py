@@ -235,3 +235,18 @@ def test_a_ticket_keeps_its_bytes() -> None:
     signature = TicketSigner(bytes(range(32))).sign(ticket)
     Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().verify(signature, ticket.canonical())
     assert json.loads(ticket.canonical())["expires_at"] == "2026-01-02T04:04:05.000006Z"
+    second = replace(ticket, policy_sha256="ab" * 32, roster_sha256="cd" * 32)
+    more = {"v": 2, "policy_sha256": "ab" * 32, "roster_sha256": "cd" * 32}
+    assert json.loads(second.canonical()) == json.loads(ticket.canonical()) | more
+    assert json.loads(ticket.canonical())["v"] == 1
+
+
+def test_a_ticket_of_before_it_said_by_which_policy_still_recovers(world: World) -> None:
+    _, recovery = opened(world)
+    bundle = bundle_of(world, recovery)
+    said = json.loads(bundle.ticket_canonical)
+    assert (said.pop("v"), len(said.pop("policy_sha256")), len(said.pop("roster_sha256"))) == (2, 64, 64)
+    canonical = json.dumps(said | {"v": 1}, sort_keys=True, separators=(",", ":")).encode()
+    signature = world.ticket_key().sign(canonical)
+    put(world, recovery, replace(bundle, ticket_canonical=canonical, ticket_signature=signature))
+    assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED
