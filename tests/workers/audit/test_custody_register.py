@@ -8,6 +8,7 @@ import pytest
 
 from tests.governance import World, copied
 from tests.workers.audit.harness import as_superuser, verified
+from workers.audit.attested import EventSigner
 from workers.audit.heads import Anchors, HeadSigner
 from workers.custody import keys
 from workers.custody.providers.unwrappers import KeyRing
@@ -53,7 +54,9 @@ ATTACKS: dict[str, tuple[str, str]] = {
 def office(world: World) -> KeyOffice:
     ring = world.folder / "custody.json"
     unwrapper, public = KeyRing(ring), world.folder / "custody.public.json"
-    return KeyOffice(world.as_("custodian"), unwrapper, world.ledger, "root", ring=ring, public=public, batch=4)
+    signer = EventSigner(world.ticket_key().secret())
+    custodian = world.as_("custodian")
+    return KeyOffice(custodian, unwrapper, world.ledger, signer, "root", ring=ring, public=public, batch=4)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from workers.audit.append import append
 from workers.audit.attested import attesting
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Problem, Verification
-from workers.custody import ordering, orders
+from workers.custody import ordering, shredding
 from workers.custody.errors import LedgerInvalid
 from workers.custody.holds import Portion, Target
 from workers.custody.ledger import Ledger
@@ -57,7 +57,7 @@ def lived(world: World) -> None:
         carry_out(world.custodian(), give(world, kind))
     portion = Portion(world.items[1], world.release, None, (0,))
     world.ledger.record_shredded([portion])
-    orders.shred(world.custodian(), portion, orders.Because(orders.Reason.ORDER))
+    shredding.shred(world.custodian(), portion, shredding.Because(shredding.Reason.ORDER))
 
 
 def held(world: World, ledger: Ledger | None = None) -> Verification:
@@ -130,7 +130,7 @@ def test_what_a_crash_left_open_is_a_note(world: World, monkeypatch: pytest.Monk
     ]
     for attempt, words in attempts:
         with monkeypatch.context() as patch:
-            patch.setattr(orders, "shred", killed)
+            patch.setattr(shredding, "shred", killed)
             with pytest.raises(KeyboardInterrupt):
                 ledger = Killed(path_of(world)) if "ticket" in words else world.ledger
                 attempt(replace(world.custodian(), ledger=ledger))
