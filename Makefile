@@ -1,6 +1,7 @@
 # make setup   virtual environment with everything in it (again only when the requirements change)
 # make demo    the main job on three photographs, or on IMAGES=folder; prints figures and a contact sheet
 # make test    lint, import contracts, types, tests
+# make guards  writes workers/audit/guards.json again, after a change of the migrations
 # make up      the whole system in the foreground; Ctrl-C stops it
 
 SHELL := /bin/bash
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.refacex-setup
 
-.PHONY: setup demo up test lint format clean distclean
+.PHONY: setup demo up guards test lint format clean distclean
 
 setup: $(STAMP)
 
@@ -21,6 +22,9 @@ demo: $(STAMP)
 
 up: $(STAMP)
 	@$(BIN)/refacex up
+
+guards: $(STAMP)
+	$(BIN)/python scripts/guards.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check --quiet .

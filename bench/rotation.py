@@ -15,6 +15,7 @@ from gateway import provision
 from gateway.engines import Engines
 from schemas.contexts import KeyContext
 from schemas.tables import Attempt, Item, Release, SealedKey
+from workers.audit.attested import EventSigner
 from workers.custody import keys
 from workers.custody.ledger import Ledger
 from workers.custody.providers.unwrappers import KeyRing
@@ -43,7 +44,8 @@ def main() -> None:
         keys.write_public(Path(folder) / "public.json", keys.create_custody_keyring(ring))
         _seal(urls[provision.OWNER], keys.load_public(Path(folder) / "public.json"), count)
         sessions = session_factory(urls["refacex_custodian"])
-        office = KeyOffice(sessions, KeyRing(ring), Ledger(Path(folder) / "ledger"), "bench", ring=ring)
+        signer = EventSigner(secrets.token_bytes(32))
+        office = KeyOffice(sessions, KeyRing(ring), Ledger.begin(Path(folder) / "ledger"), signer, "bench", ring=ring)
         for name, step in (("rotate", office.rotate), ("check", office.check)):
             started = time.perf_counter()
             step()

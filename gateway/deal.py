@@ -9,38 +9,43 @@ from pathlib import Path
 
 from gateway.engines.errors import EngineUnknown, HomeNotReady, HomeUnusable
 from gateway.processes import PROCESSES
-from gateway.provision import Home, read_env, write_env
+from gateway.provision import LEDGER, Home, read_env, write_env
 from workers.custody import keys
 
 DEALT = (*PROCESSES, "gateway")
 # Changes in the custodian's hands and is never taken back: what was shredded stays shredded, and a rotated key ring
 # holds what the home's does not.
-_KEPT = {"tombstones.json", "roster.json", "policies.json", "custody.keyring.json"}
-_PUBLIC = {"gateway": ("audit.public.json", "export.public.json")}
+_KEPT = {LEDGER, "roster.json", "policies.json", "custody.keyring.json"}
+_PUBLIC = {"gateway": ("audit.public.json", "export.public.json", "ticket.public.json")}
 
 
-def deal(home: Home, target: Path, *, seen_as: Path, processes: Sequence[str] = DEALT) -> None:
+def deal(
+    home: Home, target: Path, *, seen_as: Path, processes: Sequence[str] = DEALT, ledger_may_begin: bool = False
+) -> None:
     """Write `target`/PROCESS/{env,keys} for each process; paths in the env files are as below `seen_as`, where it will run.
 
-    Safe to repeat; the custodian's roster and tombstones are never overwritten. Raises HomeUnusable.
+    Safe to repeat; the custodian's roster and tombstones are never overwritten. A ledger goes with the first key ring; one that is
+    missing beside a ring is only put there where `ledger_may_begin`. Raises HomeUnusable.
     """
     try:
         for process in processes:
-            _deal_one(home, target / process, process, seen_as)
+            _deal_one(home, target / process, process, seen_as, ledger_may_begin)
         _hand_on_public_key(target)
     except OSError as error:
         raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
 
 
-def _deal_one(home: Home, target: Path, process: str, seen_as: Path) -> None:
+def _deal_one(home: Home, target: Path, process: str, seen_as: Path, ledger_may_begin: bool) -> None:
     own = Home(target)
+    lost = own.key("custody.keyring.json").exists() and not own.ledger_begun and not ledger_may_begin
     for folder in ("env", "keys", "logs", "run"):
         (target / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
     variables = read_env(home.env(process))
     for name, value in variables.items():
         path = Path(value)
         if path.is_absolute() and path.parent == home.key("x").parent:
-            _copy(path, own.key(path.name))
+            if path.name != LEDGER or not lost:
+                _copy(path, own.key(path.name))
             variables[name] = str(seen_as / "keys" / path.name)
     for public in _PUBLIC.get(process, ()):
         _copy(home.key(public), own.key(public))
@@ -60,7 +65,7 @@ def _hand_on_public_key(target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if not source.exists() or (target.name in _KEPT and target.exists()):
+    if not source.exists() or (target.name in _KEPT and target.exists() and target.stat().st_size > 0):
         return
     temporary = target.with_name(f".{target.name}.new")
     temporary.unlink(missing_ok=True)

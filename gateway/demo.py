@@ -19,6 +19,7 @@ from gateway.up import System
 from schemas.requests import FaceRef, decision_message, face_info, fetch_message, request_message
 from schemas.states import Decision, ItemState, RecoveryState, RequestState
 from schemas.tables import Item
+from workers.audit.crosscheck import crosscheck
 from workers.audit.heads import Anchors, HeadVerifier
 from workers.audit.verify import Verification, verify
 from workers.custody import keys
@@ -331,14 +332,16 @@ class Steps:
         self._say("fetched the release's risk report, whose hash stands in the trail")
 
     def _verify(self) -> None:
-        """Wait until the notary has anchored what we did, then derive the whole trail again."""
+        """Wait until the notary has anchored what we did, derive the whole trail again, and hold every table against it."""
         public = keys.load_verifier(self._home.key("audit.public.json"))
+        custodian = keys.load_verifiers(self._home.key("ticket.public.json"))
         anchors = Anchors(self._storage, self._settings.bucket_anchors)
         wanted: int | None = None
         deadline = time.monotonic() + 60
         while True:
             with self._sessions() as session:
                 found = verify(session, anchors, HeadVerifier(public.id, public.public))
+                crosscheck(session, found, load_roster(self._home.key("roster.json")), custodian)
             wanted = found.events if wanted is None else wanted
             if found.anchored_to >= wanted or time.monotonic() > deadline:
                 break

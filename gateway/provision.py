@@ -24,14 +24,17 @@ from gateway.engines.errors import HomeUnusable
 from gateway.engines.seaweed import BUCKETS
 from gateway.engines.state import write_private
 from workers.custody import keys
+from workers.custody.ledger import Ledger
 from workers.custody.policies import write_policies
+from workers.custody.recall import tells_of_work
 from workers.custody.roster import LEAST_QUORUM, write_roster
-from workers.db import migrate
+from workers.db import migrate, session_factory
 
 OWNER = "refacex_owner"
 SERVICES = ("release", "custodian", "recovery", "relay", "notary", "gateway")
 ROLES = tuple(f"refacex_{service}" for service in SERVICES)
 DATABASE = "refacex"
+LEDGER = "tombstones.json"
 ANCHORS = "refacex-anchors"
 _CHOSEN = ("REFACEX_CUSTODY_PASSPHRASE_FILE", "REFACEX_CUSTODY_KMS_", "REFACEX_KMS_")
 
@@ -49,6 +52,17 @@ class Home:
 
     def key(self, name: str) -> Path:
         return self.path / "keys" / name
+
+    def password(self, role: str) -> str:
+        """A database role's password, drawn when the home was provisioned."""
+        known: dict[str, str] = json.loads((self.path / "passwords.json").read_text())
+        return known[role]
+
+    @property
+    def ledger_begun(self) -> bool:
+        """Whether the custodian's ledger is there, with a line in it: older custodians left an empty one where nothing was told."""
+        ledger = self.key(LEDGER)
+        return ledger.exists() and ledger.stat().st_size > 0
 
     @property
     def logs(self) -> Path:
@@ -78,6 +92,8 @@ def provision(home: Path, engines: Engines, *, source_roots: Sequence[Path] = ()
     migrate(sqlalchemy_url(urls.postgres_admin, role=OWNER, password=passwords[OWNER], database=DATABASE))
     create_buckets(urls.s3_endpoint, S3Identity(urls.s3_admin_access, urls.s3_admin_secret))
     create_keys(place)
+    if not place.ledger_begun and ledger_may_begin(urls.postgres_admin, passwords[OWNER]):
+        Ledger.begin(place.key(LEDGER))
     roots = sorted({*allowed_roots(place), *(str(root.absolute()) for root in source_roots)})
     for process, variables in environments(place, urls, engines.s3_identities, passwords, roots).items():
         write_env(place.env(process), variables)
@@ -100,8 +116,11 @@ def _passwords(home: Home) -> dict[str, str]:
 def create_keys(home: Home) -> None:
     """Make the keys that are missing. An existing key is never replaced: what it sealed would be lost.
 
-    Raises KeyFileCorrupt or KeyFileLoose for an existing one that cannot be used.
+    The ledger is begun together with the key ring, and not later: one that is missing then was lost. Raises KeyFileCorrupt or
+    KeyFileLoose for an existing one that cannot be used.
     """
+    if not home.key("custody.keyring.json").exists() and not home.ledger_begun:
+        Ledger.begin(home.key(LEDGER))
     makers = {
         "custody.keyring.json": (keys.FileKind.CUSTODY, keys.create_custody_keyring, "custody.public.json"),
         "recovery.private.json": (keys.FileKind.KEYPAIR, keys.create_keypair, "recovery.public.json"),
@@ -163,7 +182,7 @@ def environments(
         "TICKET_SIGNING_KEY": str(home.key("ticket.signing.json")),
         "ROSTER": str(home.key("roster.json")),
         "POLICIES": str(home.key("policies.json")),
-        "TOMBSTONES": str(home.key("tombstones.json")),
+        "TOMBSTONES": str(home.key(LEDGER)),
         "RECOVERY_PUBLIC_KEY": str(home.key("recovery.public.json")),
     }
     result["recovery"] |= {
@@ -234,6 +253,19 @@ def create_database(admin_url: str, name: str = DATABASE) -> None:
                 sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(OWNER))
             )
         restrict_database(connection, name)
+
+
+def ledger_may_begin(admin_url: str, owner_password: str) -> bool:
+    """Whether the custodian never did anything that its ledger would have to remember, so that a missing one is no loss: an
+    installation of before ledgers were begun with the keys.
+    """
+    url = sqlalchemy_url(admin_url, role=OWNER, password=owner_password, database=DATABASE)
+    sessions = session_factory(url)
+    try:
+        with sessions() as session:
+            return not tells_of_work(session)
+    finally:
+        sessions.kw["bind"].dispose()
 
 
 def restrict_database(connection: psycopg.Connection[Any], name: str) -> None:

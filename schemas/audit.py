@@ -47,6 +47,7 @@ class AuditEvent(StrEnum):
     REVIEW_CLOSED = "review:closed"
     TICKET_ISSUED = "ticket:issued"
     TICKET_SPENT = "ticket:spent"
+    TICKET_RENEWED = "ticket:renewed"
     TICKET_REFUSED = "ticket:refused"
     MESSAGE_REFUSED = "message:refused"
     RECOVERY_RECOVERED = "recovery:recovered"
@@ -74,6 +75,8 @@ class AuditEvent(StrEnum):
     KEY_ROTATION_FINISHED = "key:rotation_finished"
     KEY_RETIRED = "key:retired"
     KEY_SHREDDED = "key:shredded"
+    LEDGER_BEGUN = "ledger:begun"
+    PINNED_CHANGED = "pinned:changed"
     RECONCILER_SWEPT = "reconciler:swept"
 
 
@@ -98,6 +101,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.REVIEW_CLOSED: (Role.GATEWAY,),
     AuditEvent.TICKET_ISSUED: (Role.CUSTODIAN,),
     AuditEvent.TICKET_SPENT: (Role.CUSTODIAN,),
+    AuditEvent.TICKET_RENEWED: (Role.CUSTODIAN,),
     AuditEvent.TICKET_REFUSED: (Role.CUSTODIAN,),
     AuditEvent.MESSAGE_REFUSED: (Role.CUSTODIAN, Role.RECOVERY, Role.RELEASE),
     AuditEvent.RECOVERY_RECOVERED: (Role.RECOVERY,),
@@ -125,5 +129,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.KEY_ROTATION_FINISHED: (Role.CUSTODIAN,),
     AuditEvent.KEY_RETIRED: (Role.CUSTODIAN,),
     AuditEvent.KEY_SHREDDED: (Role.CUSTODIAN,),
+    AuditEvent.LEDGER_BEGUN: (Role.CUSTODIAN,),
+    AuditEvent.PINNED_CHANGED: (Role.CUSTODIAN,),
     AuditEvent.RECONCILER_SWEPT: (Role.RELAY,),
 }

@@ -114,7 +114,9 @@ def signed_message(what: str, sha256: bytes) -> bytes:
 class TicketTerms:
     """The custodian's leave for one recovery: for these faces, this purpose, this recipient and this worker.
 
-    `worker` is the id of the recovery worker's key, `recipient` of the requester's. Signed with the custodian's own key.
+    `worker` is the id of the recovery worker's key, `recipient` of the requester's. `policy_sha256` names the policy, and
+    `roster_sha256` the roster's file, by which it was judged (hex); tickets of version 1 say neither. Signed with the
+    custodian's own key.
     """
 
     id: UUID
@@ -128,11 +130,14 @@ class TicketTerms:
     worker: str
     issued_at: datetime
     expires_at: datetime
+    policy_sha256: str | None = None
+    roster_sha256: str | None = None
 
     def canonical(self) -> bytes:
         """The RFC 8785 bytes, which the custodian signs. The purpose goes in by its hash: it is free text."""
+        by = {"policy_sha256": self.policy_sha256, "roster_sha256": self.roster_sha256}
         fields: dict[str, Any] = {
-            "v": 1,
+            "v": 2 if self.policy_sha256 else 1,
             "what": WHAT_TICKET,
             "id": str(self.id),
             "request": str(self.request),
@@ -146,7 +151,7 @@ class TicketTerms:
             "issued_at": _time(self.issued_at),
             "expires_at": _time(self.expires_at),
         }
-        return rfc8785.dumps(fields)
+        return rfc8785.dumps(fields | (by if self.policy_sha256 else {}))
 
 
 @dataclass(frozen=True)
@@ -180,12 +185,14 @@ class KeyBundle:
     ticket_canonical: bytes
     ticket_signature: bytes
     items: tuple[BundleItem, ...]
+    sealed_at: datetime | None  # None in bundles of version 2, which did not say
 
     def dumps(self) -> bytes:
         """The bundle's plaintext."""
         fields: dict[str, Any] = {
-            "v": 2,
+            "v": 3,
             "what": WHAT_BUNDLE,
+            "sealed_at": _time(self.sealed_at) if self.sealed_at else None,
             "recovery": str(self.recovery),
             "ticket": str(self.ticket),
             "request": str(self.request),
@@ -206,8 +213,9 @@ class KeyBundle:
         """The bundle of a plaintext. Raises ValueError for anything else."""
         try:
             fields = json.loads(data)
-            if fields["what"] != WHAT_BUNDLE or fields["v"] != 2:
-                raise ValueError("not a key bundle of version 2")
+            if fields["what"] != WHAT_BUNDLE or fields["v"] not in (2, 3):
+                raise ValueError("not a key bundle of version 2 or 3")
+            sealed_at = fields["sealed_at"] if fields["v"] == 3 else None
             return cls(
                 recovery=UUID(fields["recovery"]),
                 ticket=UUID(fields["ticket"]),
@@ -221,6 +229,7 @@ class KeyBundle:
                 ticket_canonical=base64.b64decode(fields["ticket_canonical"], validate=True),
                 ticket_signature=base64.b64decode(fields["ticket_signature"], validate=True),
                 items=tuple(_load_item(each) for each in fields["items"]),
+                sealed_at=datetime.fromisoformat(sealed_at) if sealed_at else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not a key bundle") from error

@@ -311,8 +311,8 @@ class Ticket(Base):
 
 
 class Recovery(Base):
-    """The one recovery of a ticket. `key_bundle` is sealed to the recovery worker's key and gone once it was used;
-    `attempts` counts how often a worker began.
+    """The one recovery of a ticket. `key_bundle` is sealed to the recovery worker's key, anew from time to time while it
+    waits, and gone once it was used; `attempts` counts how often a worker began.
     """
 
     __tablename__ = "recoveries"
@@ -322,6 +322,7 @@ class Recovery(Base):
     state: Mapped[RecoveryState] = mapped_column(server_default=text("'bound'"))
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     key_bundle: Mapped[bytes | None] = mapped_column(deferred=True)
+    sealed_at: Mapped[datetime] = now()
     expires_at: Mapped[datetime]
     error_code: Mapped[str | None]
     created_at: Mapped[datetime] = now()

@@ -37,6 +37,7 @@ from schemas.states import AttemptState, Decision, ItemState, RequestState
 from schemas.tables import Attempt, Item, Release, SealedKey
 from tests.conftest import Database
 from workers.audit import append
+from workers.audit.attested import MARK, AttestedHistory
 from workers.custody import keys
 from workers.custody.judge import Signed
 from workers.custody.ledger import Ledger
@@ -145,6 +146,10 @@ class World:
     def ticket_key(self) -> keys.Key:
         return keys.load(self.folder / "ticket.json", keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
 
+    def custodian_keys(self) -> dict[str, bytes]:
+        """What its signatures are checked with."""
+        return keys.load_verifiers(self.folder / "keys" / "ticket.public.json")
+
     def recovery_key(self) -> keys.Key:
         return keys.load(self.folder / "recovery.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
 
@@ -186,10 +191,22 @@ class World:
         assert self.approve(terms, "bob", "carol") is RequestState.APPROVED
         return terms
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self, *, marks: bool = False) -> list[dict[str, Any]]:
+        """The events since the making, with the custodian's signatures or, as most tests want them, without."""
         query = select(Event.canonical).where(Event.seq >= self.seeded).order_by(Event.seq)
         with self.as_("gateway")() as session:
-            return [json.loads(row) for row in session.execute(query).scalars()]
+            found = [json.loads(row) for row in session.execute(query).scalars()]
+        for event in found if not marks else ():
+            detail = event["fields"].get("detail", {})
+            if detail.pop(MARK, None) is not None and not detail:
+                del event["fields"]["detail"]
+        return found
+
+    def unsigned(self) -> list[str]:
+        """What is wrong with the custodian's signatures on its events; nothing, and none is missing."""
+        history = AttestedHistory(self.custodian_keys())
+        faults = [words for event in self.events(marks=True) for words in history.see(event)]
+        return faults + ["unsigned"] * history.unsigned
 
     def one(self, query: Any, role: str = "gateway") -> Any:
         with self.as_(role)() as session:
@@ -197,15 +214,16 @@ class World:
 
 
 def build(database: Database, folder: Path, *, people: bool = True) -> World:
-    """A world whose rows were written with the roles that write them in life."""
+    """A world whose rows were written with the roles that write them in life; its custodian has told what is pinned."""
     world = World(database, folder)
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
-    keys.create_signing_key(folder / "ticket.json")
+    keys.write_public(folder / "keys" / "ticket.public.json", keys.create_signing_key(folder / "ticket.json"))
     roles = {"alice": ("requester", "approver"), "bob": ("approver",), "carol": ("approver",), "dave": ("approver",)}
     others = {"eve": ("requester",), "olga": ("auditor",), "kim": ("key-officer",)}
     if people:
         world.people = {name: Member(name, held) for name, held in (roles | others).items()}
+    Ledger.begin(folder / "tombstones.json")
     write_roster(world.roster, [member.on_roster() for member in world.people.values()])
     policy = Policy("acme", POLICY)
     write_policies(world.policies, [policy])
@@ -241,6 +259,8 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
         _release_item(world, item)
+    world.custodian().load_roster()
+    world.custodian().load_policies()
     world.seeded = len(world.events())
     return world
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -26,7 +26,7 @@ from sqlalchemy.orm import sessionmaker
 from schemas.audit import AuditEvent
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.errors import Away, DatabaseAway, MessageInvalid
+from workers.errors import Away, DatabaseAway, MessageInvalid, WorkerError
 from workers.logs import configure_logs, get_logger
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class RefacexApp(Celery):  # type: ignore[misc]  # Celery has no types
     """A Celery app that can be told which database its tasks work on."""
 
     database_url: str | None = None
+    #: Makes sessions sign what they append, where this process signs its events.
+    attest: Callable[[sessionmaker[Session]], sessionmaker[Session]] = staticmethod(lambda sessions: sessions)
     _sessions: sessionmaker[Session] | None = None
 
     @property
@@ -69,7 +71,7 @@ class RefacexApp(Celery):  # type: ignore[misc]  # Celery has no types
                 raise DatabaseAway("this app was made without a database")
             from workers.db import session_factory
 
-            self._sessions = session_factory(self.database_url)
+            self._sessions = self.attest(session_factory(self.database_url))
         return self._sessions
 
 
@@ -141,9 +143,9 @@ def _refuse_unknown(app: RefacexApp, name: str) -> None:
     """
     engine = create_engine(app.database_url or "", poolclass=NullPool)
     try:
-        with sessionmaker(engine).begin() as session:
+        with app.attest(sessionmaker(engine)).begin() as session:
             record_refusal(session, str(app.main), name)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, WorkerError) as error:
         log.critical("refusal_not_recorded", task=name[:100], exc_info=error)
 
 

@@ -63,6 +63,15 @@ class StoredObject:
     modified: datetime
 
 
+@dataclass(frozen=True)
+class StoredVersion:
+    """One version of an object in a bucket that keeps them, or a delete marker, which hides the versions before it."""
+
+    key: str
+    version: str
+    marker: bool = False
+
+
 class Storage:
     """One identity at one S3 server. Safe in threads; a forked child makes a client of its own.
 
@@ -102,10 +111,11 @@ class Storage:
             self._pid = os.getpid()
         return self._made
 
-    def get(self, bucket: str, key: str) -> bytes:
-        """The object's bytes."""
+    def get(self, bucket: str, key: str, version: str | None = None) -> bytes:
+        """The object's bytes; those of its newest version where none is named."""
+        named = {} if version is None else {"VersionId": version}
         try:
-            body: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            body: bytes = self._client.get_object(Bucket=bucket, Key=key, **named)["Body"].read()
         except (ClientError, BotoCoreError) as error:
             _refuse(error)
         return body
@@ -164,6 +174,16 @@ class Storage:
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for entry in page.get("Contents", []):
                     yield StoredObject(entry["Key"], int(entry["Size"]), entry["LastModified"])
+        except (ClientError, BotoCoreError) as error:
+            _refuse(error)
+
+    def versions(self, bucket: str, prefix: str = "") -> Iterator[StoredVersion]:
+        """Every version and delete marker of the objects whose keys begin with `prefix`; an object's newest version first."""
+        try:
+            for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
+                for kind in ("Versions", "DeleteMarkers"):
+                    for entry in page.get(kind, []):
+                        yield StoredVersion(entry["Key"], entry["VersionId"], marker=kind == "DeleteMarkers")
         except (ClientError, BotoCoreError) as error:
             _refuse(error)
 

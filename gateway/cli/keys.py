@@ -18,10 +18,13 @@ from gateway.cli.service import Home, Json, account, database_told, home_folder,
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
+    from workers.audit.attested import EventSigner
     from workers.custody.rotation import KeyOffice, Tally
     from workers.settings import CustodianSettings
 
 app = typer.Typer(no_args_is_help=True, help="Key rings: `new` for folders; the others on the custodian's machine.")
+ledger_app = typer.Typer(no_args_is_help=True, help="The custodian's ledger of what was shredded, held and spent.")
+app.add_typer(ledger_app, name="ledger")
 
 SHOWN = 50  # failures a line each; the rest as a number
 
@@ -123,9 +126,41 @@ def passphrase(home: Home = None) -> None:
         tell("the key ring has a passphrase now: keep a copy of it, for without it every released face is lost")
 
 
+@ledger_app.command("begin")
+def begin_ledger(
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="There was one, it is lost for good, and no copy of it is left anywhere."),
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Begin the custodian's ledger where there is none. `refacex up` and `refacex setup` do it for a new installation.
+
+    Where one was lost, restore your copy of it. Without any, --accept-loss begins another with what the custodian itself signed in the
+    database: spent tickets, shredded keys, and the orders whose rows are still there. What it cannot recall is forgotten: a backup may
+    bring such keys back, and holds have to be ordered again. It stands in the trail.
+    """
+    with _custodians(home) as (settings, sessions):
+        from workers.custody.recall import begin
+
+        recalled = begin(sessions, settings.tombstones, _signer(settings), account(), accept_loss=accept_loss)
+        tell(f"begun: {settings.tombstones}")
+        if recalled is not None:
+            tell(
+                f"recalled: {len(recalled.openings)} spent tickets, {len(recalled.portions)} items with shredded keys, "
+                f"{len(recalled.answers)} orders; see `refacex hold list --ledger` and order again what is missing"
+            )
+
+
 @contextmanager
 def office(home: Path | None) -> Iterator[KeyOffice]:
     """What the custodian's own settings look after; every expected error becomes one line and exit code 1."""
+    with _custodians(home) as (settings, sessions):
+        yield _office(settings, sessions)
+
+
+@contextmanager
+def _custodians(home: Path | None) -> Iterator[tuple[CustodianSettings, sessionmaker[Session]]]:
     with database_told():
         from workers.db import session_factory
         from workers.logs import configure_logs
@@ -136,9 +171,17 @@ def office(home: Path | None) -> Iterator[KeyOffice]:
         settings = CustodianSettings.load(env_file if env_file.is_file() else None)
         sessions = session_factory(settings.database_url)
         try:
-            yield _office(settings, sessions)
+            yield settings, sessions
         finally:
             sessions.kw["bind"].dispose()
+
+
+def _signer(settings: CustodianSettings) -> EventSigner:
+    """What signs the custodian's events. Raises what reading its key raises."""
+    from workers.audit.attested import EventSigner
+    from workers.custody.keys import FileKind, KeyType, load
+
+    return EventSigner(load(settings.ticket_signing_key, FileKind.SIGNING).of(KeyType.ED25519).secret())
 
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
@@ -158,6 +201,7 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         sessions=sessions,
         unwrapper=unwrapper_of(settings, ask),
         ledger=Ledger(settings.tombstones),
+        events=_signer(settings),
         actor=account(),
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),

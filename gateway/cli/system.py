@@ -54,14 +54,15 @@ def setup(
     from gateway.deal import deal as deal_out
     from gateway.engines import Engines
     from gateway.problems import PROBLEMS
-    from gateway.provision import provision
+    from gateway.provision import OWNER, ledger_may_begin, provision
 
     folder = home_folder(home)
     try:
         with Engines(folder) as engines:
             place = provision(folder, engines, source_roots=source or [])
+            begin = ledger_may_begin(engines.urls.postgres_admin, place.password(OWNER))
         if deal is not None:
-            deal_out(place, deal.absolute(), seen_as=deal_as)
+            deal_out(place, deal.absolute(), seen_as=deal_as, ledger_may_begin=begin)
     except PROBLEMS as error:
         raise fail(error) from None
     typer.echo(f"ready: {folder}")

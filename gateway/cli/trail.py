@@ -39,11 +39,23 @@ PublicKey = Annotated[
 ]
 
 
+CustodianKey = Annotated[
+    Path | None,
+    typer.Option(
+        help="The custodian's public key, with which it signs. [default: keys/ticket.public.json in the home folder]"
+    ),
+]
+
+
 @app.command()
 def verify(
     public_key: PublicKey = None,
+    custodian_key: CustodianKey = None,
     roster: Annotated[
         Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="The custodian's ledger, or a copy of it, to hold the trail against it as well.")
     ] = None,
     as_json: Json = False,
     home: Home = None,
@@ -54,14 +66,23 @@ def verify(
     """
     with service(home) as (settings, sessions):
         from workers.audit.crosscheck import crosscheck
+        from workers.audit.ledgered import check_ledger
         from workers.audit.verify import verify as derive
+        from workers.custody.keys import load_verifiers
+        from workers.custody.ledger import Ledger
         from workers.custody.roster import load_roster
 
+        if ledger is not None and not ledger.is_file():
+            raise stop(f"there is no ledger at {ledger}: it lies on the custodian's machine")
+        book = Ledger(ledger) if ledger is not None else None
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)
+        custodian = load_verifiers(custodian_key or home_folder(home) / "keys" / "ticket.public.json")
         with sessions() as session:
             result = derive(session, anchors, verifier)
-            crosscheck(session, result, pinned)
+            crosscheck(session, result, pinned, custodian)
+            if book is not None:
+                check_ledger(session, book, result)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)
@@ -104,14 +125,18 @@ def evidence(
 def check(
     bundle: Annotated[Path, typer.Argument(help="The file that `refacex audit evidence` wrote.")],
     public_key: Annotated[Path, typer.Option(help="The notary's public key, from a source that you trust.")],
+    custodian_key: Annotated[
+        Path | None, typer.Option(help="The custodian's public key, to check its signatures on its own events as well.")
+    ] = None,
     file: Annotated[
         list[Path] | None, typer.Option(help="A file, to see whether it is one of the released ones.")
     ] = None,
 ) -> None:
-    """Check an evidence bundle with the notary's public key alone: no database, no service. Exit code 0 only if all of it holds."""
+    """Check an evidence bundle with the public keys alone: no database, no service. Exit code 0 only if all of it holds."""
     with told():
         from workers.audit.checking import check_bundle
         from workers.audit.errors import EvidenceUnreadable
+        from workers.custody.keys import load_verifiers
 
         verifier = _verifier(public_key, None)
         try:
@@ -119,7 +144,8 @@ def check(
             files = [(path, path.read_bytes()) for path in file or []]
         except OSError as error:
             raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
-        checked = check_bundle(data, verifier)
+        custodian = load_verifiers(custodian_key) if custodian_key is not None else None
+        checked = check_bundle(data, verifier, custodian)
     print(f"evidence about {checked.about}")
     for words in checked.facts:
         print(printable(f"  {words}"))
@@ -229,6 +255,17 @@ def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
     return HeadVerifier(key.id, key.public)
 
 
+def _custodian(public_key: Path | None, home: Path | None) -> dict[str, bytes] | None:
+    from workers.custody.keys import load_verifier
+
+    path = home_folder(home) / "keys" / "ticket.public.json"
+    if public_key is None and not path.is_file():
+        tell("without --custodian-key its signatures on tickets are not checked")
+        return None
+    key = load_verifier(public_key or path)
+    return {key.id: key.public}
+
+
 def _anchors(settings: GatewaySettings) -> Anchors:
     from workers.audit.heads import Anchors
     from workers.storage import Storage
@@ -243,8 +280,8 @@ def _show(result: Verification) -> None:
         tell(f"note: {note}")
     younger = result.events - result.anchored_to
     head = (
-        f"{result.events} events, {result.signatures} signatures of people, {result.heads} heads, {result.anchors} anchors; "
-        f"anchored to {result.anchored_to}"
+        f"{result.events} events, {result.signatures} signatures of people, {result.attested} of the custodian, "
+        f"{result.heads} heads, {result.anchors} anchors; anchored to {result.anchored_to}"
     )
     print(head + (f", {younger} younger" if younger > 0 else ""))
     print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {len(result.findings)} findings")
@@ -258,6 +295,7 @@ def _show_json(result: Verification) -> None:
                 "ok": result.ok,
                 "events": result.events,
                 "signatures": result.signatures,
+                "attested": result.attested,
                 "heads": result.heads,
                 "anchors": result.anchors,
                 "anchored_to": result.anchored_to,

@@ -45,10 +45,11 @@ def test_each_process_gets_its_own_keys_only(home: Home, tmp_path: Path) -> None
             "recovery.public.json",
             "roster.json",
             "policies.json",
+            "tombstones.json",
         },
         "recovery": {"recovery.private.json", "ticket.public.json"},
         "notary": {"audit.signing.json"},
-        "gateway": {"audit.public.json", "export.public.json"},
+        "gateway": {"audit.public.json", "export.public.json", "ticket.public.json"},
         "relay": set(),
         "beat": set(),
     }
@@ -69,6 +70,18 @@ def test_dealing_again_never_takes_back_roster_and_tombstones(home: Home, tmp_pa
     deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
     assert (own / "roster.json").read_text() == "changed by the custodian's people"
     assert (own / "tombstones.json").read_text() == "one key shredded"
+
+
+def test_a_ledger_that_was_lost_is_not_dealt_again(home: Home, tmp_path: Path) -> None:
+    """The home's own is as it was begun: in the lost one's place it would forget everything without a word."""
+    deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+    own = tmp_path / "deal/custodian/keys/tombstones.json"
+    for lose in (own.unlink, lambda: own.write_bytes(b"")):
+        assert own.read_bytes() == home.key("tombstones.json").read_bytes()
+        lose()
+        deal(home, tmp_path / "deal", seen_as=Path("/refacex"))
+        assert not own.exists() or own.stat().st_size == 0
+        deal(home, tmp_path / "deal", seen_as=Path("/refacex"), ledger_may_begin=True)
 
 
 def test_dealing_again_keeps_a_rotated_key_ring_and_hands_its_public_half_on(home: Home, tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ from dotenv import dotenv_values
 
 from gateway.engines import Engines
 from gateway.engines.errors import HomeUnusable
-from gateway.provision import DATABASE, Home, create_keys, create_roles, provision, read_env, write_env
+from gateway.provision import DATABASE, Home, create_keys, create_roles, provision, read_env, sqlalchemy_url, write_env
+from schemas.audit import AuditEvent
 from tests.conftest import Database
+from tests.governance import sessions
+from workers.audit import append
 from workers.custody.errors import KeyFileCorrupt
+from workers.custody.ledger import Ledger
 from workers.custody.roster import load_roster
 from workers.settings import (
     BeatSettings,
@@ -53,6 +57,32 @@ def test_provisioning_twice_keeps_keys_and_passwords(tmp_path: Path, provisioned
     assert str(tmp_path) in read_env(again.env("release"))["REFACEX_SOURCE_ROOTS"]
     provision(provisioned.path, engines)
     assert str(tmp_path) in read_env(again.env("release"))["REFACEX_SOURCE_ROOTS"], "an allowed folder stays allowed"
+
+
+def test_a_ledger_is_begun_with_the_keys_and_not_over_lost_work(provisioned: Home, engines: Engines) -> None:
+    ledger = provisioned.key("tombstones.json")
+    begun = ledger.read_bytes()
+    assert Ledger(ledger).id is not None
+    url = sqlalchemy_url(
+        engines.urls.postgres_admin,
+        role="refacex_custodian",
+        password=provisioned.password("refacex_custodian"),
+        database=DATABASE,
+    )
+    for emptied in (False, True):  # an installation of before ledgers were begun
+        ledger.unlink()
+        if emptied:
+            ledger.touch(0o600)
+        provision(provisioned.path, engines)
+        assert Ledger(ledger).id is not None
+    with sessions(url).begin() as session:
+        append(session, AuditEvent.TICKET_SPENT, actor="custodian")
+    assert provision(provisioned.path, engines).ledger_begun, "what is there stays"
+    ledger.unlink()
+    provision(provisioned.path, engines)
+    assert not ledger.exists(), "what it would have to remember is lost: nobody begins another by the way"
+    ledger.touch(0o600)
+    ledger.write_bytes(begun)
 
 
 def test_secrets_are_for_their_owner_alone(provisioned: Home) -> None:

@@ -80,8 +80,15 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     about = str(world.release)[:8]
     assert "wait for the notary" in refacex("audit", "evidence", about, "--out", out, ok=False).stderr
     notary.anchor()
-    roster = ["--roster", world.roster]
+    ledger = world.folder / "tombstones.json"
+    roster = ["--roster", world.roster, "--ledger", ledger]
     assert "4 signatures of people" in refacex("audit", "verify", *roster).stdout
+    keys.write_public(tmp_path / "other.json", keys.create_signing_key(tmp_path / "other.key"))
+    wrong = refacex("audit", "verify", "--custodian-key", tmp_path / "other.json", ok=False).stdout
+    assert "its signature is not the custodian's [signature]" in wrong
+
+    assert "4 of the custodian" in refacex("audit", "verify", *roster).stdout
+    assert "there is no ledger" in refacex("audit", "verify", "--ledger", tmp_path / "none.json", ok=False).stderr
 
     public = ["--public-key", world.folder / "keys" / "audit.public.json"]
     ticket = world.one(select(Ticket.id))
@@ -95,7 +102,6 @@ def test_from_evidence_to_a_fork_that_is_accepted(
         assert "is the released file of image" in shown
         assert "not proven: That nothing is missing" in shown
         assert "IS NO FILE" in refacex("audit", "check", out, *public, "--file", other, ok=False).stdout
-    keys.write_public(tmp_path / "other.json", keys.create_signing_key(tmp_path / "other.key"))
     foreign = refacex("audit", "check", out, "--public-key", tmp_path / "other.json", ok=False).stdout
     assert "WRONG: it names another notary's key than yours" in foreign
     assert "\nproven" not in foreign

@@ -1,4 +1,4 @@
-"""Checking an evidence bundle with nothing but the notary's public key: no database, no bucket, no service."""
+"""Checking an evidence bundle with nothing but public keys, the notary's and the custodian's: no database, no bucket, no service."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workers.audit.attested import AttestedHistory, is_custodians
 from workers.audit.evidence import About, Evidence, unpack
 from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
@@ -37,8 +38,11 @@ class Checked:
         return self.files.get(hashlib.sha256(file).hexdigest())
 
 
-def check_bundle(data: bytes, verifier: HeadVerifier) -> Checked:
-    """Checks every byte of a bundle against the notary's public key. Raises EvidenceUnreadable for what is no bundle."""
+def check_bundle(data: bytes, verifier: HeadVerifier, custodian: Mapping[str, bytes] | None = None) -> Checked:
+    """Checks every byte of a bundle against the notary's public key, and the custodian's events against its keys, by their ids.
+
+    Without `custodian`, that it wrote them is one of the limits. Raises EvidenceUnreadable for what is no bundle.
+    """
     evidence, summary = unpack(data)
     checked = Checked(f"{evidence.about.value} {evidence.id}")
     if (evidence.notary_key, evidence.notary_public) != (verifier.key_id, verifier.public):
@@ -51,6 +55,7 @@ def check_bundle(data: bytes, verifier: HeadVerifier) -> Checked:
         f"event {body['seq']}: it has nothing to do with the {checked.about}" for body in _strangers(evidence, bodies)
     ]
     _check_signed(bodies, checked)
+    _check_attested(bodies, custodian, checked)
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
         checked.problems.append("summary.md does not say what the events say")
     checked.files = released(bodies)
@@ -153,4 +158,22 @@ def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
     if history.unsigned:
         checked.limits.append(
             f"Who made {history.unsigned} of the decisions: they are of before signatures came into the trail, or carry none."
+        )
+
+
+def _check_attested(bodies: Sequence[Body], custodian: Mapping[str, bytes] | None, checked: Checked) -> None:
+    own = [body for body in bodies if is_custodians(body)]
+    if custodian is None:
+        if own:
+            checked.limits.append(
+                f"That the custodian wrote {len(own)} events of its own: its public key was not given (--custodian-key)."
+            )
+        return
+    history = AttestedHistory(custodian)
+    for body in own:
+        checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]
+    checked.facts.append(f"{history.signatures} signatures of the custodian verify")
+    if history.unsigned:
+        checked.limits.append(
+            f"That the custodian wrote {history.unsigned} events: they are of before it signed its events, or carry no signature."
         )

@@ -6,44 +6,27 @@ events of the kinds that it names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from schemas.audit import AuditEvent as Tag
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One statement, and the name of what it compares."""
-
-    name: str
-    sql: str
-
-
-def _told(*events: Tag) -> str:
-    """The CTE `told`: what these events say, a column a field."""
-    kinds = ", ".join(f"'{event.value}'" for event in events)
-    return (
-        "WITH told AS MATERIALIZED (SELECT e.seq, e.event, f.* FROM audit.events AS e CROSS JOIN LATERAL "
-        "jsonb_to_record(convert_from(e.canonical, 'UTF8')::jsonb -> 'fields') AS f (actor text, release text, item text, "
-        "request text, ticket text, recovery text, subject text, model_version text, request_hash text, detail jsonb) "
-        f"WHERE e.event IN ({kinds}))"
-    )
-
-
-def _compare(name: str, events: tuple[Tag, ...], place: str, source: str, *cases: str) -> Comparison:
-    """`source` is a FROM clause over `told AS t`; the first of `cases` (`condition THEN words`) that is true is the finding."""
-    words = " ".join(f"WHEN {case}" for case in cases)
-    inner = f"SELECT {place} AS place, CASE {words} END AS words FROM {source}"
-    # Materialized, or a LIMIT behind it would make the planner look for the first few rows among all pairs.
-    found = f"found AS MATERIALIZED (SELECT place, words FROM ({inner}) AS judged WHERE words IS NOT NULL)"
-    return Comparison(name, f"{_told(*events)}, {found} SELECT place, words FROM found")
-
+from workers.audit.statements import (
+    LIST,
+    TRUTH,
+    WHOLE,
+    WHOLES,
+    Comparison,
+    cast,
+    compare,
+    elements,
+    json_of,
+    number,
+    shapes,
+)
 
 # What the trail says of recoveries; a shredded key ends those that it had opened.
 _OF_RECOVERIES = (
-    "(SELECT event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT event, each, NULL, NULL FROM told "
-    "CROSS JOIN LATERAL jsonb_array_elements_text(detail -> 'recoveries') AS each WHERE event = 'key:shredded')"
+    "(SELECT event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT event, each, NULL, NULL "
+    f"FROM told AS t CROSS JOIN LATERAL {elements('recoveries')} AS each WHERE event = 'key:shredded')"
 )
+_CREATED = "t.detail ->> 'created_at'"
 _HASH = "encode({}.canonical_sha256, 'hex')"
 # Only where the event has a signature: what nobody signed is told by `workers.audit.signed`.
 _OTHER_SIGNATURE = (
@@ -52,20 +35,34 @@ _OTHER_SIGNATURE = (
 )
 
 COMPARISONS: tuple[Comparison, ...] = (
-    _compare(
+    shapes(
+        "values of events",
+        {
+            Tag.RELEASE_SUBMITTED: {"items": WHOLE, "subjects": WHOLE},
+            Tag.REQUEST_OPENED: {"quorum": WHOLE},
+            Tag.RECOVERY_RECOVERED: {"faces": WHOLE},
+            Tag.KEY_SHREDDED: {"faces": WHOLES, "layout": TRUTH, "recoveries": LIST},
+            Tag.KEY_REWRAPPED: {"count": WHOLE},
+            Tag.PERSON_ADDED: {"roles": LIST},
+            Tag.POLICY_SET: {"version": WHOLE},
+        },
+    ),
+    compare(
         "releases",
         (Tag.RELEASE_SUBMITTED,),
         "coalesce('release ' || r.id, 'event ' || t.seq)",
-        "(SELECT r.*, (SELECT count(*) FROM items AS i WHERE i.release_id = r.id) AS items FROM releases AS r) AS r "
+        "(SELECT r.*, i.items, i.subjects FROM releases AS r CROSS JOIN LATERAL (SELECT count(*) AS items, "
+        "count(DISTINCT i.subject_id) AS subjects FROM items AS i WHERE i.release_id = r.id) AS i) AS r "
         "FULL JOIN told AS t ON t.release = r.id::text",
         "t.seq IS NULL THEN 'the trail has no release:submitted of it'",
         "r.id IS NULL THEN 'release:submitted, and the release is gone'",
         "t.actor <> r.submitted_by THEN 'submitted by somebody else than the trail says'",
-        "t.detail ? 'items' AND (t.detail ->> 'items')::bigint <> r.items THEN 'has another number of items than the trail says'",
+        f"{number('items')} <> r.items THEN 'has another number of items than the trail says'",
+        f"{number('subjects')} <> r.subjects THEN 'shows another number of subjects than the trail says'",
         "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
         "THEN 'has another policy than the trail says'",
     ),
-    _compare(
+    compare(
         "finished releases",
         (Tag.RELEASE_FINISHED, Tag.RELEASE_CANCELLED),
         "coalesce('release ' || r.id, 'event ' || t.seq)",
@@ -74,14 +71,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.seq IS NULL THEN 'it is ' || r.state || ', and the trail does not say so'",
         "r.id IS NULL THEN t.event || ', and its row does not say so'",
     ),
-    _compare(
+    compare(
         "reports",
         (Tag.RELEASE_REPORTED,),
         "'release ' || r.id",
         "releases AS r LEFT JOIN told AS t ON t.release = r.id::text AND t.detail::text LIKE '%' || r.report_sha256 || '%'",
         "r.report_sha256 IS NOT NULL AND t.seq IS NULL THEN 'the trail does not know this hash of its report'",
     ),
-    _compare(
+    compare(
         "released items",
         (Tag.ITEM_RELEASED,),
         "coalesce('item ' || i.id, 'event ' || t.seq)",
@@ -95,7 +92,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "THEN 'its published attempt is not the one that was released'",
         "t.model_version IS DISTINCT FROM i.model_version THEN 'its model is not the one that the trail names'",
     ),
-    _compare(
+    compare(
         "items that were not released",
         (Tag.ITEM_HELD, Tag.ITEM_FAILED, Tag.ITEM_QUARANTINED),
         "coalesce('item ' || i.id, 'event ' || t.seq)",
@@ -103,7 +100,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.seq IS NULL THEN 'it is ' || i.state || ', and the trail does not say so'",
         "i.id IS NULL OR t.event <> 'item:' || i.state THEN t.event || ', and it is ' || coalesce(i.state, 'not so')",
     ),
-    _compare(
+    compare(
         "requests",
         (Tag.REQUEST_OPENED,),
         "coalesce('request ' || r.id, 'event ' || t.seq)",
@@ -113,10 +110,10 @@ COMPARISONS: tuple[Comparison, ...] = (
         f"t.request_hash IS DISTINCT FROM {_HASH.format('r')} OR r.canonical_sha256 <> sha256(r.canonical) "
         "THEN 'its hash is not the one in the trail'",
         "t.actor <> r.requester OR t.release <> r.release_id::text THEN 'its requester or release is not the one in the trail'",
-        "(t.detail ->> 'quorum')::int <> r.quorum THEN 'its quorum is not the one in the trail'",
+        f"{number('quorum')} <> r.quorum THEN 'its quorum is not the one in the trail'",
         _OTHER_SIGNATURE.format("r"),
     ),
-    _compare(
+    compare(
         "states of requests",
         (
             Tag.REQUEST_APPROVED,
@@ -154,7 +151,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "ARRAY['ticket:refused', 'recovery:failed', 'recovery:refused', 'key:shredded'], false) "
         "THEN 'it is failed, and the trail does not say so'",
     ),
-    _compare(
+    compare(
         "approvals",
         (Tag.REQUEST_APPROVED, Tag.REQUEST_DENIED),
         "coalesce('approval of request ' || a.request_id || ' by ' || a.approver, 'event ' || t.seq)",
@@ -164,7 +161,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "(a.decision = 'approve') <> (t.event = 'request:approved') THEN 'the trail says ' || t.event",
         _OTHER_SIGNATURE.format("a"),
     ),
-    _compare(
+    compare(
         "tickets",
         (Tag.TICKET_ISSUED, Tag.TICKET_SPENT),
         "coalesce('ticket ' || k.id, 'event ' || t.seq)",
@@ -179,7 +176,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "THEN 'its bytes are not those that were issued'",
         "t.event = 'ticket:spent' AND t.recovery IS DISTINCT FROM k.recovery::text THEN 'it was spent on another recovery'",
     ),
-    _compare(
+    compare(
         "recoveries",
         (
             Tag.RECOVERY_RECOVERED,
@@ -190,8 +187,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.KEY_SHREDDED,
         ),
         "coalesce('recovery ' || v.id, 'recovery ' || t.recovery)",
-        "recoveries AS v FULL JOIN (SELECT recovery, array_agg(event) AS events, max((detail ->> 'faces')::int) FILTER "
-        f"(WHERE event = 'recovery:recovered') AS faces FROM {_OF_RECOVERIES} AS e WHERE recovery IS NOT NULL GROUP BY recovery) AS t "
+        f"recoveries AS v FULL JOIN (SELECT recovery, array_agg(event) AS events, max({number('faces')}) FILTER "
+        f"(WHERE event = 'recovery:recovered') AS faces FROM {_OF_RECOVERIES} AS t WHERE recovery IS NOT NULL GROUP BY recovery) AS t "
         "ON t.recovery = v.id::text LEFT JOIN (SELECT recovery_id, count(*) AS faces FROM recovered_faces GROUP BY recovery_id) AS n "
         "ON n.recovery_id = v.id",
         "v.id IS NULL THEN t.events[1] || ', and the recovery is gone'",
@@ -206,20 +203,57 @@ COMPARISONS: tuple[Comparison, ...] = (
         "THEN 'it is expired, and the trail does not say so'",
         "coalesce(n.faces, 0) <> coalesce(t.faces, 0) THEN 'it has another number of recovered faces than the trail says'",
     ),
-    _compare(
+    compare(
         "shredded keys",
         (Tag.KEY_SHREDDED,),
         "'key of face ' || coalesce(k.face, t.face) || ' of item ' || coalesce(k.item_id::text, t.item)",
-        "(SELECT DISTINCT item_id, face FROM sealed_keys WHERE state = 'shredded') AS k FULL JOIN (SELECT DISTINCT item, each::int AS face "
-        "FROM told CROSS JOIN LATERAL jsonb_array_elements_text(coalesce(detail -> 'faces', '[]') || CASE WHEN "
-        "(detail ->> 'layout')::boolean THEN '[-1]'::jsonb ELSE '[]'::jsonb END) AS each) AS t "
-        "ON t.item = k.item_id::text AND t.face = k.face",
+        "(SELECT DISTINCT item_id, face FROM sealed_keys WHERE state = 'shredded') AS k FULL JOIN (SELECT DISTINCT item, "
+        f"{cast('each', 'bigint')} AS face FROM told AS t CROSS JOIN LATERAL (SELECT {elements('faces')} UNION ALL "
+        "SELECT '-1' WHERE detail -> 'layout' = 'true') AS each (each)) AS t ON t.item = k.item_id::text AND t.face = k.face",
         "t.item IS NULL THEN 'shredded, and the trail does not say so'",
-        "EXISTS (SELECT FROM sealed_keys AS s WHERE s.item_id = t.item::uuid AND s.face = t.face AND s.state <> 'shredded') "
+        f"EXISTS (SELECT FROM sealed_keys AS s WHERE s.item_id = {cast('t.item', 'uuid')} AND s.face = t.face AND s.state <> 'shredded') "
         "THEN 'shredded by the trail, and it has come back'",
         "k.item_id IS NULL THEN 'shredded by the trail, and its row is gone'",
     ),
-    _compare(
+    compare(
+        "subjects of shredded items",
+        (Tag.KEY_SHREDDED,),
+        "'item ' || i.id",
+        f"told AS t JOIN items AS i ON i.id = {cast('t.item', 'uuid')}",
+        "t.subject <> coalesce(i.subject_id::text, '') THEN 'it shows another subject than when its keys were shredded'",
+    ),
+    compare(
+        "custody keys",
+        (Tag.KEY_CREATED,),
+        "coalesce('custody key ' || k.id, 'event ' || t.seq)",
+        "custody_keys AS k FULL JOIN told AS t ON t.detail ->> 'key' = k.id",
+        "t.seq IS NULL THEN 'the trail has no key:created of it'",
+        "k.id IS NULL THEN 'key:created, and the key is not on the register'",
+        f"t.detail ->> 'suite' IS DISTINCT FROM k.suite OR {cast(_CREATED, 'timestamptz')} IS DISTINCT FROM k.created_at "
+        "THEN 'its suite or its beginning is not the one in the trail'",
+    ),
+    compare(
+        "retired custody keys",
+        (Tag.KEY_RETIRED,),
+        "coalesce('custody key ' || k.id, 'event ' || t.seq)",
+        "(SELECT * FROM custody_keys WHERE retired_at IS NOT NULL) AS k FULL JOIN told AS t ON t.detail ->> 'key' = k.id",
+        "t.seq IS NULL THEN 'retired, and the trail does not say so'",
+        "k.id IS NULL THEN 'key:retired, and no such key is'",
+    ),
+    compare(
+        "rotations",
+        (Tag.KEY_ROTATION_STARTED, Tag.KEY_REWRAPPED, Tag.KEY_ROTATION_FINISHED),
+        "coalesce('custody key ' || k.id, 'event ' || t.newest)",
+        # `rewrapped` begins anew with each rotation.
+        "custody_keys AS k FULL JOIN (SELECT key, max(seq) AS newest, max(began) AS began, max(seq) FILTER (WHERE event = "
+        "'key:rotation_finished') AS ended, sum(count) FILTER (WHERE event = 'key:rewrapped' AND seq > began) AS rewrapped FROM (SELECT "
+        f"t.seq, t.event, t.detail ->> 'to' AS key, {number('count')} AS count, max(t.seq) FILTER (WHERE t.event = 'key:rotation_started') "
+        "OVER (PARTITION BY t.detail ->> 'to') AS began FROM told AS t) AS each GROUP BY key) AS t ON t.key = k.id",
+        "k.id IS NULL THEN 'the trail rotates to a key that is not on the register'",
+        "k.rotating <> coalesce(t.began > coalesce(t.ended, -1), false) THEN 'the trail says otherwise of the rotation to it'",
+        "k.rewrapped <> coalesce(t.rewrapped, 0) THEN 'another number of keys was wrapped again under it than the trail says'",
+    ),
+    compare(
         "orders",
         (Tag.ORDER_GIVEN,),
         "coalesce('order ' || o.id, 'event ' || t.seq)",
@@ -230,7 +264,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.detail ? 'kind' AND t.detail ->> 'kind' <> o.kind THEN 'it is of another kind than the trail says'",
         _OTHER_SIGNATURE.format("o"),
     ),
-    _compare(
+    compare(
         "orders carried out",
         (Tag.ORDER_DONE, Tag.ORDER_REFUSED),
         "coalesce('order ' || o.id, 'event ' || t.seq)",
@@ -239,7 +273,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.seq IS NULL THEN 'it is ' || o.state || ', and the trail does not say so'",
         "o.id IS NULL THEN t.event || ', and no order is in that state'",
     ),
-    _compare(
+    compare(
         "reviews",
         (Tag.REVIEW_OPENED, Tag.REVIEW_CLOSED),
         "coalesce('review of request ' || w.request_id, 'event ' || t.seq)",
@@ -252,7 +286,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "encode(sha256(convert_to(w.conclusion, 'UTF8')), 'hex')) THEN 'it was closed by somebody else, or with another conclusion'",
         _OTHER_SIGNATURE.format("w"),
     ),
-    _compare(
+    compare(
         "people",
         (Tag.PERSON_ADDED,),
         "coalesce('person ' || p.id, 'event ' || t.seq)",
@@ -261,11 +295,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "p.id IS NULL THEN 'person:added, and nobody of that id is there'",
         "t.detail ->> 'ed25519' IS DISTINCT FROM encode(p.ed25519_public, 'hex') "
         "THEN 'their public key is not the one they were added with'",
+        "t.detail ->> 'x25519' IS DISTINCT FROM encode(p.x25519_public, 'hex') "
+        "THEN 'the key that they receive with is not the one they were added with'",
+        "coalesce(t.detail -> 'passkeys', '[]') <> p.passkeys THEN 'their passkeys are not those they were added with'",
         "t.detail ->> 'tenant' IS DISTINCT FROM p.tenant THEN 'their tenant is not the one they were added with'",
-        "(SELECT array_agg(each ORDER BY each) FROM jsonb_array_elements_text(t.detail -> 'roles') AS each) IS DISTINCT FROM "
+        f"(SELECT array_agg(each ORDER BY each) FROM {elements('roles')} AS each) IS DISTINCT FROM "
         "(SELECT array_agg(each ORDER BY each) FROM unnest(p.roles) AS each) THEN 'their roles are not those they were added with'",
     ),
-    _compare(
+    compare(
         "people who left",
         (Tag.PERSON_REMOVED,),
         "coalesce('person ' || p.id, 'event ' || t.seq)",
@@ -273,19 +310,19 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.seq IS NULL THEN 'removed, and the trail does not say so'",
         "p.id IS NULL THEN 'person:removed, and they are still there'",
     ),
-    _compare(
+    compare(
         "policies",
         (Tag.POLICY_SET,),
         "coalesce('policy ' || p.name || ' version ' || p.version, 'event ' || t.seq)",
         "policies AS p FULL JOIN told AS t ON t.detail ->> 'tenant' = p.tenant AND t.detail ->> 'name' = p.name "
-        "AND (t.detail ->> 'version')::int = p.version",
+        f"AND {number('version')} = p.version",
         "t.seq IS NULL THEN 'the trail has no policy:set of it'",
         "p.name IS NULL THEN 'policy:set, and this version is gone'",
         f"t.detail ->> 'sha256' IS DISTINCT FROM {_HASH.format('p')} OR p.canonical_sha256 <> sha256(p.canonical) "
-        "OR p.body <> convert_from(p.canonical, 'UTF8')::jsonb THEN 'it is not the policy that was set'",
+        f"OR p.body IS DISTINCT FROM {json_of('p.canonical')} THEN 'it is not the policy that was set'",
         "t.actor <> p.set_by THEN 'set by somebody else than the trail says'",
     ),
-    _compare(
+    compare(
         "erased subjects",
         (Tag.SUBJECT_ERASED,),
         "coalesce('subject ' || s.id, 'event ' || t.seq)",
@@ -293,14 +330,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.seq IS NULL THEN 'erased, and the trail does not say so'",
         "s.id IS NULL THEN 'subject:erased, and nobody of that pseudonym was'",
     ),
-    _compare(
+    compare(
         "exports",
         (Tag.EXPORT_FINISHED,),
         "'export ' || x.id",
         "exports AS x LEFT JOIN told AS t ON t.detail ->> 'export' = x.id::text",
         "x.state = 'done' AND t.seq IS NULL THEN 'it is done, and the trail has no export:finished of it'",
     ),
-    _compare(
+    compare(
         "what happens once",
         (
             Tag.RELEASE_SUBMITTED,
@@ -313,6 +350,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.ORDER_GIVEN,
             Tag.ORDER_DONE,
             Tag.POLICY_SET,
+            Tag.KEY_CREATED,
+            Tag.KEY_RETIRED,
         ),
         "'event ' || t.seq",
         "(SELECT event, max(seq) AS seq, count(*) AS times FROM told GROUP BY event, CASE "
@@ -320,7 +359,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "WHEN event IN ('request:approved', 'request:denied') THEN request || ' ' || actor "
         "WHEN event = 'ticket:issued' THEN request WHEN event LIKE 'order:%' THEN request_hash "
         "WHEN event = 'policy:set' THEN detail ->> 'tenant' || ' ' || (detail ->> 'name') || ' ' || (detail ->> 'version') "
-        "ELSE recovery END) AS t",
+        "WHEN event LIKE 'key:%' THEN detail ->> 'key' ELSE recovery END) AS t",
         "t.times > 1 THEN t.event || ' stands in the trail ' || t.times || ' times for one and the same'",
     ),
 )

@@ -1,5 +1,5 @@
 """Holds the tables against the trail: each visible state has the event that tells of it and agrees with it, and no event tells of
-what is not there; what people signed verifies with the keys that they were added with.
+what is not there; what people signed verifies with the keys that they were added with, and what the custodian wrote with its own.
 
 Comparing happens in the database, one statement a kind of row, so that it takes no memory of ours at a million events; each reads
 the events of its own kinds alone.
@@ -8,29 +8,41 @@ the events of its own kinds alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import groupby
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
-from schemas.tables import Person, RecoveryRequest, RequestFace
-from workers.audit.comparisons import COMPARISONS, Comparison
+from schemas.tables import Person, RecoveryRequest, RequestFace, Ticket
+from workers.audit.attested import KINDS as CUSTODIANS
+from workers.audit.attested import AttestedHistory
+from workers.audit.comparisons import COMPARISONS
 from workers.audit.signed import KINDS, SignedHistory
+from workers.audit.statements import Comparison
 from workers.audit.verify import Problem, Verification
-from workers.custody.judge import terms_of
+from workers.custody.judge import terms_of, verifies
+from workers.custody.pinned import PinnedFile
 from workers.custody.roster import Roster, RosterPerson
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
 _BATCH = 500
 
 
-def crosscheck(session: Session, result: Verification, roster: Roster | None = None) -> None:
+def crosscheck(
+    session: Session,
+    result: Verification,
+    roster: Roster | None = None,
+    custodian: Mapping[str, bytes] | None = None,
+) -> None:
     """Adds to `result` what the tables say otherwise than the trail; in the session, and the snapshot, that `verify` used.
 
-    With the custodian's `roster`, people are held against that as well.
+    With the custodian's `roster`, people are held against that as well; with its raw Ed25519 public keys by their ids, its tickets and
+    each event that it wrote against its signature.
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL work_mem = '64MB'"))
@@ -38,25 +50,35 @@ def crosscheck(session: Session, result: Verification, roster: Roster | None = N
         _compare(session, comparison, result)
     _check_requests(session, result)
     _check_signed(session, result)
+    if custodian is not None:
+        _check_tickets(session, custodian, result)
+        _check_attested(session, custodian, result)
     if roster is not None:
         _check_roster(session, roster, result)
 
 
 def _compare(session: Session, comparison: Comparison, result: Verification) -> None:
-    try:
-        with session.begin_nested():
-            rows = session.execute(text(f"{comparison.sql} LIMIT {AT_MOST}")).all()
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None)
-        if error.connection_invalidated or state is None:
-            raise
-        words = f"could not be held against the trail ({state}): an event in it cannot be read, or a right is missing"
+    rows = _rows(session, comparison.sql)
+    if isinstance(rows, str):
+        words = f"could not be held against the trail ({rows}): an event in it cannot be read, or a right is missing"
         result.found(Problem.ROW, comparison.name, words)
-        return
-    for where, words in rows:
+        rows = _rows(session, comparison.careful)
+    for where, words in [] if isinstance(rows, str) else rows:
         result.found(Problem.ROW, where, words)
     if len(rows) == AT_MOST:
         result.notes.append(f"{comparison.name}: only the first {AT_MOST} findings are shown")
+
+
+def _rows(session: Session, sql: str) -> list[tuple[str, str]] | str:
+    """What a comparison finds; its SQLSTATE where it fails. Raises DBAPIError where the database is away."""
+    try:
+        with session.begin_nested():
+            return [(row.place, row.words) for row in session.execute(text(f"{sql} LIMIT {AT_MOST}"))]
+    except DBAPIError as error:
+        state: str | None = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or state is None:
+            raise
+        return state
 
 
 def _check_requests(session: Session, result: Verification) -> None:
@@ -76,17 +98,57 @@ def _check_requests(session: Session, result: Verification) -> None:
         session.expunge_all()
 
 
-def _check_signed(session: Session, result: Verification) -> None:
-    history = SignedHistory()
-    kinds = [kind.value for kind in KINDS]
-    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_(kinds)).order_by(Event.seq)
-    for seq, event, canonical in session.execute(query.execution_options(yield_per=_BATCH)):
+def _check_tickets(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
+    """Each ticket is the custodian's word, and for itself. Those of before revision 0002 have none, and open nothing any more."""
+    query = select(Ticket.id, Ticket.request_id, Ticket.expires_at, Ticket.canonical, Ticket.signature)
+    rows = session.execute(query.where(Ticket.canonical.is_not(None)).execution_options(yield_per=_BATCH))
+    for row in rows:
+        canonical, signature = bytes(row.canonical), bytes(row.signature or b"")
+        if not any(verifies(public, signature, canonical) for public in keys.values()):
+            result.found(Problem.SIGNATURE, f"ticket {row.id}", "its signature is not the custodian's")
+        elif _named(canonical) != (str(row.id), str(row.request_id), row.expires_at):
+            result.found(
+                Problem.ROW, f"ticket {row.id}", "what the custodian signed is another ticket, or ends otherwise"
+            )
+
+
+def _named(canonical: bytes) -> tuple[str, str, datetime] | None:
+    try:
+        fields = json.loads(canonical)
+        return str(fields["id"]), str(fields["request"]), datetime.fromisoformat(fields["expires_at"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _follow(
+    session: Session, history: SignedHistory | AttestedHistory, kinds: Iterable[AuditEvent], result: Verification
+) -> None:
+    """Shows the history each event of these kinds, and notes what it says of them."""
+    problem = Problem.SIGNATURE if isinstance(history, SignedHistory) else Problem.CUSTODIAN
+    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in kinds]))
+    for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_BATCH)):
         try:
             faults = list(history.see(json.loads(bytes(canonical))))
-        except (ValueError, KeyError, TypeError):
-            continue  # `verify` says so of every event that cannot be read
+        except (ValueError, KeyError, TypeError, AttributeError):
+            result.found(Problem.ROW, f"event {seq}", f"{event}: what it says cannot be read")
+            continue
         for words in faults:
-            result.found(Problem.SIGNATURE, f"event {seq}", f"{event}: {words}")
+            result.found(problem, f"event {seq}", f"{event}: {words}")
+
+
+def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
+    history = AttestedHistory(keys)
+    _follow(session, history, CUSTODIANS, result)
+    result.attested = history.signatures
+    if history.unsigned:
+        result.notes.append(
+            f"{history.unsigned} events of the custodian are of before it signed them: nothing proves that it wrote them"
+        )
+
+
+def _check_signed(session: Session, result: Verification) -> None:
+    history = SignedHistory()
+    _follow(session, history, KINDS, result)
     result.signatures = history.signatures
     if history.unsigned:
         result.notes.append(
@@ -96,6 +158,16 @@ def _check_signed(session: Session, result: Verification) -> None:
 
 def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
     """The custodian counts those on its roster: they must be the people of the table, with the same keys and roles."""
+    told = session.execute(
+        select(Event.canonical).where(Event.event == AuditEvent.PINNED_CHANGED.value).order_by(Event.seq.desc())
+    ).scalars()
+    versions = [_told_roster(canonical) for canonical in told]
+    newest = next((each for each in versions if each is not None), None)
+    if newest is not None and newest != roster.sha256:
+        result.notes.append(
+            f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
+            "it tells with its next work, or this is an older copy"
+        )
     rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
@@ -108,8 +180,20 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
                 result.found(Problem.ROSTER, f"person {who}", words)
 
 
+def _told_roster(canonical: bytes) -> str | None:
+    try:
+        detail = json.loads(bytes(canonical))["fields"]["detail"]
+        return str(detail["after"]) if detail["file"] == PinnedFile.ROSTER else None
+    except (ValueError, KeyError, TypeError):
+        return None  # `verify` says so of every event that cannot be read
+
+
 def _differences(row: Person, pinned: RosterPerson) -> Iterator[str]:
     if (bytes(row.ed25519_public), bytes(row.x25519_public)) != (pinned.ed25519_public, pinned.x25519_public):
         yield "has other public keys than on the roster"
     if (row.tenant, sorted(row.roles)) != (pinned.tenant, sorted(pinned.roles)):
         yield "has another tenant or other roles than on the roster"
+    there = row.passkeys if isinstance(row.passkeys, list) else []  # the owner may have written anything
+    passkeys = [{"id": each.id, "public": each.public.hex()} for each in pinned.passkeys]
+    if len(there) != len(passkeys) or any(each not in there for each in passkeys):
+        yield "has other passkeys than on the roster"

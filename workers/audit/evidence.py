@@ -251,7 +251,7 @@ def _head(
     """The newest (or the earliest) such head, read from where it is anchored."""
     order = TreeHead.size.desc() if newest else TreeHead.size
     name = session.execute(select(TreeHead.anchor_object).where(where).order_by(order).limit(1)).scalar_one_or_none()
-    return anchors.read(name, verifier) if name is not None else None
+    return anchors.read(anchors.find(name), verifier) if name is not None else None
 
 
 def _of_release(session: Session, release: UUID) -> dict[int, bytes]:

@@ -25,7 +25,7 @@ from schemas.audit_tables import Event, TreeHead
 from workers.alerts import AlertKind, raise_alert
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, ForkUnfounded, ForkUnsigned
-from workers.audit.heads import Anchors, HeadInvalid, HeadSigner, HeadVerifier, SignedHead
+from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, HeadVerifier, SignedHead
 from workers.audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
 
 WHAT = "refacex trail fork"
@@ -88,17 +88,21 @@ def read_fork(body: bytes, signature: bytes, verifier: HeadVerifier) -> Fork:
     return Fork(numbers[0], numbers[1], numbers[2], root, lost, at, who[0], who[1], body, signature)
 
 
-def load_fork(anchors: Anchors, name: str, verifier: HeadVerifier) -> Fork:
-    """An anchored statement. Raises HeadInvalid where it is none, or not the one that its name says."""
-    fork = read_fork(*anchors.read_signed(name), verifier)
-    if anchors.fork_name(fork.epoch) != name:
-        raise HeadInvalid("the name says another epoch")
-    return fork
+def load_fork(anchors: Anchors, anchored: Anchored, verifier: HeadVerifier) -> Fork:
+    """The statement that was anchored there first. Raises HeadInvalid where there is none, or not the one that its name says."""
+
+    def read(body: bytes, signature: bytes) -> Fork:
+        fork = read_fork(body, signature, verifier)
+        if anchors.fork_name(fork.epoch) != anchored.name:
+            raise HeadInvalid("the name says another epoch")
+        return fork
+
+    return anchors.oldest(anchored, read)
 
 
 def load_forks(anchors: Anchors, verifier: HeadVerifier) -> list[Fork]:
     """Every accepted fork, the first one first. Raises HeadInvalid."""
-    return [load_fork(anchors, name, verifier) for name in anchors.fork_names()]
+    return [load_fork(anchors, each, verifier) for each in anchors.forks() if each.versions]
 
 
 def lost_by(epoch: int, size: int, forks: Iterable[Fork]) -> Fork | None:
@@ -190,7 +194,7 @@ def _sign(
 
 
 def _heads(anchors: Anchors, verifier: HeadVerifier) -> list[SignedHead]:
-    return [anchors.read(name, verifier) for name in anchors.names()]
+    return [anchors.read(each, verifier) for each in anchors.heads() if each.versions]
 
 
 def _roots(session: Session, sizes: set[int]) -> tuple[dict[int, bytes], int]:

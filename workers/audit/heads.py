@@ -4,6 +4,9 @@ A head's signed bytes are the RFC 8785 form of `{"at", "key", "root", "size", "v
 `at` RFC 3339 in UTC. The signature is Ed25519 over these bytes. The anchor is `heads/SIZE.json` (20 digits):
 `{"body", "signature"}`, both base64. After an accepted fork the branch that goes on has an `epoch`, in its heads' bytes and in
 their names (`heads/epoch-0001/SIZE.json`); see `workers.audit.forks`.
+
+A bucket's owner cannot remove a version under Object Lock, but can put a delete marker or another version over it. So it is the versions
+that are read, and the oldest one that the notary signed is the anchor.
 """
 
 from __future__ import annotations
@@ -12,18 +15,20 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from workers.audit.errors import AuditError
-from workers.storage import StoredObject
+from workers.storage import StoredVersion
 
+_Read = TypeVar("_Read")
 PREFIX = "heads/"
 WHAT = "refacex tree head"
 _NAME = re.compile(r"(?:epoch-(\d{4,})/)?(\d{20})\.json")
@@ -117,11 +122,20 @@ class HeadVerifier:
 class ObjectStore(Protocol):
     """The part of `workers.storage.Storage` that anchoring needs."""
 
-    def get(self, bucket: str, key: str) -> bytes: ...
+    def get(self, bucket: str, key: str, version: str | None = None) -> bytes: ...
     def put(
         self, bucket: str, key: str, data: bytes, *, if_none_match: bool = True, retain_until: datetime | None = None
     ) -> None: ...
-    def list(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]: ...
+    def versions(self, bucket: str, prefix: str = "") -> Iterator[StoredVersion]: ...
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A name in the bucket: its versions, the oldest first, and how many delete markers somebody put over them."""
+
+    name: str
+    versions: tuple[str, ...]
+    markers: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,37 +165,66 @@ class Anchors:
         until = datetime.now(UTC) + keep
         self.store.put(self.bucket, name, anchor_bytes(body, signature), retain_until=until)
 
-    def names(self) -> list[str]:
-        """Every anchored head's name, smallest tree first, epoch after epoch."""
-        return sorted(name for name in self._names("") if not _FORK_NAME.fullmatch(name.removeprefix(self.prefix)))
+    def heads(self) -> list[Anchored]:
+        """Every anchored head, also a hidden one: smallest tree first, epoch after epoch."""
+        return [each for each in self._anchored("") if not self._is_fork(each.name)]
 
-    def fork_names(self) -> list[str]:
-        """Every fork statement's name, the first fork first."""
-        return sorted(name for name in self._names("epoch-") if _FORK_NAME.fullmatch(name.removeprefix(self.prefix)))
+    def forks(self) -> list[Anchored]:
+        """Every fork's statement, also a hidden one: the first fork first."""
+        return [each for each in self._anchored("epoch-") if self._is_fork(each.name)]
+
+    def find(self, name: str) -> Anchored:
+        """What there is of this name; no version where there is nothing."""
+        found = (each for each in self._anchored(name.removeprefix(self.prefix)) if each.name == name)
+        return next(found, Anchored(name, ()))
 
     def place(self, name: str) -> tuple[int, int] | None:
         """The epoch and size that a head's name says; None for the name of no head."""
         found = _NAME.fullmatch(name.removeprefix(self.prefix))
         return (int(found[1] or 0), int(found[2])) if found else None
 
-    def read(self, name: str, verifier: HeadVerifier) -> SignedHead:
-        """An anchored head. Raises HeadInvalid where it is not one, or not the one that its name says."""
-        head = verifier.read(*self.read_signed(name))
-        if self.name(head.size, head.epoch) != name:
-            raise HeadInvalid("the name says another size or epoch")
-        return head
+    def read(self, anchored: Anchored, verifier: HeadVerifier) -> SignedHead:
+        """The head that was anchored there first. Raises HeadInvalid where no version is one, or is the one that its name says."""
 
-    def read_signed(self, name: str) -> tuple[bytes, bytes]:
-        """An object's body and signature, as they are. Raises HeadInvalid where it does not hold the two."""
+        def read(body: bytes, signature: bytes) -> SignedHead:
+            head = verifier.read(body, signature)
+            if self.name(head.size, head.epoch) != anchored.name:
+                raise HeadInvalid("the name says another size or epoch")
+            return head
+
+        return self.oldest(anchored, read)
+
+    def oldest(self, anchored: Anchored, read: Callable[[bytes, bytes], _Read]) -> _Read:
+        """What `read` makes of the body and signature of the oldest version that it takes. Raises HeadInvalid where it takes none."""
+        refused = HeadInvalid("no version of it is left")
+        for version in anchored.versions:
+            try:
+                return read(*self._signed(anchored.name, version))
+            except HeadInvalid as error:
+                refused = error
+        raise refused
+
+    def _signed(self, name: str, version: str) -> tuple[bytes, bytes]:
         try:
-            fields = json.loads(self.store.get(self.bucket, name))
+            fields = json.loads(self.store.get(self.bucket, name, version))
             body, signature = (base64.b64decode(fields[part], validate=True) for part in ("body", "signature"))
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
             raise HeadInvalid(type(error).__name__) from error
         return body, signature
 
-    def _names(self, below: str) -> Iterator[str]:
-        return (each.key for each in self.store.list(self.bucket, self.prefix + below))
+    def _is_fork(self, name: str) -> bool:
+        return _FORK_NAME.fullmatch(name.removeprefix(self.prefix)) is not None
+
+    def _anchored(self, below: str) -> list[Anchored]:
+        versions: defaultdict[str, list[str]] = defaultdict(list)
+        markers: defaultdict[str, int] = defaultdict(int)
+        for each in self.store.versions(self.bucket, self.prefix + below):
+            if each.marker:
+                markers[each.key] += 1
+            else:
+                versions[each.key].insert(0, each.version)
+        names = sorted(versions.keys() | markers.keys())
+        return [Anchored(name, tuple(versions[name]), markers[name]) for name in names]
 
 
 def _folder(epoch: int) -> str:

@@ -22,7 +22,7 @@ from schemas.audit_tables import Event, TreeHead
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, AuditShort
 from workers.audit.forks import load_forks, lost_by
-from workers.audit.heads import Anchors, HeadInvalid, HeadSigner, SignedHead
+from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, SignedHead
 from workers.audit.merkle import root_at
 from workers.audit.store import StoredNodes, extend_nodes, trail_size
 from workers.errors import Away, ObjectExists, WorkerError
@@ -91,7 +91,7 @@ class Notary:
         try:
             self._anchors.put(head, self._keep)
         except ObjectExists:
-            older = self._anchors.read(self._anchors.name(head.size, head.epoch), self._signer.verifier)
+            older = self._read(self._anchors.find(self._anchors.name(head.size, head.epoch)))
             if older.root != head.root:
                 raise AuditFork(f"another tree of size {head.size} is anchored") from None
             return older
@@ -100,15 +100,19 @@ class Notary:
     def _adopt(self, session: Session) -> None:
         """Records anchored heads whose row is missing because the notary died in between; refuses another trail's.
 
-        Heads that an accepted fork gave up are left alone.
+        Heads that an accepted fork gave up are left alone; one that the bucket's owner hid is not.
         """
         recorded = set(session.execute(select(TreeHead.anchor_object)).scalars())
         forks = load_forks(self._anchors, self._signer.verifier)
         self._epoch = len(forks)
-        places = {name: self._anchors.place(name) for name in self._anchors.names()}
-        living = [name for name, place in places.items() if place is None or lost_by(*place, forks) is None]
-        for name in [name for name in living if name not in recorded]:
-            head = self._anchors.read(name, self._signer.verifier)
+        places = [(each, self._anchors.place(each.name)) for each in self._anchors.heads() if each.versions]
+        living = [each for each, place in places if place is None or lost_by(*place, forks) is None]
+        for each in living:
+            if each.markers or len(each.versions) > 1:
+                log.warning("anchor hidden or written over", name=each.name)
+            if each.name in recorded:
+                continue
+            head = self._read(each)
             last = last_head_size(session)
             try:
                 same = (
@@ -119,7 +123,10 @@ class Notary:
             if same != head.root:
                 raise AuditFork(f"another tree of size {head.size} is anchored")
             self._record(session, head)
-        self._newest = self._anchors.read(living[-1], self._signer.verifier) if living else None
+        self._newest = self._read(living[-1]) if living else None
+
+    def _read(self, anchored: Anchored) -> SignedHead:
+        return self._anchors.read(anchored, self._signer.verifier)
 
     def _extend(self, session: Session, last: int, head: SignedHead) -> bytes:
         return extend_nodes(session, last, head.size).root()

@@ -30,6 +30,7 @@ WORDS: dict[AuditEvent, str] = {
     AuditEvent.REVIEW_CLOSED: "closed the review of the broken glass",
     AuditEvent.TICKET_ISSUED: "issued a ticket for {faces} faces",
     AuditEvent.TICKET_SPENT: "spent the ticket",
+    AuditEvent.TICKET_RENEWED: "sealed the faces' keys to the recovery worker anew",
     AuditEvent.TICKET_REFUSED: "refused a ticket ({refusal})",
     AuditEvent.RECOVERY_RECOVERED: "recovered {faces} faces",
     AuditEvent.RECOVERY_FETCHED: "fetched the recovered faces",
@@ -89,7 +90,8 @@ def summarise(about: str, wanted: str, events: Sequence[Body], heads: Sequence[B
 
 def counted(events: Sequence[Body]) -> str:
     """How many images were submitted, and what became of those that the events tell of."""
-    submitted = sum(_detail(each).get("items", 0) for each in events if each["event"] == AuditEvent.RELEASE_SUBMITTED)
+    counts = [_detail(each).get("items", 0) for each in events if each["event"] == AuditEvent.RELEASE_SUBMITTED]
+    submitted = sum(count for count in counts if isinstance(count, int))  # a stolen role writes what it likes
     ends = (AuditEvent.ITEM_RELEASED, AuditEvent.ITEM_HELD, AuditEvent.ITEM_FAILED, AuditEvent.ITEM_QUARANTINED)
     told = Counter(each["event"].removeprefix("item:") for each in events if each["event"] in ends)
     became = ", ".join(f"{count} {state}" for state, count in sorted(told.items())) or "none of them told of"

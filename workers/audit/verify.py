@@ -13,19 +13,19 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from schemas.audit import EVENT_ROLES, FORMAT_VERSION, AuditEvent, Role
 from schemas.audit_tables import AuditGrant, AuditTail, Event, Node, TreeHead
 from workers.audit.canonical import is_canonical, parse
 from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
-from workers.audit.heads import Anchors, HeadInvalid, HeadVerifier, SignedHead
+from workers.audit.guards import describe, differences, made_by_migrations
+from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import Frontier, leaf_hash
 
 MOST_UNANCHORED = timedelta(minutes=5)
 _BATCH = 2_000
-_GUARDED = ("events", "nodes", "tree_heads")
 
 
 class Problem(StrEnum):
@@ -47,6 +47,8 @@ class Problem(StrEnum):
     FORK = "fork"
     ROW = "row"
     SIGNATURE = "signature"
+    CUSTODIAN = "custodian"
+    LEDGER = "ledger"
     ROSTER = "roster"
 
 
@@ -68,6 +70,7 @@ class Verification:
     anchors: int = 0
     anchored_to: int = 0
     signatures: int = 0
+    attested: int = 0
     root: bytes = b""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -135,9 +138,11 @@ def _recorded_heads(
 
 def _anchored_forks(anchors: Anchors, verifier: HeadVerifier, result: Verification) -> list[Fork]:
     forks: list[Fork] = []
-    for name in anchors.fork_names():
+    for anchored in anchors.forks():
+        name = anchored.name
+        _check_versions(anchored, result)
         try:
-            fork = load_fork(anchors, name, verifier)
+            fork = load_fork(anchors, anchored, verifier)
         except HeadInvalid as error:
             result.found(Problem.FORK, name, f"the statement of a fork does not verify: {error.detail}")
             continue
@@ -154,10 +159,12 @@ def _anchored_heads(
     """The anchored heads that still stand. One that an accepted fork gave up must be named in its statement."""
     heads = []
     lost: dict[int, set[LostHead]] = {fork.epoch: set(fork.lost) for fork in forks}
-    for name in anchors.names():
+    for anchored in anchors.heads():
+        name = anchored.name
         result.anchors += 1
+        _check_versions(anchored, result)
         try:
-            head = anchors.read(name, verifier)
+            head = anchors.read(anchored, verifier)
         except HeadInvalid as error:
             result.found(Problem.ANCHOR, name, f"the anchored head does not verify: {error.detail}")
             continue
@@ -172,6 +179,17 @@ def _anchored_heads(
             )
     result.anchored_to = max((head.size for head in heads), default=0)
     return heads
+
+
+def _check_versions(anchored: Anchored, result: Verification) -> None:
+    """The notary writes a name once: whatever else lies there is somebody's who wanted another head to be seen, or none."""
+    if anchored.markers:
+        result.found(
+            Problem.ANCHOR, anchored.name, "somebody put a delete marker over it, which hides it from a listing"
+        )
+    if len(anchored.versions) > 1:
+        words = f"somebody wrote over it: it has {len(anchored.versions)} versions, and the oldest that the notary signed counts"
+        result.found(Problem.ANCHOR, anchored.name, words)
 
 
 def _walk_events(session: Session, sizes: set[int], result: Verification) -> dict[int, bytes]:
@@ -312,15 +330,13 @@ def _check_nodes_count(session: Session, result: Verification) -> None:
 
 
 def _check_guards(session: Session, result: Verification) -> None:
-    """The triggers and grants that keep the trail append-only must still be there."""
-    query = text(
-        "SELECT c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = 'audit' AND t.tgname = 'append_only' AND t.tgenabled = 'A' AND t.tgtype & 58 = 58"
-    )
-    present = set(session.execute(query).scalars())
-    for table in _GUARDED:
-        if table not in present:
-            result.found(Problem.GUARD, f"audit.{table}", "its append-only trigger is gone or disabled")
+    """What keeps anybody from writing otherwise than they may must be as the migrations make it, and who may write which event."""
+    there, made = describe(session), made_by_migrations()
+    if there.postgres != made.postgres:
+        versions = f"PostgreSQL {there.postgres}, and the guards are known as {made.postgres} prints them"
+        result.notes.append(f"this is {versions}: a guard that reads otherwise may be the same")
+    for where, words in differences(there, made):
+        result.found(Problem.GUARD, where, words)
     wanted = {(event.value, role.value) for event, roles in EVENT_ROLES.items() for role in roles}
     granted = {(row.event, row.role) for row in session.execute(select(AuditGrant.event, AuditGrant.role))}
     for event, role in sorted(wanted ^ granted):

@@ -7,12 +7,17 @@ from __future__ import annotations
 from functools import cache
 from uuid import UUID
 
+from celery.signals import worker_init, worker_process_init
+
 from schemas.messages import Queue, TaskName
 from workers.app import log_as, make_app
+from workers.audit.attested import attesting
 from workers.custody import keys, orders, retention, shredding
+from workers.custody.errors import LedgerInvalid
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.providers.unwrappers import unwrapper_of
+from workers.custody.recall import catch_up
 from workers.custody.service import Custodian
 from workers.custody.tickets import TicketSigner
 from workers.logs import get_logger
@@ -27,18 +32,56 @@ app.database_url = settings.database_url
 
 
 @cache
+def signer() -> TicketSigner:
+    """The key that this custodian signs with. Raises what reading it raises."""
+    return TicketSigner(keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519).secret())
+
+
+app.attest = lambda sessions: attesting(sessions, signer().events)
+
+
+@cache
 def custodian() -> Custodian:
-    """This process's custodian, made after the fork; its key ring is read again when it was replaced."""
-    signing = keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519)
-    return Custodian(
+    """This process's custodian, made after the fork; its key ring is read again when it was replaced.
+
+    Raises LedgerMissing and LedgerBehind: without its memory it does nothing, and the next message finds out again.
+    """
+    made = Custodian(
         sessions=app.sessions,
         unwrapper=unwrapper_of(settings),
         roster=settings.roster,
         policies=settings.policies,
         ledger=Ledger(settings.tombstones),
         recovery_public=keys.load_public(settings.recovery_public_key),
-        tickets=TicketSigner(signing.secret()),
+        tickets=signer(),
     )
+    with made.sessions() as session:
+        caught_up = catch_up(session, made.ledger, made.tickets.events)
+    if caught_up:
+        log.warning("ledger_caught_up", tickets=caught_up)
+    return made
+
+
+@worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def refuse_without_ledger(**_: object) -> None:
+    """Ends the process where there is no ledger: its log says so at its start, and not with the first message."""
+    try:
+        Ledger(settings.tombstones).holds()
+    except LedgerInvalid as error:
+        log.critical("custodian_refuses", exc_info=error)
+        raise SystemExit(f"refacex: {error}") from None
+
+
+@worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def get_ready(**_: object) -> None:
+    """Looks at its ledger before the first message comes, and tells the trail what was pinned meanwhile; what is wrong then
+    refuses each message as well.
+    """
+    try:
+        custodian().load_roster()
+        custodian().load_policies()
+    except Exception as error:  # an engine that is away may be back when the first message comes
+        log.critical("custodian_not_ready", exc_info=error)
 
 
 @app.task(name=TaskName.OPEN.value)  # type: ignore[untyped-decorator]

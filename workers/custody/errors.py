@@ -157,6 +157,36 @@ class LedgerInvalid(CustodyError):
     code = "ledger_invalid"
 
 
+class LedgerMissing(LedgerInvalid):
+    """There is no ledger where the custodian should have it, and without it shredded keys, holds and spent tickets are forgotten:
+    restore it from your copy, or put the path right. Where it is lost for good, see `refacex keys ledger begin --help`.
+    """
+
+    code = "ledger_missing"
+
+
+class LedgerBehind(LedgerInvalid):
+    """The custodian's ledger is older than what the custodian itself signed in the trail: restore its newest copy. Where that is lost
+    for good, move this one away and see `refacex keys ledger begin --help`.
+    """
+
+    code = "ledger_behind"
+
+
+class LedgerExists(CustodyError):
+    """There is a ledger already, and none is ever begun over another: see that REFACEX_TOMBSTONES names the right one."""
+
+    code = "ledger_exists"
+
+
+class LossNotAccepted(CustodyError):
+    """The trail tells of work of the custodian, so there was a ledger: restore it from your copy. Only where it is lost for good,
+    say so with --accept-loss; that stands in the trail.
+    """
+
+    code = "loss_not_accepted"
+
+
 class RequestUnknown(CustodyError):
     """There is no such request."""
 

@@ -52,6 +52,7 @@ class Refusal(StrEnum):
     REVIEW = "review_still_open"
     LIFE = "open_for_too_long"
     ITEM = "item_not_released"
+    TICKET = "ticket_not_of_this_request"
     KEY_MISSING = "key_missing"
     KEY_SHREDDED = "key_shredded"
     KEY_FOREIGN = "key_does_not_open"

@@ -189,6 +189,11 @@ def load_verifier(path: Path | str) -> Key:
     return load(path, FileKind.PUBLIC).of(KeyType.ED25519)
 
 
+def load_verifiers(path: Path | str) -> dict[str, bytes]:
+    """Every Ed25519 key of a public file, raw, by its id."""
+    return {key.id: key.public for key in load(path, FileKind.PUBLIC).keys if key.type is KeyType.ED25519}
+
+
 def _create(path: Path, kind: FileKind, types: list[KeyType], passphrase: bytes | None = None) -> PublicJson:
     keys = tuple(_generate(each) for each in types)
     made = KeyFile(kind, keys, keys[0].id)

@@ -7,6 +7,11 @@ is seen. A last line without its line break is a write that a crash cut short, a
 A tombstone is a line `shredded` for one item: `face` or `faces` name what was shredded, `faces: null` means every key
 that the item has or will have. The lines `shred`, `hold`, `lifted` and `refused` say what became of a key officer's
 order; `shred` comes after the order's tombstones, in the same write: where it stands, all of them do.
+
+The first line is `begun`, with a random id, so that a file that is not there can be told from one that says nothing yet. Where
+a ledger was lost, `recalled` in it is the number of the trail's newest event then, and what the custodian had signed up to it
+follows (`workers.custody.recall`). Ledgers of before that line are read as they are. A line `pinned` says which version of the
+roster or the policies the trail was told of last.
 """
 
 from __future__ import annotations
@@ -21,15 +26,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import rfc8785
 
 from schemas.orders import OrderTerms
 from schemas.states import OrderScope
-from workers.custody.errors import Held, LedgerInvalid
+from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerMissing
 from workers.custody.holds import Holds, Portion, Target
+from workers.custody.pinned import PinnedFile
 
+BEGUN = "begun"
+PINNED = "pinned"
 SPENT = "spent"
 SHREDDED = "shredded"
 _START = "0" * 64
@@ -57,10 +65,44 @@ class Answered:
     line: str
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A request that was opened, with its ticket and the recovery that it was spent on."""
+
+    request: UUID
+    ticket: UUID
+    recovery: UUID
+
+    def entry(self) -> _Entry:
+        return {"kind": SPENT, "request": str(self.request), "ticket": str(self.ticket), "recovery": str(self.recovery)}
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What the custodian's own signatures up to event `trail` (-1: of none) still say of a ledger that was lost."""
+
+    trail: int
+    openings: tuple[Opening, ...] = ()
+    portions: tuple[Portion, ...] = ()
+    answers: tuple[tuple[OrderTerms, Outcome], ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line as it stands in the file: its number from 1, when it was written, and what it says."""
+
+    number: int
+    at: datetime
+    entry: dict[str, Any]
+
+
 @dataclass
 class _Known:
     last: str = _START
     lines: int = 0
+    id: UUID | None = None
+    recalled: int = -1
+    pinned: dict[str, str] = field(default_factory=dict)
     spent: set[UUID] = field(default_factory=set)
     whole: dict[UUID, str] = field(default_factory=dict)
     faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
@@ -89,6 +131,27 @@ class Ledger:
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         self._reading = _Reading()
+
+    @classmethod
+    def begin(cls, path: Path | str, recalled: Recalled | None = None) -> Ledger:
+        """Begins a ledger where there is none, with what is recalled of the one that was lost; on disk when it returns.
+
+        Raises LedgerExists, and OSError where it cannot be written.
+        """
+        ledger = cls(path)
+        ledger._path.parent.mkdir(parents=True, exist_ok=True)
+        ledger._append(lambda known: _beginning(known, recalled), begin=True)
+        return ledger
+
+    @property
+    def id(self) -> UUID | None:
+        """The id that it began with; None for a ledger of before there were ids. Raises LedgerInvalid, LedgerMissing."""
+        return self._read().id
+
+    @property
+    def recalled(self) -> int:
+        """The trail's newest event when this ledger was begun after a loss; -1 where nothing was lost. Raises LedgerInvalid."""
+        return self._read().recalled
 
     def spent(self, request: UUID) -> bool:
         """Whether a ticket of this request was spent before. Raises LedgerInvalid."""
@@ -127,10 +190,26 @@ class Ledger:
         targets = [each.target for each in orders if each.outcome is Outcome.SHRED]
         return [target.id for target in targets if target.scope is OrderScope.SUBJECT]
 
+    def pinned(self, file: PinnedFile) -> str | None:
+        """The SHA-256 (hex) of the version of a pinned file that the trail was told of last. Raises LedgerInvalid."""
+        return self._read().pinned.get(file)
+
+    def lines(self) -> list[Line]:
+        """Every whole line, for who holds the ledger against something else. Raises LedgerInvalid."""
+        self._read()  # their chain holds
+        whole = self._path.read_bytes()[: self._reading.size] if self._reading.size else b""
+        entries = [json.loads(line) for line in whole.splitlines()]
+        return [Line(number, datetime.fromisoformat(each["at"]), each) for number, each in enumerate(entries, 1)]
+
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
-        entry = {"kind": SPENT, "request": str(request), "ticket": str(ticket), "recovery": str(recovery)}
-        self._append(lambda known: [] if request in known.spent else [entry])
+        opening = Opening(request, ticket, recovery)
+        self._append(lambda known: [] if request in known.spent else [opening.entry()])
+
+    def record_pinned(self, file: PinnedFile, sha256: str) -> None:
+        """Writes which version of a pinned file the trail was told of; on disk when it returns. Raises LedgerInvalid."""
+        entry = {"kind": PINNED, "file": file.value, "sha256": sha256}
+        self._append(lambda known: [] if known.pinned.get(file) == sha256 else [entry])
 
     def record_shredded(self, portions: Sequence[Portion], terms: OrderTerms | None = None) -> None:
         """Writes, once, the tombstones of these keys, and that this was the order for them; on disk when it returns.
@@ -172,14 +251,19 @@ class Ledger:
         try:
             descriptor = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
-            return self._learn(b"")
+            raise self._missing() from None
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
             if self._reading.version != version:
                 self._learn(file.read())
                 self._reading.version = version
+            if not self._reading.known.lines:
+                raise LedgerMissing("the file holds no line")
             return self._reading.known
+
+    def _missing(self) -> LedgerInvalid:
+        return LedgerInvalid("this process read it before, and it is gone") if self._reading.size else LedgerMissing()
 
     def _learn(self, content: bytes) -> _Known:
         """What the whole lines say. Raises LedgerInvalid."""
@@ -191,14 +275,18 @@ class Ledger:
         self._reading = _Reading(before.known, len(whole), hashlib.sha256(whole).digest())
         return before.known
 
-    def _append(self, entries: Callable[[_Known], Iterable[_Entry]]) -> None:
+    def _append(self, entries: Callable[[_Known], Iterable[_Entry]], *, begin: bool = False) -> None:
         """Writes the lines that `entries` gives for what is known, all in one write and under the file's lock."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | (os.O_CREAT if begin else 0), 0o600)
+        except FileNotFoundError:
+            raise self._missing() from None
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             content = file.read()
             known = self._learn(content)
+            if not known.lines and not begin:
+                raise LedgerMissing("the file holds no line")
             at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             lines, before = [], known.last
             for entry in entries(known):
@@ -212,6 +300,17 @@ class Ledger:
             file.write(b"\n".join(lines) + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _beginning(known: _Known, recalled: Recalled | None) -> list[_Entry]:
+    if known.lines:
+        raise LedgerExists
+    begun: _Entry = {"kind": BEGUN, "id": str(uuid4())}
+    if recalled is None:
+        return [begun]
+    made = [begun | {"recalled": recalled.trail}, *(opening.entry() for opening in recalled.openings)]
+    made += [entry for portion in recalled.portions for entry in _tombstones(known, portion, None)]
+    return made + [entry for terms, outcome in recalled.answers for entry in _answers(known, terms, outcome)]
 
 
 def _tombstones(known: _Known, portion: Portion, terms: OrderTerms | None) -> list[_Entry]:
@@ -255,7 +354,11 @@ def _parse(known: _Known, content: bytes) -> None:
 
 
 def _learn_entry(known: _Known, entry: _Entry) -> None:
-    if entry["kind"] == SPENT:
+    if entry["kind"] == BEGUN and known.lines == 1:
+        known.id, known.recalled = UUID(entry["id"]), int(entry.get("recalled", -1))
+    elif entry["kind"] == PINNED:
+        known.pinned[PinnedFile(entry["file"])] = entry["sha256"]
+    elif entry["kind"] == SPENT:
         known.spent.add(UUID(entry["request"]))
     elif entry["kind"] == SHREDDED:
         item, faces = UUID(entry["item"]), entry["faces"] if "faces" in entry else [entry["face"]]

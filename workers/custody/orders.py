@@ -13,12 +13,14 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
+from schemas.messages import TaskName, outbox_row
 from schemas.orders import OrderTerms, order_message
 from schemas.states import OrderKind, OrderScope, OrderState
-from schemas.tables import CustodyOrder
+from schemas.tables import CustodyOrder, Outbox
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import scope
@@ -28,9 +30,9 @@ from workers.custody.holds import Target
 from workers.custody.judge import verifies
 from workers.custody.ledger import Answered, Outcome
 from workers.custody.ordering import target_of, terms_of
-from workers.custody.roster import KEY_OFFICER, Roster, load_roster
+from workers.custody.roster import KEY_OFFICER, Roster
 from workers.custody.service import ACTOR, Custodian
-from workers.custody.shredding import Because, Reason, erase_subject, shred
+from workers.custody.shredding import Because, Reason, erase_subject, shred_some
 
 ORDER_LIFE = timedelta(days=7)  # from the signature until the custodian meets it for the first time
 
@@ -60,7 +62,9 @@ class OrderRefused(CustodyError):
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of an order's message: its state, None where there is no such order; and how many keys it shredded."""
+    """What became of an order's message: its state, None where there is no such order; and how many keys it shredded. `GIVEN`: not
+    all of them yet.
+    """
 
     state: OrderState | None
     refusal: str | None = None
@@ -90,7 +94,7 @@ def carry_out(custodian: Custodian, order_id: UUID) -> Carried:
 
 def _answer(custodian: Custodian, order: CustodyOrder) -> Answered:
     """Decides on an order and writes that into the ledger. Raises OrderRefused where it is not the officer's own word."""
-    terms = _judge(order, load_roster(custodian.roster))
+    terms = _judge(order, custodian.load_roster())
     try:
         _decide(custodian, terms)
     except (TargetUnknown, StillReleasing, Held, NotHeld) as error:
@@ -138,14 +142,20 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
 
 
 def _carry_out(custodian: Custodian, answered: Answered) -> Carried:
-    """What the ledger's answer means for the database. Every step may be repeated."""
+    """What the ledger's answer means for the database. Every step may be repeated; what is not finished in one go is asked for
+    again, behind whatever waits.
+    """
     because = Because(Reason.ORDER, answered)
     shredding = answered.outcome is Outcome.SHRED
     keys = 0
     if shredding:
         with custodian.sessions() as session:
             portions = scope.portions_of(session, answered.target)
-        keys = sum(shred(custodian, portion, because) for portion in portions)
+        keys, finished = shred_some(custodian, portions, answered.target, because)
+        if not finished:
+            with custodian.sessions.begin() as session:
+                session.execute(insert(Outbox).values(outbox_row(TaskName.CARRY_OUT, [answered.id])))
+            return Carried(OrderState.GIVEN, keys=keys)
     with custodian.sessions.begin() as session:
         order = _given(session, answered.id)
         if order is None:

@@ -5,21 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rfc8785
 
 
-def read(path: Path, form: str, version: int) -> dict[str, Any]:
-    """The body of a pinned file. Raises OSError where it cannot be read, ValueError where it is damaged or not ours."""
-    document = json.loads(path.read_text("utf-8"))
+class PinnedFile(StrEnum):
+    """What is pinned with the custodian; the words stand in the audit trail."""
+
+    ROSTER = "roster"
+    POLICIES = "policies"
+
+
+class Read(NamedTuple):
+    """A pinned file as it was read: what it says, and the SHA-256 of its bytes, as `sha256sum` gives it."""
+
+    body: dict[str, Any]
+    sha256: str
+
+
+def read(path: Path, form: str, version: int) -> Read:
+    """What a pinned file says. Raises OSError where it cannot be read, ValueError where it is damaged or not ours."""
+    raw = path.read_bytes()
+    document = json.loads(raw)
     if not isinstance(document, dict):
         raise ValueError("not an object")
     body = {name: value for name, value in document.items() if name != "checksum"}
     if (body.get("format"), body.get("version")) != (form, version) or document.get("checksum") != _checksum(body):
         raise ValueError("format, version or checksum")
-    return body
+    return Read(body, hashlib.sha256(raw).hexdigest())
 
 
 def write(path: Path, form: str, version: int, body: dict[str, Any]) -> None:

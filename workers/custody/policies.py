@@ -5,7 +5,7 @@ a bar.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.policies import DEFAULT_POLICY, Policy
@@ -18,9 +18,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class PolicyBook:
-    """Every policy by tenant and name. The name `default` stands for the defaults where nobody set it."""
+    """Every policy by tenant and name. The name `default` stands for the defaults where nobody set it. `sha256`: of the file
+    that they were read from, in hex.
+    """
 
     policies: dict[tuple[str, str], Policy]
+    sha256: str = field(default="", compare=False)
 
     def find(self, tenant: str, name: str) -> Policy | None:
         """The policy of that name, if there is one."""
@@ -30,10 +33,11 @@ class PolicyBook:
 def load_policies(path: Path) -> PolicyBook:
     """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed."""
     try:
-        found = [Policy.of(body) for body in pinned.read(path, FORMAT, VERSION)["policies"]]
+        book, sha256 = pinned.read(path, FORMAT, VERSION)
+        found = [Policy.of(body) for body in book["policies"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PoliciesInvalid(type(error).__name__) from error
-    return PolicyBook({(policy.tenant, policy.name): policy for policy in found})
+    return PolicyBook({(policy.tenant, policy.name): policy for policy in found}, sha256)
 
 
 def write_policies(path: Path, policies: Iterable[Policy]) -> None:

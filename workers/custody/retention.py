@@ -23,9 +23,8 @@ from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import scope
 from workers.custody.holds import Target
-from workers.custody.policies import load_policies
 from workers.custody.service import ACTOR, Custodian
-from workers.custody.shredding import Because, Reason, shred
+from workers.custody.shredding import Because, Reason, shred_some
 from workers.recoveries.policies import policies
 
 ASK_EVERY = timedelta(days=1)
@@ -105,7 +104,7 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
         release = session.get(Release, release_id)
         if release is None:
             return _refuse_message(session, release_id)
-        policy = load_policies(custodian.policies).find(release.tenant, release.policy_name)
+        policy = custodian.load_policies().find(release.tenant, release.policy_name)
         days = policy.retain_days if policy is not None else None
         if release.state not in _ENDED or days is None or not _is_over(session, release_id, days):
             return Retention(due=False)
@@ -113,7 +112,10 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
     holds = custodian.ledger.holds()
     free = [portion for portion in portions if not holds.covering([portion])]
     custodian.ledger.record_shredded(free)
-    keys = sum(shred(custodian, portion, Because(Reason.RETENTION)) for portion in free)
+    keys, finished = shred_some(custodian, free, target, Because(Reason.RETENTION))
+    if not finished:
+        with custodian.sessions.begin() as session:
+            ask(session, [release_id])
     return Retention(due=True, keys=keys, held=len(portions) - len(free))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,13 @@ class RosterPerson:
 @dataclass(frozen=True)
 class Roster:
     """Everybody who counts, the least quorum that the custodian accepts whatever the database says, and whom passkeys are
-    made for (None: approvals by passkey count for nothing).
+    made for (None: approvals by passkey count for nothing). `sha256`: of the file that it was read from, in hex.
     """
 
     people: dict[str, RosterPerson]
     least_quorum: int
     relying_party: RelyingParty | None = None
+    sha256: str = field(default="", compare=False)
 
     def find(self, person: str, tenant: str, role: str) -> RosterPerson | None:
         """The person, where they have this role in this tenant."""
@@ -81,14 +82,14 @@ def write_roster(
 def load_roster(path: Path | str) -> Roster:
     """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours."""
     try:
-        body = pinned.read(Path(path), FORMAT, VERSION)
+        body, sha256 = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
         party = body.get("webauthn")
         relying_party = RelyingParty(party["id"], tuple(party["origins"])) if party else None
         _check(people, body["least_quorum"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise RosterInvalid(type(error).__name__) from error
-    return Roster({person.id: person for person in people}, body["least_quorum"], relying_party)
+    return Roster({person.id: person for person in people}, body["least_quorum"], relying_party, sha256)
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
@@ -125,10 +126,10 @@ def _check(people: list[RosterPerson], least_quorum: int) -> None:
     if not isinstance(least_quorum, int) or least_quorum < 1:
         raise RosterInvalid("the least quorum must be 1 or more")
     # One key under two names would make one person a quorum.
-    for field in ("id", "ed25519_public", "x25519_public"):
-        values = [getattr(person, field) for person in people]
+    for name in ("id", "ed25519_public", "x25519_public"):
+        values = [getattr(person, name) for person in people]
         if len(set(values)) != len(values):
-            raise RosterInvalid(f"two people with one {field}")
+            raise RosterInvalid(f"two people with one {name}")
     passkeys = [passkey for person in people for passkey in person.passkeys]
     for values in ([passkey.id for passkey in passkeys], [passkey.public for passkey in passkeys]):
         if len(set(values)) != len(values):

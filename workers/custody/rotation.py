@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from schemas.states import KeyState
 from schemas.tables import Attempt, CustodyKey, Item, Release, SealedKey
+from workers.audit.attested import EventSigner, attesting
 from workers.custody import keys, register
 from workers.custody.errors import (
     KeyInUse,
@@ -106,13 +107,14 @@ class Listed:
 class KeyOffice:
     """What custody keys are looked after with, on the custodian's machine.
 
-    `passphrase` is what the ring is written under, None for none; `kms` the key and sealer that `--kms` rotates to;
-    `reach` is told each step's name, `told` how many rows were gone through.
+    `events` signs them as the custodian's; `passphrase` is what the ring is written under, None for none; `kms` the key and
+    sealer that `--kms` rotates to; `reach` is told each step's name, `told` how many rows were gone through.
     """
 
     sessions: sessionmaker[Session]
     unwrapper: Unwrapper
     ledger: Ledger
+    events: EventSigner
     actor: str
     ring: Path | None = None
     public: Path | None = None
@@ -122,6 +124,9 @@ class KeyOffice:
     reach: Callable[[str], None] = lambda step: None
     told: Callable[[int], None] = lambda rows: None
     batch: int = BATCH
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sessions", attesting(self.sessions, self.events))
 
     # --- what there is
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
@@ -48,6 +49,15 @@ def portions_of(session: Session, target: Target) -> list[Portion]:
     query = select(Item.id, Item.release_id, Item.subject_id).where(_within(target)).order_by(Item.id)
     faces = None if target.face is None else (target.face,)
     return [Portion(row.id, row.release_id, row.subject_id, faces) for row in session.execute(query)]
+
+
+def items_left(session: Session, target: Target) -> set[UUID]:
+    """The items of the target that still have a key of it."""
+    query = select(SealedKey.item_id).join(Item, Item.id == SealedKey.item_id)
+    query = query.where(_within(target), SealedKey.wrapped.is_not(None))
+    if target.face is not None:
+        query = query.where(SealedKey.face == target.face)
+    return set(session.execute(query.distinct()).scalars())
 
 
 def check_ended(session: Session, target: Target) -> None:

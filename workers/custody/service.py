@@ -4,12 +4,14 @@ only.
 A message tells it a request's id and nothing else counts. In one transaction it judges the request, issues and
 spends the ticket, binds the one recovery row to it, seals the keys to the recovery worker, and writes the events; so
 a crash leaves all or nothing, and a message that comes twice finds the ticket spent. Only the ledger, a file, is
-written after it; each later message of the request writes it where a crash left it out.
+written after it; each later message of the request writes it where a crash left it out. Bundles of keys are good for
+minutes; while a recovery waits, such messages bring it fresh ones, as long as no key was shredded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,7 +26,7 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
 from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info, review_message
-from schemas.states import AttemptState, ItemState, KeyState, RequestState, Urgency
+from schemas.states import AttemptState, ItemState, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
     Approval,
     Attempt,
@@ -40,17 +42,19 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
+from workers.audit.attested import attesting
 from workers.custody.clock import agreed_now
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of, verifies
 from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
-from workers.custody.policies import load_policies
+from workers.custody.pinned import PinnedFile
+from workers.custody.policies import PolicyBook, load_policies
 from workers.custody.providers import Unwrapper
 from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
 from workers.custody.sealing import PublicKey, seal
-from workers.custody.tickets import RECOVERY_LIFE, TicketSigner
+from workers.custody.tickets import RECOVERY_LIFE, RENEW_AFTER, TicketSigner
 
 ACTOR = "custodian"
 
@@ -67,9 +71,19 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class _Bound:
+    """A ticket and the recovery bound to it: ids, and the ticket's signed bytes with their signature."""
+
+    ticket: UUID
+    recovery: UUID
+    canonical: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True)
 class Custodian:
     """The custodian with all that it holds: what it unwraps with, roster, policies, ledger, the key that it signs tickets
-    with, and whom it hands on to.
+    and its events with, and whom it hands on to.
     """
 
     sessions: sessionmaker[Session]
@@ -79,6 +93,36 @@ class Custodian:
     ledger: Ledger
     recovery_public: PublicKey
     tickets: TicketSigner
+
+    def __post_init__(self) -> None:
+        # Here, so that no event of a custodian can be forgotten.
+        object.__setattr__(self, "sessions", attesting(self.sessions, self.tickets.events))
+
+    def load_roster(self) -> Roster:
+        """The roster as it is now; a version that is new stands in the trail before it counts. Raises RosterInvalid,
+        LedgerInvalid; database errors pass through.
+        """
+        roster = load_roster(self.roster)
+        self._announce(PinnedFile.ROSTER, roster.sha256)
+        return roster
+
+    def load_policies(self) -> PolicyBook:
+        """The policies, as `load_roster` does it. Raises PoliciesInvalid, LedgerInvalid; database errors pass through."""
+        policies = load_policies(self.policies)
+        self._announce(PinnedFile.POLICIES, policies.sha256)
+        return policies
+
+    def _announce(self, file: PinnedFile, sha256: str) -> None:
+        """In a transaction of its own, so that it stands although what follows is refused. The ledger remembers what was told: were
+        it the database, its owner could make us forget.
+        """
+        before = self.ledger.pinned(file)
+        if before == sha256:
+            return
+        detail = {"file": file.value, "before": before, "after": sha256, "ledger": self.ledger.id}
+        with self.sessions.begin() as session:
+            append(session, AuditEvent.PINNED_CHANGED, actor=ACTOR, detail=detail)
+        self.ledger.record_pinned(file, sha256)
 
     def open(self, request_id: UUID) -> Opened:
         """Opens an approved request, once. Refusals are events and no exceptions.
@@ -115,24 +159,54 @@ class Custodian:
         bound = _bound_recovery(session, request_id)
         if bound is not None:
             known = (bound.ticket_id, bound.id)
-            if _is_replay(_load_case(session, request, now)):
+            case = _load_case(session, request, now)
+            if _is_replay(case):
                 return Opened(None, Refusal.SPENT), known
+            if bound.state is RecoveryState.BOUND and bound.sealed_at + RENEW_AFTER <= now:
+                try:
+                    self._renew(session, case, bound)
+                except Refused as refused:
+                    return Opened(None, refused.refusal), known
             return Opened(bound.id, again=True), known
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
         case = _load_case(session, request, now)
-        roster = load_roster(self.roster)
-        terms, policy = judge(case, roster, load_policies(self.policies))
+        roster = self.load_roster()
+        terms, policy = judge(case, roster, self.load_policies())
         if terms.urgency is Urgency.BREAK_GLASS:
             _check_reviews(session, terms, roster)
         items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
-        ticket = self._ticket(terms, policy, now)
-        bundle = self._seal_bundle(terms, ticket, items)
-        _spend(session, terms, ticket, self.tickets.sign(ticket), bundle, now)
+        ticket = self._ticket(terms, policy, roster, now)
+        signature = self.tickets.sign(ticket)
+        bundle = self._seal_bundle(terms, _Bound(ticket.id, ticket.recovery, ticket.canonical(), signature), items, now)
+        _spend(session, terms, ticket, signature, bundle, now)
         _record_opening(session, terms, ticket)
         return Opened(ticket.recovery), (ticket.id, ticket.recovery)
 
-    def _ticket(self, terms: RequestTerms, policy: Policy, now: datetime) -> TicketTerms:
+    def _renew(self, session: Session, case: Case, recovery: Recovery) -> None:
+        """Seals the keys of a recovery that still waits once more. Raises Refused.
+
+        Nothing is judged again: the ticket, which is signed and names these terms by their hash, says that they were.
+        """
+        row, terms = session.get_one(Ticket, recovery.ticket_id), terms_of(case.request, case.faces)
+        bound = _Bound(row.id, recovery.id, bytes(row.canonical or b""), bytes(row.signature or b""))
+        if not verifies(self.tickets.public, bound.signature, bound.canonical):
+            raise Refused(Refusal.TICKET)
+        said = json.loads(bound.canonical)
+        meant = (str(bound.ticket), str(bound.recovery), terms.sha256().hex(), self.recovery_public.id)
+        if tuple(said[name] for name in ("id", "recovery", "request_sha256", "worker")) != meant:
+            raise Refused(Refusal.TICKET)
+        if datetime.fromisoformat(said["issued_at"]) + RECOVERY_LIFE <= case.now:
+            raise Refused(Refusal.EXPIRED)
+        items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
+        sealed = self._seal_bundle(terms, bound, items, case.now)
+        change = update(Recovery).where(Recovery.id == bound.recovery).values(key_bundle=sealed, sealed_at=case.now)
+        session.execute(change, execution_options={"synchronize_session": False})
+        about: dict[str, Any] = {"release": terms.release, "request": terms.id, "ticket": bound.ticket}
+        about |= {"recovery": bound.recovery, "request_hash": terms.sha256()}
+        append(session, AuditEvent.TICKET_RENEWED, actor=ACTOR, **about)
+
+    def _ticket(self, terms: RequestTerms, policy: Policy, roster: Roster, now: datetime) -> TicketTerms:
         return TicketTerms(
             id=uuid4(),
             request=terms.id,
@@ -145,6 +219,8 @@ class Custodian:
             worker=self.recovery_public.id,
             issued_at=now,
             expires_at=min(now + timedelta(minutes=policy.ticket_minutes), terms.expires_at),
+            policy_sha256=policy.sha256().hex(),
+            roster_sha256=roster.sha256,
         )
 
     def _item_keys(self, session: Session, terms: RequestTerms, item_id: UUID) -> BundleItem:
@@ -184,10 +260,10 @@ class Custodian:
         except (Unwrappable, KeyUnknown) as error:
             raise Refused(Refusal.KEY_FOREIGN) from error
 
-    def _seal_bundle(self, terms: RequestTerms, ticket: TicketTerms, items: list[BundleItem]) -> bytes:
+    def _seal_bundle(self, terms: RequestTerms, bound: _Bound, items: list[BundleItem], now: datetime) -> bytes:
         bundle = KeyBundle(
-            recovery=ticket.recovery,
-            ticket=ticket.id,
+            recovery=bound.recovery,
+            ticket=bound.ticket,
             request=terms.id,
             request_sha256=terms.sha256().hex(),
             tenant=terms.tenant,
@@ -195,11 +271,12 @@ class Custodian:
             requester=terms.requester,
             purpose=terms.purpose,
             recipient_public=terms.recipient_public,
-            ticket_canonical=ticket.canonical(),
-            ticket_signature=self.tickets.sign(ticket),
+            ticket_canonical=bound.canonical,
+            ticket_signature=bound.signature,
             items=tuple(items),
+            sealed_at=now,
         )
-        return seal(self.recovery_public.raw, bundle.dumps(), bundle_info(ticket.recovery, ticket.id))
+        return seal(self.recovery_public.raw, bundle.dumps(), bundle_info(bound.recovery, bound.ticket))
 
 
 def _bound_recovery(session: Session, request_id: UUID) -> Recovery | None:
@@ -247,8 +324,8 @@ def _spend(
     issued = {"canonical": ticket.canonical(), "signature": signature, "expires_at": ticket.expires_at}
     session.execute(insert(Ticket).values(id=ticket.id, request_id=terms.id, **issued))
     session.execute(update(Ticket).where(Ticket.id == ticket.id).values(spent_at=func.clock_timestamp()))
-    bound = {"id": ticket.recovery, "ticket_id": ticket.id, "key_bundle": bundle, "expires_at": now + RECOVERY_LIFE}
-    session.execute(insert(Recovery).values(bound))
+    bound = {"id": ticket.recovery, "ticket_id": ticket.id, "key_bundle": bundle, "sealed_at": now}
+    session.execute(insert(Recovery).values(bound | {"expires_at": now + RECOVERY_LIFE}))
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == terms.id).values(state=RequestState.RECOVERING))
     queue, args = QUEUE_OF[TaskName.RECOVER], task_args(TaskName.RECOVER, [ticket.recovery])
     session.execute(insert(Outbox).values(broker=Broker.PRIVILEGED, queue=queue, task=TaskName.RECOVER, args=args))
@@ -271,6 +348,8 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
         "requester": terms.requester,
         "worker": ticket.worker,
         "sha256": hashlib.sha256(ticket.canonical()).hexdigest(),
+        "policy_sha256": ticket.policy_sha256,
+        "roster_sha256": ticket.roster_sha256,
     }
     append(session, AuditEvent.TICKET_ISSUED, actor=ACTOR, detail=detail, **about)
     spent = {"faces": faces[:100]}

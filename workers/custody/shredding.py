@@ -6,8 +6,10 @@ way round, a backup would bring back keys that nobody remembers as shredded.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
@@ -20,14 +22,16 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, RecoveryState, RequestState
 from schemas.tables import Item, RecoveredFace, Recovery, RecoveryRequest, RequestFace, SealedKey, Subject, Ticket
 from workers.audit import append
+from workers.custody import scope
 from workers.custody.errors import KeyShredded
-from workers.custody.holds import Portion
+from workers.custody.holds import Portion, Target
 from workers.custody.ledger import Answered, Ledger
 from workers.custody.service import ACTOR
 
 _SYNC = {"synchronize_session": False}
 _MOST_NAMED = 1000  # an event has room for so many faces; `keys` counts all of them
 _CHUNK = 500
+SLICE = timedelta(seconds=20)
 
 
 class Shredder(Protocol):
@@ -73,6 +77,23 @@ def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
         if faces or recoveries:
             _record(session, portion, because, tombstone, faces, recoveries)
     return len(faces)
+
+
+def shred_some(custodian: Shredder, portions: Sequence[Portion], target: Target, because: Because) -> tuple[int, bool]:
+    """Shreds those of the target's portions whose keys still stand, for `SLICE` at the most; gives how many keys that were,
+    and whether none is left. Whoever waits in the custodian's queue does not wait for a whole archive.
+    """
+    until = time.monotonic() + SLICE.total_seconds()
+    with custodian.sessions() as session:
+        left = scope.items_left(session, target)
+    keys = 0
+    for portion in [portion for portion in portions if portion.item in left]:
+        keys += shred(custodian, portion, because)
+        if time.monotonic() >= until:
+            with custodian.sessions() as session:
+                left = scope.items_left(session, target)
+            return keys, left.isdisjoint(portion.item for portion in portions)
+    return keys, True
 
 
 def shred_again(custodian: Shredder) -> int:

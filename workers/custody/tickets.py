@@ -1,21 +1,27 @@
-"""The custodian's signature on its tickets, and how a recovery worker checks it."""
+"""The custodian's signature on its tickets and events, and how a recovery worker checks a ticket's."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
+from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
 from workers.custody.keys import KeyType, key_id
 
 # From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
 RECOVERY_LIFE = timedelta(hours=24)
+# A bundle of keys opens for so long after it was sealed. The custodian seals a waiting recovery's anew, and looks into its
+# ledger each time: keys that were shredded meanwhile are not in the next one, and the last one is of no use in a backup.
+BUNDLE_LIFE = timedelta(minutes=15)
+RENEW_AFTER = BUNDLE_LIFE / 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,16 @@ class TicketSigner:
     def sign(self, ticket: TicketTerms) -> bytes:
         """The signature over the ticket's canonical form, 64 bytes."""
         return Ed25519PrivateKey.from_private_bytes(self.private).sign(ticket.canonical())
+
+    @property
+    def public(self) -> bytes:
+        """The raw Ed25519 key that this signer's tickets are checked with."""
+        return Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
+
+    @cached_property
+    def events(self) -> EventSigner:
+        """The same key, for events; what it signs of one can never be taken for a ticket."""
+        return EventSigner(self.private)
 
 
 @dataclass(frozen=True)

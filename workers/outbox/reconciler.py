@@ -28,9 +28,21 @@ from schemas.states import (
     ReleaseState,
     RequestState,
 )
-from schemas.tables import Attempt, CustodyOrder, Export, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from schemas.tables import (
+    Attempt,
+    CustodyOrder,
+    Export,
+    Item,
+    Outbox,
+    Recovery,
+    RecoveryRequest,
+    Release,
+    SealedKey,
+    Ticket,
+)
 from workers import audit
 from workers.custody import retention
+from workers.custody.tickets import RENEW_AFTER
 from workers.exports import schedules
 from workers.logs import get_logger
 from workers.recoveries import expiry
@@ -162,12 +174,18 @@ class Reconciler:
             RecoveryRequest.state == RequestState.APPROVED, RecoveryRequest.expires_at > func.now()
         )
         bound = select(Recovery.id).where(Recovery.state == RecoveryState.BOUND, Recovery.expires_at > func.now())
+        stale = (
+            select(Ticket.request_id)
+            .join(Recovery, Recovery.ticket_id == Ticket.id)
+            .where(Recovery.state == RecoveryState.BOUND, Recovery.expires_at > func.now())
+            .where(Recovery.sealed_at < func.now() - RENEW_AFTER)
+        )
         given = select(CustodyOrder.id).where(CustodyOrder.state == OrderState.GIVEN)
-        waiting = {TaskName.OPEN: approved, TaskName.RECOVER: bound, TaskName.CARRY_OUT: given}
+        waiting = (
+            (TaskName.OPEN, approved), (TaskName.OPEN, stale), (TaskName.RECOVER, bound), (TaskName.CARRY_OUT, given)
+        )  # fmt: skip
         return [
-            message
-            for task, query in waiting.items()
-            for message in self._unasked(session, task, session.scalars(query).all())
+            message for task, query in waiting for message in self._unasked(session, task, session.scalars(query).all())
         ]
 
     def _unasked(self, session: Session, task: TaskName, ids: Sequence[UUID]) -> list[dict[str, Any]]:

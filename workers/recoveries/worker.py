@@ -32,7 +32,7 @@ from workers.custody.errors import TicketInvalid, Unwrappable
 from workers.custody.keys import Key
 from workers.custody.opening import open_sealed
 from workers.custody.sealing import seal
-from workers.custody.tickets import RECOVERY_LIFE, check_ticket
+from workers.custody.tickets import BUNDLE_LIFE, RECOVERY_LIFE, check_ticket
 from workers.errors import Away, ObjectMissing
 from workers.recoveries.errors import AttemptsUsedUp, BundleUnreadable, ObjectChanged
 
@@ -102,6 +102,9 @@ class Recoverer:
         try:
             bundle = self._open(bound)
             self._check_ticket(bound, bundle)
+            if _is_stale(bundle, bound.now):
+                self._count(bound.id, -1)  # it waits for the custodian to seal its keys anew
+                return RecoveryState.BOUND
         except BundleUnreadable as error:
             return self._end(bound, RecoveryState.FAILED, AuditEvent.RECOVERY_FAILED, error.code)
         except TicketInvalid as error:
@@ -241,6 +244,14 @@ class Recoverer:
                 raise_alert(session, AlertKind.RECOVERY_REFUSED, recovery=bound.id, code=code)
             _record(session, event, bound, bundle, 0, failed or {}, code)
         return state
+
+
+def _is_stale(bundle: KeyBundle, now: datetime) -> bool:
+    """Whether the bundle was sealed too long ago, by this machine's clock or the database's: it may be from a backup of
+    before a shredding.
+    """
+    latest = max(now, datetime.now(UTC))
+    return bundle.sealed_at is None or bundle.sealed_at + BUNDLE_LIFE <= latest
 
 
 def _still_bound(session: Session, recovery_id: UUID) -> bool:

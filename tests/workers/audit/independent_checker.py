@@ -1,6 +1,6 @@
 """A second checker of evidence bundles, written from docs/audit-format.md; it shares no code with the product.
 
-`python independent_checker.py BUNDLE PUBLIC_KEY_HEX` prints what is wrong, or nothing.
+`python independent_checker.py BUNDLE NOTARY_HEX [CUSTODIAN_HEX]` prints what is wrong, or nothing.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def check(data: bytes, public: bytes) -> None:
-    """Raises Wrong, or whatever reading a damaged file raises."""
+def check(data: bytes, public: bytes, custodian: bytes | None = None) -> None:
+    """Raises Wrong, or whatever reading a damaged file raises. With `custodian`, its own events are checked as well."""
     evidence = read_canonical(open_archive(data))
     fields = {"v", "what", "about", "events", "heads", "consistency", "notary", "summary"}
     need(set(evidence) == fields and evidence["v"] == 1 and evidence["what"] == "refacex evidence", "another format")
@@ -90,6 +90,8 @@ def check(data: bytes, public: bytes) -> None:
     need(bool(events) and events[0]["seq"] < heads[0][0], "the first head does not cover the first event")
     check_matter(evidence["about"], events)
     check_people(events)
+    if custodian is not None:
+        check_custodian(events, custodian)
 
 
 def open_archive(data: bytes) -> bytes:
@@ -288,8 +290,31 @@ def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
         known["denied"] |= tag == "request:denied"
 
 
+def check_custodian(events: list[Any], public: bytes) -> None:
+    """What the custodian wrote is signed by it, once the first is, and no signature stands twice."""
+    key = hashlib.sha256(b"ed25519:" + public).hexdigest()[:16]
+    prefixes = ("ticket:", "key:", "ledger:", "pinned:", "subject:", "review:opened", "order:done", "order:refused")
+    signing, seen = False, set()
+    for event in events:
+        tag, said = event["event"], event["fields"]
+        if event["role"] != "refacex_custodian" and not tag.startswith(prefixes):
+            continue
+        mark = said.get("detail", {}).get("custodian")
+        if mark is None and not signing:
+            continue
+        signing = True
+        need(mark is not None and mark["key"] == key, f"{tag} is not signed by the custodian")
+        signature = bytes.fromhex(mark["signature"])
+        rest = {name: value for name, value in mark.items() if name != "signature"}
+        signed = {"event": tag, "fields": said | {"detail": said["detail"] | {"custodian": rest}}}
+        text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        need(signed_by(public, signature, b"refacex custodian event 1\n" + text.encode()), f"the custodian's {tag}")
+        need(signature not in seen, f"{tag} stands twice")
+        seen.add(signature)
+
+
 if __name__ == "__main__":
     try:
-        check(Path(sys.argv[1]).read_bytes(), bytes.fromhex(sys.argv[2]))
+        check(Path(sys.argv[1]).read_bytes(), *(bytes.fromhex(each) for each in sys.argv[2:4]))
     except Exception as error:
         sys.exit(f"it does not hold: {type(error).__name__}: {error}")

@@ -4,26 +4,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
-from tests.governance import World, sessions
-from tests.workers.audit.harness import as_owner, fetched, verified
+from schemas.tables import Item
+from tests.governance import Member, World, sessions
+from tests.workers.audit.harness import as_owner, as_superuser, fetched, verified
 from workers.audit import append
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
-from workers.custody.roster import RosterPerson, load_roster
+from workers.custody.passkeys import Passkey
+from workers.custody.roster import RosterPerson, add_person, load_roster
 from workers.recoveries import people
+from workers.releases import service as releases
+from workers.releases.sources import Source
 
-OFF = "SET session_replication_role = replica"
 # What a database owner does behind the trail's back, and how it is reported: where it begins with, and a part of the words.
 ATTACKS: dict[str, tuple[str, str, str]] = {
     "replace an approver's public key": (
         "UPDATE people SET ed25519_public = sha256('mallory') WHERE id = 'bob'",
         "person bob",
         "public key is not the one",
+    ),
+    "replace the key that somebody receives with": (
+        "UPDATE people SET x25519_public = sha256('mallory') WHERE id = 'alice'",
+        "person alice",
+        "key that they receive with",
+    ),
+    "give a passkey": (
+        'UPDATE people SET passkeys = \'[{"id": "x", "public": "00"}]\' WHERE id = \'bob\'',
+        "person bob",
+        "passkeys are not those",
     ),
     "give a role": ("UPDATE people SET roles = roles || '{key-officer}' WHERE id = 'bob'", "person bob", "roles"),
     "add a person": (
@@ -121,16 +136,6 @@ def test_a_change_behind_the_trails_back_is_found(
     assert {each.problem for each in found} <= {Problem.ROW}
 
 
-def as_superuser(world: World, *statements: str) -> None:
-    """Triggers, foreign keys and checks out of the way, as somebody with the whole server has them."""
-    import psycopg
-
-    url = world.database.admin_url.rsplit("/", 1)[0] + f"/{world.database.name}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in (OFF, *statements):
-            connection.execute(statement)
-
-
 def test_a_forged_approval_is_found_though_its_event_and_its_row_agree(
     world: World, anchors: Anchors, signer: HeadSigner
 ) -> None:
@@ -197,6 +202,83 @@ def test_the_roster_is_held_against_the_people(world: World, anchors: Anchors, s
     }
 
 
+def test_a_passkey_is_held_against_person_added_and_the_roster(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    one = Passkey("one", b"\x01")
+    added = replace(Member("pia", ("approver",)).on_roster(), passkeys=(one, Passkey("two", b"\x02")))
+    with world.as_("gateway").begin() as session:
+        people.add(session, added, "root")
+    roster = load_roster(world.roster)
+    for passkeys, told in ((added.passkeys[::-1], set()), ((one,), {"has other passkeys than on the roster"})):
+        pinned = replace(roster, people=roster.people | {"pia": replace(added, passkeys=passkeys)})
+        found = verified(world.database, anchors, signer, pinned).findings
+        assert {each.words for each in found if each.where == "person pia"} == told
+    as_superuser(world, "UPDATE people SET passkeys = '5' WHERE id = 'pia'")
+    found = verified(world.database, anchors, signer, pinned).findings
+    assert {each.problem for each in found} == {Problem.ROW, Problem.ROSTER}
+
+
+def test_a_tickets_signature_is_the_custodians(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Bytes and event agree; but the custodian signed nothing like it, or another ticket."""
+    fetched(world)
+    keys = world.custodian_keys()
+
+    def found(keys: dict[str, bytes]) -> list[tuple[Problem, str]]:
+        findings = verified(world.database, anchors, signer, custodian=keys).findings
+        return [(each.problem, each.words) for each in findings if each.problem is not Problem.CUSTODIAN]
+
+    assert found(keys) == []
+    forged = (Problem.SIGNATURE, "its signature is not the custodian's")
+    assert found({"k": bytes(range(32))}) == [forged]
+    as_superuser(world, "UPDATE tickets SET expires_at = expires_at + interval '1 day'")
+    ((_, words),) = found(keys)
+    assert "or ends otherwise" in words
+    as_superuser(
+        world, "UPDATE tickets SET expires_at = expires_at - interval '1 day', signature = sha256('x') || sha256('y')"
+    )
+    assert verified(world.database, anchors, signer).findings == [], "only with the custodian's public key"
+    assert found(keys) == [forged]
+
+
+def test_subjects_are_held_against_what_the_trail_says_of_them(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """How many a release shows, and whom a shredded item showed. Which image shows whom stands in no other event."""
+    sources = [
+        Source(f"file:///{name}", name, subject) for name, subject in (("a", "anna"), ("b", "anna"), ("c", "ben"))
+    ]
+    with world.as_("gateway").begin() as session:
+        release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources)
+        query = select(Item.id, Item.subject_id).where(Item.release_id == release).order_by(Item.position)
+        (anna, _, ben) = session.execute(query).all()
+    with world.as_("custodian").begin() as session:
+        about = {
+            "release": release,
+            "item": anna.id,
+            "subject": str(anna.subject_id),
+            "detail": {"faces": [], "layout": False},
+        }
+        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", **about)
+    assert verified(world.database, anchors, signer).findings == []
+    change = f"UPDATE items SET subject_id = '{ben.subject_id}' WHERE id = '{anna.id}'"
+    as_superuser(world, change)
+    (found,) = verified(world.database, anchors, signer).findings
+    assert (found.where, "another subject" in found.words) == (f"item {anna.id}", True)
+    as_superuser(world, f"UPDATE items SET subject_id = NULL WHERE subject_id = '{ben.subject_id}'")
+    found_ = {each.where: each.words for each in verified(world.database, anchors, signer).findings}
+    assert "another number of subjects" in found_[f"release {release}"]
+
+
+def test_an_older_copy_of_the_roster_is_noted(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    old = load_roster(world.roster)
+    assert verified(world.database, anchors, signer, old).notes == []
+    add_person(world.roster, Member("fay", ("approver",)).on_roster())
+    world.custodian().load_roster()
+    (note,) = verified(world.database, anchors, signer, old, world.custodian_keys()).notes
+    assert "not the one that the custodian told of last" in note
+
+
 def test_an_event_that_cannot_be_read_does_not_stop_the_rest(
     world: World, anchors: Anchors, signer: HeadSigner
 ) -> None:
@@ -209,9 +291,13 @@ def test_an_event_that_cannot_be_read_does_not_stop_the_rest(
         "UPDATE audit.events SET canonical = '\\x00ff' WHERE event = 'ticket:spent'",
         "ALTER TABLE audit.events ENABLE ALWAYS TRIGGER append_only",
     )
+    as_superuser(world, "UPDATE tickets SET canonical = '\\x7b7d'")
     found = verified(world.database, anchors, signer).findings
-    assert {"event_changed", "row"} == {each.problem.value for each in found}
+    assert {"event_changed", "row", "guard"} == {each.problem.value for each in found}
     assert [each for each in found if each.where == "tickets" and "cannot be read" in each.words]
+    assert [each for each in found if "bytes are not those that were issued" in each.words], (
+        "the rest is held all the same"
+    )
 
 
 def test_orders_are_held_against_their_events(world: World, anchors: Anchors, signer: HeadSigner) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import rfc8785
@@ -67,19 +67,19 @@ def take(world: World, anchors: Anchors, signer: HeadSigner, about: About, wante
         return gather(session, anchors, signer.verifier, about, wanted)
 
 
-def ours(data: bytes, verifier: HeadVerifier) -> Checked | None:
+def ours(data: bytes, verifier: HeadVerifier, custodian: dict[str, bytes] | None = None) -> Checked | None:
     """What our checker says; None where it is no bundle to it."""
     try:
-        return check_bundle(data, verifier)
+        return check_bundle(data, verifier, custodian)
     except EvidenceUnreadable:
         return None
 
 
-def holds(data: bytes, verifier: HeadVerifier) -> bool:
+def holds(data: bytes, verifier: HeadVerifier, custodian: dict[str, bytes] | None = None) -> bool:
     """Whether the bundle holds; both checkers must say the same."""
-    checked = ours(data, verifier)
+    checked = ours(data, verifier, custodian)
     try:
-        independent_checker.check(data, verifier.public)
+        independent_checker.check(data, verifier.public, *(custodian or {}).values())
         theirs = True
     except Exception:
         theirs = False
@@ -115,6 +115,36 @@ def test_both_checkers_accept_a_release_and_a_ticket(bundles: Bundles) -> None:
             assert key.startswith(item)
         assert checked.item_of(b"another file") is None
         assert any("may have been left out" in words for words in checked.limits)
+
+
+def test_the_custodians_events_are_checked_with_its_key(bundles: Bundles) -> None:
+    custodian = bundles.world.custodian_keys()
+    for data in (bundles.release, bundles.ticket):
+        assert holds(data, bundles.verifier, custodian)
+        checked = check_bundle(data, bundles.verifier, custodian)
+        assert "2 signatures of the custodian verify" in checked.facts
+        assert not any("--custodian-key" in words for words in checked.limits)
+        assert any("--custodian-key" in words for words in check_bundle(data, bundles.verifier).limits)
+        (name,) = custodian
+        assert not holds(data, bundles.verifier, {name: bytes(32)})
+
+
+def test_a_ticket_that_a_stolen_role_wrote_shows_in_the_evidence(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """Everything of it is there but the custodian's signature, and the notary signed over it."""
+    fetched(world)
+    copied = next(each["fields"] for each in world.events(marks=True) if each["event"] == "ticket:issued")
+    with world.as_("custodian").begin() as session:
+        about = {name: copied[name] for name in ("release", "request", "request_hash")}
+        detail = copied["detail"] | {"faces": 99}
+        append(session, AuditEvent.TICKET_ISSUED, actor="custodian", ticket=uuid4(), detail=detail, **about)
+    new_notary(world.database, anchors, signer).anchor()
+    data = pack(take(world, anchors, signer, About.RELEASE, world.release))
+    assert holds(data, signer.verifier), "its quorum is there, and nobody asked who wrote it"
+    assert not holds(data, signer.verifier, world.custodian_keys())
+    (problem,) = check_bundle(data, signer.verifier, world.custodian_keys()).problems
+    assert "the signature is not the custodian's over these fields" in problem
 
 
 def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:

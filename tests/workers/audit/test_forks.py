@@ -73,7 +73,7 @@ def test_a_restored_backup_goes_on_once_its_fork_is_accepted(
     head = notary.anchor()
     assert head is not None
     assert (head.size, head.epoch) == (9, 1)
-    assert [anchors.place(name) for name in anchors.names()] == [(0, 4), (0, 7), (0, 9), (1, 9)]
+    assert [anchors.place(each.name) for each in anchors.heads()] == [(0, 4), (0, 7), (0, 9), (1, 9)]
     result = check(backup, anchors, signer)
     assert (result.findings, result.anchored_to, result.notes) == ([], 9, [note])
     with sessions(backup.owner_url)() as session:
@@ -126,7 +126,7 @@ def test_a_notary_that_kept_running_sees_the_restore_though_the_trail_has_grown(
     write(fresh, 20, "mallory")
     with pytest.raises(AuditFork):
         notary.anchor()
-    assert len(anchors.names()) == 2
+    assert len(anchors.heads()) == 2
 
 
 def test_a_crash_between_statement_and_event_is_made_up_for(
@@ -139,7 +139,7 @@ def test_a_crash_between_statement_and_event_is_made_up_for(
     assert (problems(result), len(result.findings)) == ({Problem.FORK}, 1)
     assert accept(backup, anchors, signer, by="other").by == "root"
     assert check(backup, anchors, signer).ok
-    assert len(anchors.fork_names()) == 1
+    assert len(anchors.forks()) == 1
 
 
 def test_no_fork_passes_without_the_notarys_key(backup: Database, anchors: Anchors, signer: HeadSigner) -> None:
@@ -170,7 +170,7 @@ def test_a_trail_that_was_changed_in_place_is_no_restored_backup(
     as_owner(fresh, disarm(), edit, rearm())
     with pytest.raises(AuditFork, match="heads up to 6 are recorded"):
         accept(fresh, anchors, signer)
-    assert anchors.fork_names() == []
+    assert anchors.forks() == []
 
 
 def test_a_head_of_the_old_branch_that_the_statement_does_not_name(

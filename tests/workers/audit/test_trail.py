@@ -180,10 +180,10 @@ def test_an_anchor_cannot_be_deleted_or_replaced(
 
     write(fresh, 2)
     notary.anchor()
-    (name,) = anchors.names()
-    (version,) = s3_admin.list_object_versions(Bucket=anchors.bucket, Prefix=name)["Versions"]
+    (anchored,) = anchors.heads()
+    (version,) = anchored.versions
     with pytest.raises(ClientError):
-        s3_admin.delete_object(Bucket=anchors.bucket, Key=name, VersionId=version["VersionId"])
+        s3_admin.delete_object(Bucket=anchors.bucket, Key=anchored.name, VersionId=version)
 
 
 def test_a_notary_that_died_before_its_commit_goes_on(
@@ -295,8 +295,8 @@ def test_verify_sees_a_changed_node_head_or_guard(
     assert found == {
         (Problem.NODE, "node 1/0"),
         (Problem.HEAD, "head 6"),
-        (Problem.GUARD, "audit.nodes"),
-        (Problem.GUARD, "audit.tree_heads"),
+        (Problem.GUARD, "trigger audit.nodes.append_only"),
+        (Problem.GUARD, "trigger audit.tree_heads.append_only"),
         (Problem.GUARD, "audit.grants"),
     }
 

@@ -261,6 +261,7 @@ def test_outside_its_hours_a_request_waits(world: World) -> None:
     now = datetime.now(UTC)
     never = Hours("00:00", "00:01", days=((now + timedelta(days=3)).isoweekday(),))
     set_policies(world, Policy("acme", POLICY, hours=never))
+    world.custodian().load_policies()
     terms, before = world.approved(), len(world.events())
     assert world.custodian().open(terms.id).refusal is Refusal.HOURS
     assert state_of(world, terms.id) is RequestState.APPROVED
@@ -562,11 +563,13 @@ def test_without_its_roster_or_ledger_it_opens_nothing(world: World) -> None:
         with pytest.raises(RosterInvalid):
             world.custodian().open(terms.id)
     world.roster.write_text(good)
-    (world.folder / "tombstones.json").write_bytes(b'{"kind":"spent"}\n')
+    path = world.folder / "tombstones.json"
+    good = path.read_text()
+    path.write_bytes(b'{"kind":"spent"}\n')
     with pytest.raises(LedgerInvalid):
         world.custodian().open(terms.id)
     assert state_of(world, terms.id) is RequestState.APPROVED
-    (world.folder / "tombstones.json").unlink()
+    path.write_text(good)
     assert world.custodian().open(terms.id).recovery is not None
 
 

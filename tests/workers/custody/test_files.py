@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -25,6 +26,7 @@ from workers.custody.errors import (
     KeyFileLoose,
     KeyFileMissing,
     KeyUnknown,
+    LedgerExists,
     LedgerInvalid,
     RosterInvalid,
     Unwrappable,
@@ -129,11 +131,14 @@ def test_rubbish_never_opens(rubbish: bytes) -> None:
         open_sealed(bytes(range(32)), rubbish, b"")
 
 
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
 def test_a_bundle_reads_as_it_was_written() -> None:
     item = BundleItem(UUID(int=5), "k", "ab", "m1", "p", bytes(32), {0: b"0" * 32, 11: b"1" * 32})
     ids = [UUID(int=number) for number in range(1, 5)]
     bundle = KeyBundle(
-        ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), b"t", b"s", (item,)
+        ids[0], ids[1], ids[2], "cd", "acme", ids[3], "alice", "why", bytes(range(32)), b"t", b"s", (item,), MOMENT
     )
     assert KeyBundle.loads(bundle.dumps()) == bundle
     assert b"0" * 32 not in repr(bundle).encode(), "no key in a log"
@@ -248,7 +253,7 @@ def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
 
 def test_the_ledger_remembers_and_writes_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ledger.json"
-    ledger, request, item = Ledger(path), uuid4(), uuid4()
+    ledger, request, item = Ledger.begin(path), uuid4(), uuid4()
     assert not ledger.spent(request)
     for _ in range(2):
         ledger.record_spent(request, uuid4(), uuid4())
@@ -256,13 +261,15 @@ def test_the_ledger_remembers_and_writes_once(tmp_path: Path) -> None:
     assert Ledger(path).spent(request)
     assert Ledger(path).shredded(item, 1)
     assert not ledger.shredded(item, 0)
-    assert len(path.read_text().splitlines()) == 2
+    assert len(path.read_text().splitlines()) == 3
+    with pytest.raises(LedgerExists):
+        Ledger.begin(path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "ledger.json"
-    ledger, requests = Ledger(path), [uuid4() for _ in range(3)]
+    ledger, requests = Ledger.begin(path), [uuid4() for _ in range(3)]
     for request in requests:
         ledger.record_spent(request, uuid4(), uuid4())
     good = path.read_bytes()
@@ -271,7 +278,15 @@ def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: P
     ledger.record_spent(requests[2], uuid4(), uuid4())
     assert all(ledger.spent(request) for request in requests)
     lines = good.splitlines(keepends=True)
-    for damaged in (lines[1] + lines[2], lines[0] + lines[2], good.replace(b"spent", b"other", 1), b"{}\n", b"\xff\n"):
+    again = good + lines[0].replace(b"0" * 64, hashlib.sha256(lines[3].rstrip()).hexdigest().encode())  # begun twice
+    for damaged in (
+        lines[1] + lines[2],
+        lines[0] + lines[2],
+        good.replace(b"spent", b"other", 1),
+        again,
+        b"{}\n",
+        b"\xff\n",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(LedgerInvalid):
             ledger.spent(requests[0])
@@ -281,6 +296,7 @@ def test_a_torn_last_line_is_taken_away_and_any_other_damage_is_seen(tmp_path: P
 
 def test_writers_of_the_ledger_side_by_side(tmp_path: Path) -> None:
     path, requests = tmp_path / "ledger.json", [uuid4() for _ in range(12)]
+    Ledger.begin(path)
     threads = [
         threading.Thread(target=Ledger(path).record_spent, args=(request, uuid4(), uuid4())) for request in requests
     ]

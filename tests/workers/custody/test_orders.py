@@ -453,6 +453,22 @@ def test_an_order_whose_message_was_lost_is_asked_for_again(world: World) -> Non
     assert world.one(written, role="relay") == 2
 
 
+def test_a_large_order_lets_others_go_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One item a go: between two of them another request is opened, and the order is done in the end, once."""
+    monkeypatch.setattr("workers.custody.shredding.SLICE", timedelta(0))
+    terms = give(world, SHRED, target(world, RELEASE))
+    items = len(world.items)
+    assert items > 1
+    waiting = select(func.count()).select_from(Outbox).where(Outbox.task == "custody.carry_out")
+    for step in range(items - 1):
+        assert carry_out(world.custodian(), terms.id) == Carried(OrderState.GIVEN, keys=3), step
+        assert world.one(waiting, role="relay") == step + 2
+    assert carry_out(world.custodian(), terms.id) == Carried(OrderState.DONE, keys=3)
+    assert live(world) == set()
+    assert names(world).count("key:shredded") == items
+    assert names(world)[-1] == "order:done"
+
+
 def test_the_custodians_process_takes_both_messages(world: World) -> None:
     """By its app and its settings, as Celery starts it; a key that came back is met by an opening and taken away."""
     ring = keys.load(world.folder / "recovery.json", keys.FileKind.KEYPAIR)
@@ -566,9 +582,9 @@ def test_a_refused_order_stays_refused(world: World) -> None:
 STEPS = {
     "judged": kill_before(Ledger, "record_shredded", 1),
     "before the ledger is on disk": kill_before(os, "fsync", 1),
-    "tombstones written": kill_before(orders, "shred", 1),
+    "tombstones written": kill_before(shredding, "shred", 1),
     "inside the first item": kill_before(shredding, "append", 1),
-    "first item done": kill_before(orders, "shred", 2),
+    "first item done": kill_before(shredding, "shred", 2),
     "all items done": kill_before(orders, "_given", 1),
     "before the last event": kill_before(orders, "append", 1),
 }
@@ -592,8 +608,8 @@ def test_a_write_that_was_cut_short_between_tombstones_is_finished(world: World)
     terms = give(world, SHRED, target(world, RELEASE))
     path = world.folder / "tombstones.json"
     carry_out(world.custodian(), terms.id)
-    first, rest = path.read_bytes().split(b"\n", 1)
-    path.write_bytes(first + b"\n" + rest[:40])
+    begun, first, rest = path.read_bytes().split(b"\n", 2)
+    path.write_bytes(begun + b"\n" + first + b"\n" + rest[:40])
     world.owner(
         "ALTER TABLE custody_orders DISABLE TRIGGER USER", "UPDATE custody_orders SET state = 'given', outcome = NULL"
     )
@@ -655,7 +671,9 @@ def test_ledgers_of_before_are_read_and_damage_is_seen(world: World) -> None:
     assert world.ledger.shredded(item, 1)
     done(world, HOLD, target(world, FACE))
     done(world, SHRED, Target(ITEM, world.items[1]))
-    lines = path.read_bytes().splitlines(keepends=True)
+    old_line, pinned, *rest = path.read_bytes().splitlines(keepends=True)
+    assert (b'"pinned"' in pinned, world.ledger.id) == (True, None)
+    lines = [old_line + pinned, *rest]  # the custodian tells what is pinned before it obeys
     assert len(lines) == 4
     assert world.ledger.buried() == {item: (1,), world.items[1]: None}
     unheld = lines[0] + lines[2] + lines[3]
@@ -669,7 +687,7 @@ def test_ledgers_of_before_are_read_and_damage_is_seen(world: World) -> None:
                 question()
         with pytest.raises(LedgerInvalid):
             order(world, SHRED, target(world, FACE))
-    assert hashlib.sha256(lines[0].rstrip(b"\n")).hexdigest() in lines[1].decode()
+    assert hashlib.sha256(old_line.rstrip(b"\n")).hexdigest() in pinned.decode()
     assert len(live(world)) == 3
 
 
@@ -714,6 +732,16 @@ def asked(world: World) -> list[Any]:
     with world.as_("relay").begin() as session:
         retention.ask_for_due(session)
         return list(session.scalars(select(Outbox.args).where(Outbox.task == "custody.retain")))
+
+
+def test_a_large_release_goes_in_several_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.custody.shredding.SLICE", timedelta(0))
+    keep_for(world, 30)
+    age(world, 40)
+    for step, _ in enumerate(world.items, start=1):
+        assert retention.retain(world.custodian(), world.release) == retention.Retention(due=True, keys=3)
+        assert len(asked(world)) == min(step, len(world.items) - 1)
+    assert live(world) == set()
 
 
 def test_keys_go_when_their_time_is_over(world: World) -> None:

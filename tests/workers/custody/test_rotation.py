@@ -27,6 +27,7 @@ from schemas.contexts import LAYOUT_FACE, KeyContext
 from schemas.requests import KeyBundle, bundle_info
 from schemas.tables import CustodyKey, Recovery, SealedKey
 from tests.governance import MODEL, POLICY, World
+from workers.audit.attested import EventSigner
 from workers.custody import keys, rotation
 from workers.custody.errors import (
     CustodyKeyUnknown,
@@ -56,6 +57,7 @@ def office(world: World, **more: Any) -> KeyOffice:
         sessions=world.as_("custodian"),
         unwrapper=KeyRing(world.folder / "custody.json"),
         ledger=world.ledger,
+        events=EventSigner(world.ticket_key().secret()),
         actor="root",
         ring=world.folder / "custody.json",
         public=world.folder / "custody.public.json",
@@ -204,6 +206,7 @@ def test_the_trail_tells_both_keys_periods(world: World) -> None:
     assert {each["fields"]["actor"] for each in world.events() if each["event"].startswith("key:ro")} == {"root"}
     listed = {key.id: (key.state, key.wrapped) for key in office(world).overview()}
     assert listed == {old: ("retired", 0), new: ("active", ROWS)}
+    assert world.unsigned() == []
 
 
 def test_looking_at_the_keys_tells_the_trail_of_the_first_one_once(world: World) -> None:
@@ -399,9 +402,13 @@ def test_the_register_cannot_be_turned_back(world: World) -> None:
     for statement in ("DELETE FROM custody_keys", "UPDATE custody_keys SET id = 'x'"):
         with world.as_("custodian")() as session, pytest.raises(DBAPIError, match="denied"):
             session.execute(text(statement))
-    for role in ("release", "recovery", "relay", "notary", "gateway"):
+    for role in ("release", "recovery", "relay", "notary"):
         with world.as_(role)() as session, pytest.raises(DBAPIError, match="denied"):
             session.execute(text("SELECT id FROM custody_keys"))
+    with world.as_("gateway")() as session:  # it verifies the trail, which tells of the same
+        assert session.scalar(select(func.count()).select_from(CustodyKey)) == 2
+        with pytest.raises(DBAPIError, match="denied"):
+            session.execute(text("UPDATE custody_keys SET rewrapped = 7"))
 
 
 def test_rows_with_made_up_key_ids_stop_nobody(world: World) -> None:

@@ -207,6 +207,7 @@ def test_messages_put_straight_into_the_queues(processes: Processes, world: Worl
     assert sorted(each.get("detail", {}).get("task", "") for each in told) == sorted(
         ["", TaskName.OPEN, TaskName.OPEN, TaskName.RECOVER, "celery.backend_cleanup"]
     )
+    assert world.unsigned() == [], "what a stranger's message made the custodian write is signed as well"
     kinds = select(func.count()).select_from(Alert).where(Alert.kind == "message_refused")
     assert world.one(kinds) == len(told)
     reasons = {each["fields"]["detail"]["refusal"] for each in world.events() if each["event"] == "ticket:refused"}

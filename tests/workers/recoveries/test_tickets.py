@@ -16,14 +16,19 @@ from sqlalchemy.orm import undefer
 
 from schemas.requests import FaceRef, KeyBundle, TicketTerms, bundle_info
 from schemas.states import RecoveryState
-from schemas.tables import Alert, RecoveredFace, Recovery, Ticket
+from schemas.tables import Alert, Outbox, RecoveredFace, Recovery, RecoveryRequest, RequestFace, Ticket
 from tests.governance import Member, World
 from tests.workers.recoveries.test_recovery import KeyedCore, opened, recoverer
 from workers.custody.errors import TicketInvalid
+from workers.custody.holds import Portion
+from workers.custody.judge import Refusal, terms_of
 from workers.custody.keys import KeyType, key_id
 from workers.custody.opening import open_sealed
 from workers.custody.sealing import seal
+from workers.custody.service import Opened
 from workers.custody.tickets import TicketSigner, check_ticket
+from workers.outbox.reconciler import Reconciler
+from workers.settings import RelaySettings
 
 Change = Callable[[World, KeyBundle], KeyBundle]
 
@@ -104,6 +109,86 @@ def test_a_bundle_kept_in_a_backup_does_not_open_later(world: World) -> None:
     assert core.asked == []
 
 
+def aged(world: World, recovery: UUID, minutes: float = 20) -> None:
+    """The recovery as it is when its worker was away for so long."""
+    then = datetime.now(UTC) - timedelta(minutes=minutes)
+    put(world, recovery, replace(bundle_of(world, recovery), sealed_at=then))
+    world.owner(f"UPDATE recoveries SET sealed_at = '{then.isoformat()}' WHERE id = '{recovery}'")
+    world.owner("ALTER TABLE recoveries ENABLE TRIGGER USER")
+
+
+def test_a_recovery_that_waited_gets_a_fresh_bundle_and_goes_on(world: World) -> None:
+    terms, recovery = opened(world)
+    aged(world, recovery)
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
+    assert (core.asked, world.one(select(Recovery.attempts))) == ([], 0)
+    assert world.custodian().open(terms.id) == Opened(recovery, again=True)
+    renewed = world.events()[-1]
+    assert (renewed["event"], renewed["fields"]["recovery"]) == ("ticket:renewed", str(recovery))
+    assert renewed["fields"]["request_hash"] == terms.sha256().hex()
+    assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED
+
+
+def test_the_reconciler_asks_for_fresh_bundles(world: World) -> None:
+    terms, recovery = opened(world)
+    settings = RelaySettings.model_construct(stalled_seconds=60.0)
+    reconciler = Reconciler(settings, world.as_("relay"), storage=None)  # type: ignore[arg-type]  # it asks for no object
+    asked = select(Outbox.args).where(Outbox.published_at.is_(None)).order_by(Outbox.task)
+    world.owner("UPDATE outbox SET published_at = now(), created_at = now() - interval '1 hour'")
+    aged(world, recovery)
+    reconciler.bring_back(queue_is_empty=False)
+    with world.as_("relay")() as session:
+        assert session.execute(asked).scalars().all() == [[str(terms.id)], [str(recovery)]]
+
+
+def test_a_fresh_bundle_is_not_sealed_again(world: World) -> None:
+    terms, recovery = opened(world)
+    before = bundle_of(world, recovery)
+    world.custodian().open(terms.id)
+    assert bundle_of(world, recovery) == before
+
+
+def test_a_bundle_kept_from_before_a_shredding_opens_nothing(world: World) -> None:
+    """The owner brings back the row of twenty minutes ago, and asks the custodian for fresh keys as well."""
+    terms, recovery = opened(world)
+    (face,) = terms.faces
+    world.ledger.record_shredded([Portion(face.item, terms.release, None, (face.face,))])
+    aged(world, recovery)
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
+    assert world.custodian().open(terms.id) == Opened(None, Refusal.KEY_SHREDDED)
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
+    assert core.asked == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tickets SET signature = decode(repeat('00', 64), 'hex')",
+        "UPDATE tickets SET canonical = convert_to(replace(convert_from(canonical, 'UTF8'), '2026', '2027'), 'UTF8')",
+        "INSERT INTO request_faces (request_id, item_id, face) SELECT request_id, item_id, 1 FROM request_faces",
+    ],
+)
+def test_no_fresh_bundle_for_another_ticket_or_other_faces(world: World, change: str) -> None:
+    """Also where the owner makes the request's canonical form agree with its rows."""
+    terms, recovery = opened(world)
+    aged(world, recovery)
+    for table in ("tickets", "request_faces", "recovery_requests"):
+        world.owner(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+    world.owner(change)
+    with world.as_("custodian")() as session:
+        request = session.get_one(RecoveryRequest, terms.id)
+        faces = session.execute(select(RequestFace)).scalars().all()
+        canonical = terms_of(request, faces).canonical().hex()
+    world.owner(
+        f"UPDATE recovery_requests SET canonical = '\\x{canonical}', canonical_sha256 = sha256('\\x{canonical}')"
+    )
+    before = bundle_of(world, recovery)
+    assert world.custodian().open(terms.id) == Opened(None, Refusal.TICKET)
+    assert bundle_of(world, recovery) == before
+
+
 def test_a_ticket_of_another_recovery_does_not_fit(world: World) -> None:
     """Two recoveries of the same faces by the same people: neither's ticket serves the other."""
     (_, one), (_, two) = opened(world), opened(world)
@@ -150,3 +235,18 @@ def test_a_ticket_keeps_its_bytes() -> None:
     signature = TicketSigner(bytes(range(32))).sign(ticket)
     Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().verify(signature, ticket.canonical())
     assert json.loads(ticket.canonical())["expires_at"] == "2026-01-02T04:04:05.000006Z"
+    second = replace(ticket, policy_sha256="ab" * 32, roster_sha256="cd" * 32)
+    more = {"v": 2, "policy_sha256": "ab" * 32, "roster_sha256": "cd" * 32}
+    assert json.loads(second.canonical()) == json.loads(ticket.canonical()) | more
+    assert json.loads(ticket.canonical())["v"] == 1
+
+
+def test_a_ticket_of_before_it_said_by_which_policy_still_recovers(world: World) -> None:
+    _, recovery = opened(world)
+    bundle = bundle_of(world, recovery)
+    said = json.loads(bundle.ticket_canonical)
+    assert (said.pop("v"), len(said.pop("policy_sha256")), len(said.pop("roster_sha256"))) == (2, 64, 64)
+    canonical = json.dumps(said | {"v": 1}, sort_keys=True, separators=(",", ":")).encode()
+    signature = world.ticket_key().sign(canonical)
+    put(world, recovery, replace(bundle, ticket_canonical=canonical, ticket_signature=signature))
+    assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED

@@ -1,0 +1,213 @@
+"""Holds the custodian's ledger against the trail, either way round: `refacex audit verify --ledger FILE`.
+
+The ledger lies outside the database and is written beside it, so a crash may leave one a step ahead of the other. What the custodian
+makes good by itself is a note: the newest ticket, whose line comes right after its commit, and, for as long as they may be in hand,
+orders and tombstones, which stand in the ledger before anything happens. All else is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from schemas.audit import AuditEvent
+from schemas.audit_tables import Event
+from schemas.contexts import LAYOUT_FACE
+from schemas.states import KeyState, OrderKind
+from schemas.tables import SealedKey
+from workers.audit.verify import Problem, Verification
+from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line, Outcome
+from workers.custody.recall import OUTCOMES, WORK
+
+IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
+# Refused because it was not the officer's own word: nothing for the ledger to remember.
+_NOBODYS = ("order_changed", "officer_not_on_roster", "signature_does_not_verify")
+_KINDS = (*WORK, AuditEvent.ORDER_REFUSED, AuditEvent.PINNED_CHANGED)
+_CHUNK = 1_000
+
+
+@dataclass
+class _Book:
+    """What the ledger says, by what the trail names it with."""
+
+    spent: dict[str, Line] = field(default_factory=dict)
+    answers: dict[str, Line] = field(default_factory=dict)
+    whole: dict[str, Line] = field(default_factory=dict)
+    faces: dict[tuple[str, int], Line] = field(default_factory=dict)
+    pinned: dict[tuple[str, str], Line] = field(default_factory=dict)
+    id: str | None = None
+    recalled: int | None = None  # the trail's newest event when it was begun after a loss
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> _Book:
+        """Raises LedgerInvalid."""
+        book = cls()
+        for line in ledger.lines():
+            book._add(line)
+        return book
+
+    def _add(self, line: Line) -> None:
+        said = line.entry
+        if said["kind"] == BEGUN:
+            self.id, self.recalled = said["id"], said.get("recalled")
+        elif said["kind"] == PINNED:
+            self.pinned.setdefault((said["file"], said["sha256"]), line)
+        elif said["kind"] == SPENT:
+            self.spent.setdefault(said["request"], line)
+        elif said["kind"] in set(Outcome):
+            self.answers.setdefault(said["sha256"], line)
+        elif said["kind"] == SHREDDED:
+            named = said["faces"] if "faces" in said else [said["face"]]
+            if named is None:
+                self.whole.setdefault(said["item"], line)
+            for face in named or ():
+                self.faces.setdefault((said["item"], face), line)
+
+    def forgave(self, seq: int) -> bool:
+        """Whether somebody accepted that it may have forgotten this event."""
+        return self.recalled is not None and seq <= self.recalled
+
+    def tombstone(self, item: str, face: int) -> Line | None:
+        return self.whole.get(item) or self.faces.get((item, face))
+
+    def items(self) -> list[UUID]:
+        return [UUID(item) for item in sorted(self.whole.keys() | {item for item, _ in self.faces})]
+
+
+@dataclass
+class _Told:
+    """What the trail told; and the newest ticket, where the ledger has not got its line yet."""
+
+    requests: set[str] = field(default_factory=set)
+    orders: set[str] = field(default_factory=set)
+    newest: tuple[int, bool] = (-1, True)
+    ledger: tuple[int, str] | None = None
+    pinned: set[tuple[str, str]] = field(default_factory=set)
+
+
+def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
+    """Adds to `result` what ledger, trail and sealed keys say otherwise than each other. Raises LedgerInvalid, LedgerMissing."""
+    book, told, forgotten = _Book.of(ledger), _Told(), 0
+    query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in _KINDS]))
+    for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_CHUNK)):
+        try:
+            faults = list(_event_faults(book, told, seq, event, json.loads(bytes(canonical))["fields"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            faults = [f"it cannot be held against the ledger: {type(error).__name__}"]
+        forgotten += bool(faults) and book.forgave(seq)
+        for words in faults if not book.forgave(seq) else ():
+            result.found(Problem.LEDGER, f"event {seq}", f"{event}: {words}")
+    if forgotten:
+        result.notes.append(f"the ledger was begun again after a loss, and forgot what {forgotten} events tell of")
+    seq, known = told.newest
+    if not known:
+        result.notes.append(
+            f"event {seq}: the ledger has not got this newest ticket yet: the custodian makes that good"
+        )
+    _check_lines(book, told, result)
+    _check_tombstones(session, book, told, result)
+
+
+def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mapping[str, Any]) -> Iterator[str]:
+    detail = fields.get("detail", {})
+    if event == AuditEvent.TICKET_SPENT:
+        yield from _ticket_faults(book, told, seq, fields)
+    elif event == AuditEvent.KEY_SHREDDED:
+        faces = [*detail.get("faces", ()), *([LAYOUT_FACE] if detail.get("layout") else ())]
+        missing = [face for face in faces if book.tombstone(fields["item"], face) is None]
+        if missing:
+            yield f"the ledger has no tombstone of {_named(fields['item'], missing)}"
+    elif event == AuditEvent.PINNED_CHANGED:
+        # Without a line of its own it is one that a crash cut off from the ledger: the custodian tells it again.
+        told.pinned.add((detail["file"], detail["after"]))
+    elif event == AuditEvent.LEDGER_BEGUN:
+        told.ledger = (seq, str(detail["ledger"]))
+    else:
+        told.orders.add(fields["request_hash"])
+        answer = book.answers.get(fields["request_hash"])
+        if event == AuditEvent.ORDER_DONE:
+            kind = detail.get("kind")
+            fits = answer is not None and (kind is None or answer.entry["kind"] == OUTCOMES[OrderKind(kind)])
+        else:
+            fits = answer.entry["kind"] == Outcome.REFUSED if answer is not None else detail.get("refusal") in _NOBODYS
+        if not fits:
+            yield (
+                "the ledger does not know that order"
+                if answer is None
+                else f"line {answer.number} of the ledger says otherwise"
+            )
+
+
+def _ticket_faults(book: _Book, told: _Told, seq: int, fields: Mapping[str, Any]) -> Iterator[str]:
+    before, known_before = told.newest
+    if not known_before:  # only the newest one's line may still be missing
+        yield f"and the ledger does not know the ticket of event {before}, which came before it"
+    told.requests.add(fields["request"])
+    line = book.spent.get(fields["request"])
+    told.newest = (seq, line is not None)
+    if line is None:
+        return
+    if (line.entry["ticket"], line.entry["recovery"]) != (fields["ticket"], fields["recovery"]):
+        yield f"line {line.number} of the ledger has another ticket or recovery of that request"
+
+
+def _check_lines(book: _Book, told: _Told, result: Verification) -> None:
+    """What the ledger says that the trail does not tell of."""
+    if told.ledger is not None and told.ledger[1] != book.id:
+        result.found(Problem.LEDGER, f"event {told.ledger[0]}", "another ledger than this one was begun here")
+    elif told.ledger is None and book.recalled is not None:
+        result.found(Problem.LEDGER, "ledger line 1", "it was begun after a loss, and the trail does not say so")
+    for request, line in book.spent.items():
+        if request not in told.requests:
+            result.found(
+                Problem.LEDGER,
+                f"ledger line {line.number}",
+                f"request {request} was opened, and the trail has no ticket:spent of it",
+            )
+    for (file, sha256), line in book.pinned.items():
+        if (file, sha256) not in told.pinned:
+            words = f"another version of the {file} was told of, and the trail has no pinned:changed of it"
+            result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+    for sha256, line in book.answers.items():
+        if sha256 not in told.orders:
+            words = f"order {line.entry['order']} was answered ({line.entry['kind']}), and the trail does not say so"
+            _found_or_in_hand(line, words, result)
+
+
+def _check_tombstones(session: Session, book: _Book, told: _Told, result: Verification) -> None:
+    """Keys that are buried and still there: in hand, or brought back."""
+    done = {line.entry["order"] for sha256, line in book.answers.items() if sha256 in told.orders}
+    items = book.items()
+    for at in range(0, len(items), _CHUNK):
+        query = select(SealedKey.item_id, SealedKey.face).where(
+            SealedKey.item_id.in_(items[at : at + _CHUNK]), SealedKey.state != KeyState.SHREDDED
+        )
+        for item, face in session.execute(query.distinct().order_by(SealedKey.item_id, SealedKey.face)):
+            line = book.tombstone(str(item), face)
+            if line is None:
+                continue
+            words = f"{_named(str(item), [face])} was shredded, and is still there"
+            if line.entry.get("order") in done:
+                result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+            else:
+                _found_or_in_hand(line, words, result)
+
+
+def _found_or_in_hand(line: Line, words: str, result: Verification) -> None:
+    if datetime.now(UTC) - line.at > IN_HAND:
+        result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+    else:
+        result.notes.append(
+            f"ledger line {line.number}: {words}: in hand, or a crash came between and the custodian makes it good"
+        )
+
+
+def _named(item: str, faces: Sequence[int]) -> str:
+    return f"the key of face {', '.join(map(str, faces[:5]))}{', ...' if len(faces) > 5 else ''} of item {item}"
