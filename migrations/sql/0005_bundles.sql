@@ -1,7 +1,10 @@
 -- Custody: bundles of keys are good for minutes; while a recovery waits, the custodian, and nobody else, seals a fresh one. What takes the
 -- custodian long it asks itself for again, so that others come first.
 
-ALTER TABLE recoveries ADD COLUMN sealed_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE recoveries ADD COLUMN sealed_at timestamptz;
+-- The bundles of before do not say when they were sealed, and workers take them for old: fresh ones are asked for at once.
+UPDATE recoveries SET sealed_at = created_at - interval '15 minutes';
+ALTER TABLE recoveries ALTER COLUMN sealed_at SET DEFAULT now(), ALTER COLUMN sealed_at SET NOT NULL;
 GRANT UPDATE (key_bundle, sealed_at) ON recoveries TO refacex_custodian;
 GRANT SELECT (sealed_at) ON recoveries TO refacex_relay, refacex_gateway;
 

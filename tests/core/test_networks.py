@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refacex_core import weights
-from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape
+from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape, tone
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, LandmarkNet
@@ -58,6 +58,24 @@ def test_outside_the_mask_every_pixel_stays(anonymiser: Anonymiser) -> None:
     assert torch.equal(out.crop[outside], source[outside])
     inside = (out.mask > 0.99).expand_as(source)
     assert (out.crop[inside] - source[inside]).abs().mean() > 0.1
+
+
+def test_a_face_in_studio_light_gets_the_contrast_and_colour_of_the_source(anonymiser: Anonymiser) -> None:
+    """A flat, dim source: the posed donor has no more of either, and its eyes and lips do not fade away."""
+    torch.manual_seed(0)
+    base = torch.tensor([-0.1, -0.3, -0.4]).view(1, 3, 1, 1)
+    source = (base + 0.02 * torch.randn(1, 3, 256, 256)).clamp(-1, 1)
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[:, :, 64:192, 64:192] = 1
+    donor = (base + 0.5 * torch.randn(1, 3, 256, 256)).clamp(-1, 1)
+    inside = (slice(None), slice(None), slice(64, 192), slice(64, 192))
+    before, toned = donor[inside].std(), tone(donor, source, mask)[inside]
+    assert 0.3 * before < toned.std() < 0.6 * before
+    assert (toned.mean((2, 3)) - donor[inside].mean((2, 3))).abs().max() < 0.01
+    calm = (base + 0.01 * torch.randn(1, 3, 256, 256)).clamp(-1, 1)
+    assert torch.allclose(tone(calm, source, mask), calm, atol=1e-5), "one with less is left alone"
+    out = anonymiser.pose(source, anonymiser.appearance.mean_shape[None], anonymiser.appearance.codes[:1])[0]
+    assert out[inside].std() < 0.8 * anonymiser.appearance(anonymiser.appearance.codes[:1])[0].std()
 
 
 def test_the_donor_code_steers_the_result(anonymiser: Anonymiser) -> None:

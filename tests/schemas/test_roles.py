@@ -179,6 +179,7 @@ GUARDED = [
     ("UPDATE recoveries SET state = 'fetched', key_bundle = NULL", "cannot go from bound to fetched"),
     ("UPDATE recoveries SET expires_at = now() + interval '9 days'", "cannot be changed"),
     ("UPDATE recoveries SET key_bundle = 'x'", "cannot be changed"),
+    ("UPDATE recoveries SET sealed_at = now() + interval '1 day'", "cannot be changed"),
     (
         "UPDATE sealed_keys SET item_id = (SELECT id FROM items ORDER BY position LIMIT 1), face = 7",
         "stays with its face",

@@ -184,6 +184,7 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.RECOVERY_FAILED,
             Tag.RECOVERY_REFUSED,
             Tag.RECOVERY_EXPIRED,
+            Tag.TICKET_REFUSED,
             Tag.KEY_SHREDDED,
         ),
         "coalesce('recovery ' || v.id, 'recovery ' || t.recovery)",
@@ -197,7 +198,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         "v.state = 'recovered' AND NOT coalesce('recovery:recovered' = ANY (t.events), false) "
         "THEN 'it is recovered, and the trail has no recovery:recovered of it'",
         "v.state = 'bound' AND t.events IS NOT NULL THEN 'it is bound, and the trail says ' || t.events[1]",
-        "v.state = 'failed' AND NOT coalesce(t.events && ARRAY['recovery:failed', 'recovery:refused', 'key:shredded'], false) "
+        "v.state = 'failed' AND NOT coalesce(t.events && ARRAY['recovery:failed', 'recovery:refused', 'ticket:refused', "
+        "'key:shredded'], false) "
         "THEN 'it is failed, and the trail does not say so'",
         "v.state = 'expired' AND NOT coalesce(t.events && ARRAY['recovery:expired', 'key:shredded'], false) "
         "THEN 'it is expired, and the trail does not say so'",

@@ -60,6 +60,20 @@ def items_left(session: Session, target: Target) -> set[UUID]:
     return set(session.execute(query.distinct()).scalars())
 
 
+def items_opened(session: Session, target: Target) -> set[UUID]:
+    """The items of the target that a recovery was opened for and is not over."""
+    query = (
+        select(RequestFace.item_id)
+        .join(Item, Item.id == RequestFace.item_id)
+        .join(Ticket, Ticket.request_id == RequestFace.request_id)
+        .join(Recovery, Recovery.ticket_id == Ticket.id)
+        .where(_within(target), Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED]))
+    )
+    if target.face is not None:
+        query = query.where(RequestFace.face == target.face)
+    return set(session.execute(query.distinct()).scalars())
+
+
 def check_ended(session: Session, target: Target) -> None:
     """Raises StillReleasing while keys of the target are still being made."""
     query = select(Release.id).where(Release.state.in_(_RUNNING))

@@ -25,7 +25,7 @@ from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
-from schemas.requests import BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info, review_message
+from schemas.requests import WHAT_TICKET, BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info, review_message
 from schemas.states import AttemptState, ItemState, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
     Approval,
@@ -54,7 +54,7 @@ from workers.custody.providers import Unwrapper
 from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
 from workers.custody.sealing import PublicKey, seal
-from workers.custody.tickets import RECOVERY_LIFE, RENEW_AFTER, TicketSigner
+from workers.custody.tickets import RECOVERY_LIFE, RENEW_AFTER, TicketSigner, in_hand_lock
 
 ACTOR = "custodian"
 
@@ -143,7 +143,7 @@ class Custodian:
         # open. The message comes again after a crash here, finds the ticket spent, and gets to this line, however far
         # the recovery has got meanwhile.
         self.ledger.record_spent(request_id, *spent)
-        if opened.refusal is not None:
+        if opened.refusal is not None and not opened.again:
             with self.sessions.begin() as session:
                 _record_refusal(session, request_id, opened.refusal)
         return opened
@@ -163,10 +163,7 @@ class Custodian:
             if _is_replay(case):
                 return Opened(None, Refusal.SPENT), known
             if bound.state is RecoveryState.BOUND and bound.sealed_at + RENEW_AFTER <= now:
-                try:
-                    self._renew(session, case, bound)
-                except Refused as refused:
-                    return Opened(None, refused.refusal), known
+                return self._renew(session, case, bound), known
             return Opened(bound.id, again=True), known
         if self.ledger.spent(request_id):
             raise Refused(Refusal.SPENT)
@@ -183,28 +180,46 @@ class Custodian:
         _record_opening(session, terms, ticket)
         return Opened(ticket.recovery), (ticket.id, ticket.recovery)
 
-    def _renew(self, session: Session, case: Case, recovery: Recovery) -> None:
-        """Seals the keys of a recovery that still waits once more. Raises Refused.
+    def _renew(self, session: Session, case: Case, recovery: Recovery) -> Opened:
+        """Seals the keys of a recovery that still waits once more, unless a worker has it in hand; where there are no keys
+        for it any more, ends it.
 
         Nothing is judged again: the ticket, which is signed and names these terms by their hash, says that they were.
         """
-        row, terms = session.get_one(Ticket, recovery.ticket_id), terms_of(case.request, case.faces)
+        lock = select(func.pg_try_advisory_xact_lock(in_hand_lock(recovery.id)))
+        if not session.execute(lock).scalar_one():
+            return Opened(recovery.id, again=True)
+        terms, row = terms_of(case.request, case.faces), session.get_one(Ticket, recovery.ticket_id)
         bound = _Bound(row.id, recovery.id, bytes(row.canonical or b""), bytes(row.signature or b""))
+        try:
+            self._check_own(bound, terms, case.now)
+            items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
+        except Refused as refused:
+            _end_bound(session, bound.recovery, refused.refusal)
+            _record_refusal(session, terms.id, refused.refusal, bound.recovery)
+            return Opened(None, refused.refusal, again=True)
+        sealed = self._seal_bundle(terms, bound, items, case.now)
+        if _change_bound(session, bound.recovery, key_bundle=sealed, sealed_at=case.now):
+            about: dict[str, Any] = {"release": terms.release, "request": terms.id, "ticket": bound.ticket}
+            about |= {"recovery": bound.recovery, "request_hash": terms.sha256()}
+            append(session, AuditEvent.TICKET_RENEWED, actor=ACTOR, **about)
+        return Opened(recovery.id, again=True)
+
+    def _check_own(self, bound: _Bound, terms: RequestTerms, now: datetime) -> None:
+        """The ticket is this custodian's, for these terms, for the worker that it seals to, and not of yesterday. Raises Refused."""
         if not verifies(self.tickets.public, bound.signature, bound.canonical):
             raise Refused(Refusal.TICKET)
-        said = json.loads(bound.canonical)
-        meant = (str(bound.ticket), str(bound.recovery), terms.sha256().hex(), self.recovery_public.id)
-        if tuple(said[name] for name in ("id", "recovery", "request_sha256", "worker")) != meant:
+        meant = (WHAT_TICKET, str(bound.ticket), str(bound.recovery), terms.sha256().hex(), self.recovery_public.id)
+        try:
+            fields = json.loads(bound.canonical)
+            said = tuple(fields[name] for name in ("what", "id", "recovery", "request_sha256", "worker"))
+            ends = datetime.fromisoformat(fields["issued_at"]) + RECOVERY_LIFE
+        except (ValueError, KeyError, TypeError) as error:  # the same key signs events
+            raise Refused(Refusal.TICKET) from error
+        if said != meant:
             raise Refused(Refusal.TICKET)
-        if datetime.fromisoformat(said["issued_at"]) + RECOVERY_LIFE <= case.now:
+        if ends <= now:
             raise Refused(Refusal.EXPIRED)
-        items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
-        sealed = self._seal_bundle(terms, bound, items, case.now)
-        change = update(Recovery).where(Recovery.id == bound.recovery).values(key_bundle=sealed, sealed_at=case.now)
-        session.execute(change, execution_options={"synchronize_session": False})
-        about: dict[str, Any] = {"release": terms.release, "request": terms.id, "ticket": bound.ticket}
-        about |= {"recovery": bound.recovery, "request_hash": terms.sha256()}
-        append(session, AuditEvent.TICKET_RENEWED, actor=ACTOR, **about)
 
     def _ticket(self, terms: RequestTerms, policy: Policy, roster: Roster, now: datetime) -> TicketTerms:
         return TicketTerms(
@@ -358,8 +373,27 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
         append(session, AuditEvent.REVIEW_OPENED, actor=ACTOR, **about)
 
 
-def _record_refusal(session: Session, request_id: UUID, refusal: Refusal) -> None:
-    """The event; and an approved request that cannot be opened any more says so."""
+def _change_bound(session: Session, recovery: UUID, **values: Any) -> bool:
+    """Changes a recovery that still waits; False where it does not any more."""
+    change = update(Recovery).where(Recovery.id == recovery, Recovery.state == RecoveryState.BOUND).values(values)
+    changed = session.execute(change.returning(Recovery.id), execution_options={"synchronize_session": False})
+    return changed.first() is not None
+
+
+def _end_bound(session: Session, recovery: UUID, refusal: Refusal) -> None:
+    """A recovery that gets no keys any more has failed, and so has its request: nobody waits for it for a day."""
+    failed = {"state": RecoveryState.FAILED, "key_bundle": None, "error_code": refusal.value}
+    if _change_bound(session, recovery, **failed):
+        request = (
+            select(Ticket.request_id).join(Recovery, Recovery.ticket_id == Ticket.id).where(Recovery.id == recovery)
+        )
+        waiting = update(RecoveryRequest).where(RecoveryRequest.id == request.scalar_subquery())
+        waiting = waiting.where(RecoveryRequest.state == RequestState.RECOVERING).values(state=RequestState.FAILED)
+        session.execute(waiting, execution_options={"synchronize_session": False})
+
+
+def _record_refusal(session: Session, request_id: UUID, refusal: Refusal, recovery: UUID | None = None) -> None:
+    """The event; and an approved request that cannot be opened any more says so. `recovery`: the one that this ended."""
     request = session.get(RecoveryRequest, request_id, with_for_update=True)
     request_hash = None
     if request is not None:
@@ -372,6 +406,7 @@ def _record_refusal(session: Session, request_id: UUID, refusal: Refusal) -> Non
         AuditEvent.TICKET_REFUSED,
         actor=ACTOR,
         request=request_id,
+        recovery=recovery,
         request_hash=request_hash,
         detail={"refusal": refusal.value},
     )

@@ -82,17 +82,19 @@ def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
 def shred_some(custodian: Shredder, portions: Sequence[Portion], target: Target, because: Because) -> tuple[int, bool]:
     """Shreds those of the target's portions whose keys still stand, for `SLICE` at the most; gives how many keys that were,
     and whether none is left. Whoever waits in the custodian's queue does not wait for a whole archive.
+
+    What a recovery was opened for comes first, however long that takes, and also where its keys are gone already.
     """
     until = time.monotonic() + SLICE.total_seconds()
     with custodian.sessions() as session:
-        left = scope.items_left(session, target)
+        opened, left = scope.items_opened(session, target), scope.items_left(session, target)
+    first = [portion for portion in portions if portion.item in opened]
+    todo = first + [portion for portion in portions if portion.item in left - opened]
     keys = 0
-    for portion in [portion for portion in portions if portion.item in left]:
+    for done, portion in enumerate(todo, start=1):
         keys += shred(custodian, portion, because)
-        if time.monotonic() >= until:
-            with custodian.sessions() as session:
-                left = scope.items_left(session, target)
-            return keys, left.isdisjoint(portion.item for portion in portions)
+        if done >= len(first) and time.monotonic() >= until:
+            return keys, done == len(todo)
     return keys, True
 
 

@@ -24,6 +24,11 @@ BUNDLE_LIFE = timedelta(minutes=15)
 RENEW_AFTER = BUNDLE_LIFE / 3
 
 
+def in_hand_lock(recovery: UUID) -> int:
+    """The advisory lock of whoever has a recovery in hand: a worker that recovers it, the custodian that renews its keys."""
+    return int.from_bytes(recovery.bytes[:8], "big", signed=True)
+
+
 @dataclass(frozen=True)
 class TicketSigner:
     """The custodian's Ed25519 key: raw private bytes."""

@@ -32,7 +32,7 @@ from workers.custody.errors import TicketInvalid, Unwrappable
 from workers.custody.keys import Key
 from workers.custody.opening import open_sealed
 from workers.custody.sealing import seal
-from workers.custody.tickets import BUNDLE_LIFE, RECOVERY_LIFE, check_ticket
+from workers.custody.tickets import BUNDLE_LIFE, RECOVERY_LIFE, check_ticket, in_hand_lock
 from workers.errors import Away, ObjectMissing
 from workers.recoveries.errors import AttemptsUsedUp, BundleUnreadable, ObjectChanged
 
@@ -131,7 +131,7 @@ class Recoverer:
 
         A session's advisory lock, on a connection of its own that is in no transaction: it goes with the process.
         """
-        key = int.from_bytes(recovery_id.bytes[:8], "big", signed=True)
+        key = in_hand_lock(recovery_id)
         bind: Engine = self.sessions.kw["bind"]
         with bind.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.detach()  # closed and not pooled: whatever happens, the lock does not outlive this

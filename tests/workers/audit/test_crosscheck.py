@@ -17,6 +17,8 @@ from tests.workers.audit.harness import as_owner, as_superuser, fetched, verifie
 from workers.audit import append
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
+from workers.custody.holds import Portion
+from workers.custody.judge import Refusal
 from workers.custody.passkeys import Passkey
 from workers.custody.roster import RosterPerson, add_person, load_roster
 from workers.recoveries import people
@@ -347,3 +349,16 @@ def test_shredded_keys_are_held_against_their_events(world: World, anchors: Anch
     as_superuser(world, back)
     (found,) = verified(world.database, anchors, signer).findings
     assert (found.where, "has come back" in found.words) == (f"key of face -1 of item {item}", True)
+
+
+def test_a_recovery_that_got_no_fresh_keys_agrees_with_the_trail(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    fetched(world)
+    terms = world.approved((0, 1))
+    world.custodian().open(terms.id)
+    (face,) = terms.faces
+    world.ledger.record_shredded([Portion(face.item, terms.release, None, (face.face,))])
+    as_superuser(world, "UPDATE recoveries SET sealed_at = now() - interval '1 hour' WHERE state = 'bound'")
+    assert world.custodian().open(terms.id).refusal is Refusal.KEY_SHREDDED
+    assert verified(world.database, anchors, signer, custodian=world.custodian_keys()).findings == []

@@ -453,6 +453,17 @@ def test_an_order_whose_message_was_lost_is_asked_for_again(world: World) -> Non
     assert world.one(written, role="relay") == 2
 
 
+def test_a_recovery_ends_with_its_keys_also_where_somebody_took_those_before(world: World) -> None:
+    _, recovery = opened(world, (0, 0))
+    world.owner(
+        "ALTER TABLE sealed_keys DISABLE TRIGGER USER",
+        "UPDATE sealed_keys SET wrapped = NULL, state = 'shredded'",
+    )
+    terms = give(world, SHRED, target(world, FACE))
+    assert carry_out(world.custodian(), terms.id).state is OrderState.DONE
+    assert world.one(select(Recovery.state).where(Recovery.id == recovery)) is RecoveryState.FAILED
+
+
 def test_a_large_order_lets_others_go_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """One item a go: between two of them another request is opened, and the order is done in the end, once."""
     monkeypatch.setattr("workers.custody.shredding.SLICE", timedelta(0))

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import undefer
 
 from schemas.requests import FaceRef, KeyBundle, TicketTerms, bundle_info
-from schemas.states import RecoveryState
+from schemas.states import RecoveryState, RequestState
 from schemas.tables import Alert, Outbox, RecoveredFace, Recovery, RecoveryRequest, RequestFace, Ticket
 from tests.governance import Member, World
 from tests.workers.recoveries.test_recovery import KeyedCore, opened, recoverer
@@ -157,9 +157,15 @@ def test_a_bundle_kept_from_before_a_shredding_opens_nothing(world: World) -> No
     aged(world, recovery)
     core = KeyedCore()
     assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
-    assert world.custodian().open(terms.id) == Opened(None, Refusal.KEY_SHREDDED)
-    assert recoverer(world, core=core).recover(recovery) is RecoveryState.BOUND
+    assert world.custodian().open(terms.id) == Opened(None, Refusal.KEY_SHREDDED, again=True)
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
     assert core.asked == []
+    assert world.one(select(RecoveryRequest.state).where(RecoveryRequest.id == terms.id)) is RequestState.FAILED
+    assert world.one(select(Recovery.error_code)) == "key_shredded"
+    refused = world.events()[-1]
+    assert (refused["event"], refused["fields"]["recovery"]) == ("ticket:refused", str(recovery))
+    assert world.custodian().open(terms.id) == Opened(recovery, again=True)
+    assert world.events()[-1] == refused, "it was told once"
 
 
 @pytest.mark.parametrize(
@@ -184,9 +190,49 @@ def test_no_fresh_bundle_for_another_ticket_or_other_faces(world: World, change:
     world.owner(
         f"UPDATE recovery_requests SET canonical = '\\x{canonical}', canonical_sha256 = sha256('\\x{canonical}')"
     )
+    assert world.custodian().open(terms.id) == Opened(None, Refusal.TICKET, again=True)
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
+    assert core.asked == []
+
+
+def test_no_fresh_bundle_for_a_ticket_of_the_day_before_yesterday_or_another_worker(world: World) -> None:
+    for at, refusal in ((timedelta(days=2), Refusal.EXPIRED), (timedelta(0), Refusal.TICKET)):
+        terms, recovery = opened(world)
+        ticket = resigned(world, bundle_of(world, recovery), issued_at=(datetime.now(UTC) - at).isoformat())
+        if refusal is Refusal.TICKET:
+            ticket = resigned(world, ticket, worker="0" * 16)
+        aged(world, recovery)
+        canonical, signature = ticket.ticket_canonical.hex(), ticket.ticket_signature.hex()
+        world.owner(
+            "ALTER TABLE tickets DISABLE TRIGGER USER",
+            f"UPDATE tickets SET canonical = '\\x{canonical}', signature = '\\x{signature}' WHERE request_id = '{terms.id}'",
+        )
+        assert world.custodian().open(terms.id) == Opened(None, refusal, again=True)
+
+
+def test_what_the_custodian_signed_otherwise_is_no_ticket(world: World) -> None:
+    """The same key signs events: one of those in a ticket's place ends the recovery, and nothing else."""
+    terms, recovery = opened(world)
+    aged(world, recovery)
+    signed = Ed25519PrivateKey.from_private_bytes(world.ticket_key().secret()).sign(b"no JSON at all").hex()
+    world.owner(
+        "ALTER TABLE tickets DISABLE TRIGGER USER",
+        f"UPDATE tickets SET canonical = 'no JSON at all', signature = '\\x{signed}'",
+    )
+    assert world.custodian().open(terms.id) == Opened(None, Refusal.TICKET, again=True)
+
+
+def test_a_recovery_in_a_workers_hand_is_left_alone(world: World) -> None:
+    terms, recovery = opened(world)
+    aged(world, recovery)
     before = bundle_of(world, recovery)
-    assert world.custodian().open(terms.id) == Opened(None, Refusal.TICKET)
-    assert bundle_of(world, recovery) == before
+    with recoverer(world)._in_hand(recovery) as mine:
+        assert mine
+        assert world.custodian().open(terms.id) == Opened(recovery, again=True)
+        assert bundle_of(world, recovery) == before
+    world.custodian().open(terms.id)
+    assert bundle_of(world, recovery) != before
 
 
 def test_a_ticket_of_another_recovery_does_not_fit(world: World) -> None:
