@@ -217,7 +217,7 @@ def fetch(
 def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
     with service(home) as (_, sessions):
         from schemas.requests import decision_message
-        from schemas.states import Decision
+        from schemas.states import Decision, RequestState
         from workers.custody import keys
         from workers.custody.judge import Signed
         from workers.recoveries import service as requests
@@ -227,6 +227,8 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
             requests.check_decider(session, terms, who, signing.public)
+            if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
+                requests.check_faces(session, terms.release, terms.faces)
             table([decision.value, str(terms.id)], _terms_rows(session, terms))
         try:
             if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
@@ -238,6 +240,10 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
             record = requests.approve if decision is Decision.APPROVE else requests.deny
             state = record(session, terms.id, who, Signed(signature))
         tell(f"recorded; the request is {state.value}")
+        if state is RequestState.OPEN:
+            tell(f"it needs {terms.quorum} approvals in all")
+        elif state is RequestState.APPROVED:
+            tell(f"{terms.requester} can fetch it in a moment: `refacex request fetch {str(terms.id)[:8]}`")
 
 
 def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:

@@ -57,7 +57,8 @@ def add(
             people.add(session, new, account())
             if not without_roster:
                 enter(roster_path(roster, home), new)
-        tell(f"{person} added ({', '.join(new.roles)}), key {key_id(KeyType.ED25519, new.ed25519_public)}")
+        signs, receives = key_id(KeyType.ED25519, new.ed25519_public), key_id(KeyType.X25519, new.x25519_public)
+        tell(f"{person} added ({', '.join(new.roles)}): signs with {signs}, receives with {receives}")
         if without_roster:
             tell(f"nothing that {person} signs counts before `refacex roster add` on the custodian's machine")
 

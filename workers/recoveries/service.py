@@ -377,7 +377,7 @@ def _check_terms(session: Session, terms: RequestTerms, policy: Policy) -> None:
         raise PolicyForbids(f"the purpose is one of: {'; '.join(policy.purposes)}")
     if len({each.item for each in terms.faces}) > policy.max_items:
         raise PolicyForbids(f"at most {policy.max_items} items a request")
-    _check_faces(session, terms.release, terms.faces)
+    check_faces(session, terms.release, terms.faces)
 
 
 def _check_submitter(session: Session, terms: RequestTerms, who: str) -> None:
@@ -395,7 +395,8 @@ def _check_requester(session: Session, request: RecoveryRequest, actor: str, sig
         raise SignatureInvalid
 
 
-def _check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -> None:
+def check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) -> None:
+    """Whether these faces could be recovered today. Raises FaceNotReleased, FaceShredded."""
     query = select(Item.id, Item.faces).where(
         Item.release_id == release_id, Item.state == ItemState.DONE, Item.id.in_({each.item for each in faces})
     )

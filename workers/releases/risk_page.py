@@ -297,7 +297,7 @@ def _weights(one: Mapping[str, Any]) -> str:
 def _check(report: Mapping[str, Any]) -> str:
     return _section(
         "How to check this page",
-        "<p>Its SHA-256 stands as <code>page_sha256</code> in the file <code>risk-report.json</code> beside it, which "
+        "<p>Its SHA-256 stands as <code>page_sha256</code> in the JSON file beside it, which "
         "holds every face’s figures. That file’s own SHA-256 stands in the audit trail, in the event "
         f"<code>release:reported</code> of release <code>{escape(report['release'])}</code>; <code>refacex release "
         "risk</code> fetches both and checks them. Images are named by item and position: the submitter’s own names, "
