@@ -203,8 +203,11 @@ class Ledger:
 
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
-        opening = Opening(request, ticket, recovery)
-        self._append(lambda known: [] if request in known.spent else [opening.entry()])
+        self.record_openings([Opening(request, ticket, recovery)])
+
+    def record_openings(self, openings: Sequence[Opening]) -> None:
+        """Writes, once and all in one write, that these requests, each named once, were opened. Raises LedgerInvalid."""
+        self._append(lambda known: [each.entry() for each in openings if each.request not in known.spent])
 
     def record_pinned(self, file: PinnedFile, sha256: str) -> None:
         """Writes which version of a pinned file the trail was told of; on disk when it returns. Raises LedgerInvalid."""
