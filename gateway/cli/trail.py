@@ -128,6 +128,13 @@ def check(
     custodian_key: Annotated[
         Path | None, typer.Option(help="The custodian's public key, to check its signatures on its own events as well.")
     ] = None,
+    before_signatures: Annotated[
+        bool,
+        typer.Option(
+            "--before-signatures",
+            help="You know from elsewhere that this is of before the custodian signed its events: unsigned ones are then no fault.",
+        ),
+    ] = False,
     file: Annotated[
         list[Path] | None, typer.Option(help="A file, to see whether it is one of the released ones.")
     ] = None,
@@ -145,7 +152,7 @@ def check(
         except OSError as error:
             raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
-        checked = check_bundle(data, verifier, custodian)
+        checked = check_bundle(data, verifier, custodian, before_signatures=before_signatures)
     print(f"evidence about {checked.about}")
     for words in checked.facts:
         print(printable(f"  {words}"))
@@ -253,17 +260,6 @@ def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
 
     key = load_verifier(public_key or home_folder(home) / "keys" / "audit.public.json")
     return HeadVerifier(key.id, key.public)
-
-
-def _custodian(public_key: Path | None, home: Path | None) -> dict[str, bytes] | None:
-    from workers.custody.keys import load_verifier
-
-    path = home_folder(home) / "keys" / "ticket.public.json"
-    if public_key is None and not path.is_file():
-        tell("without --custodian-key its signatures on tickets are not checked")
-        return None
-    key = load_verifier(public_key or path)
-    return {key.id: key.public}
 
 
 def _anchors(settings: GatewaySettings) -> Anchors:
