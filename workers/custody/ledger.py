@@ -273,8 +273,13 @@ class Ledger:
         before, whole = self._reading, content[: content.rfind(b"\n") + 1]
         if hashlib.sha256(whole[: before.size]).digest() != before.digest:
             raise LedgerInvalid("lines that this process read before are changed or gone")
-        self._reading = _Reading()  # until every new line was read
-        _parse(before.known, whole[before.size :])
+        try:
+            _parse(before.known, whole[before.size :])
+        except BaseException:  # what was read before stays known: an older copy put in its place is still seen
+            known = _Known()
+            _parse(known, whole[: before.size])
+            self._reading = _Reading(known, before.size, before.digest)
+            raise
         self._reading = _Reading(before.known, len(whole), hashlib.sha256(whole).digest())
         return before.known
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import LargeBinary, func, literal, select
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
@@ -34,6 +35,7 @@ from workers.custody.ledger import Ledger, Opening, Outcome, Recalled
 from workers.custody.ordering import terms_of
 
 Said = TypeVar("Said", bound=tuple[Any, ...])
+ACTOR = "custodian"
 _CHUNK = 1_000  # rows that are fetched at a time
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 OUTCOMES = {OrderKind.SHRED: Outcome.SHRED, OrderKind.HOLD: Outcome.HOLD, OrderKind.LIFT: Outcome.LIFTED}
@@ -47,12 +49,26 @@ def tells_of_work(session: Session) -> bool:
     return session.execute(query).first() is not None
 
 
-def catch_up(session: Session, ledger: Ledger, signer: EventSigner) -> int:
+def catch_up(sessions: sessionmaker[Session], ledger: Ledger, signer: EventSigner) -> int:
     """Writes the lines of tickets that the ledger has not got; gives how many. Raises LedgerBehind where it is older than the trail,
-    LedgerMissing, LedgerInvalid.
+    LedgerMissing, LedgerInvalid; database errors pass through.
 
     Looks at everything that was signed, however much others wrote since, and checks the signature of what the ledger has not got.
+    A ledger that was begun after a loss, and that the trail was never told of, is told of.
     """
+    with sessions() as session:
+        _refuse_behind(session, ledger, signer)
+        openings = _openings(session, signer, lambda opening: ledger.spent(opening.request))
+        lacking = {opening.request: opening for opening in openings}  # somebody may have copied a row
+        untold = ledger.recalled >= 0 and not _told_of(session, ledger, signer)
+    if untold:  # a crash came between the file and its event
+        with attesting(sessions, signer).begin() as session:
+            append(session, AuditEvent.LEDGER_BEGUN, actor=ACTOR, detail={"ledger": ledger.id, "lost": True})
+    ledger.record_openings(list(lacking.values()))
+    return len(lacking)
+
+
+def _refuse_behind(session: Session, ledger: Ledger, signer: EventSigner) -> None:
     buried = _signed(
         session, AuditEvent.KEY_SHREDDED, signer, _buried, ledger.recalled, lambda said: said.known(ledger)
     )
@@ -63,10 +79,12 @@ def catch_up(session: Session, ledger: Ledger, signer: EventSigner) -> int:
     for done, nonce in answered:
         if not _stood_before(session, ledger.recalled, nonce):
             raise LedgerBehind(f"order {done.order} is not in it")
-    openings = _openings(session, signer, lambda opening: ledger.spent(opening.request))
-    lacking = {opening.request: opening for opening in openings}  # somebody may have copied a row
-    ledger.record_openings(list(lacking.values()))
-    return len(lacking)
+
+
+def _told_of(session: Session, ledger: Ledger, signer: EventSigner) -> bool:
+    """Whether the custodian's own word for this ledger's beginning stands in the trail."""
+    begun = _signed(session, AuditEvent.LEDGER_BEGUN, signer, _begun, ledger.recalled)
+    return any(said == (ledger.id,) for said, _ in begun)
 
 
 def recall(session: Session, signer: EventSigner) -> Recalled:
@@ -88,7 +106,8 @@ def begin(
 ) -> Recalled | None:
     """Begins a ledger, with its event in the trail; gives what was recalled, None where there was nothing to lose.
 
-    Raises LedgerExists, LossNotAccepted; database errors pass through, and then there is no ledger.
+    Raises LedgerExists, LossNotAccepted; database errors pass through. Where the event was refused there is no ledger then; where its
+    commit failed it may stand all the same, so the ledger does, too, and the custodian tells of it where need be.
     """
     with suppress(LedgerMissing):
         Ledger(path).holds()
@@ -102,12 +121,13 @@ def begin(
     if recalled is not None:
         numbers = {"spent": recalled.openings, "items": recalled.portions, "orders": recalled.answers}
         detail |= {name: len(found) for name, found in numbers.items()}
-    try:
-        with attesting(sessions, signer).begin() as session:
+    with attesting(sessions, signer)() as session:
+        try:
             append(session, AuditEvent.LEDGER_BEGUN, actor=actor, detail=detail)
-    except BaseException:
-        path.unlink()
-        raise
+        except BaseException:
+            path.unlink()
+            raise
+        session.commit()
     return recalled
 
 
@@ -140,6 +160,10 @@ def _buried(fields: Fields) -> _Buried:
 
 def _done(fields: Fields) -> _Done:
     return _Done(UUID(fields["detail"]["order"]), bytes.fromhex(fields["request_hash"]))
+
+
+def _begun(fields: Fields) -> tuple[UUID]:
+    return (UUID(fields["detail"]["ledger"]),)
 
 
 def _signed(
@@ -215,10 +239,14 @@ def _openings(
 def _answers(session: Session, hashes: Iterator[bytes]) -> Iterator[tuple[OrderTerms, Outcome]]:
     """The orders of these SHA-256, in this order, as far as their rows are still what was signed."""
     for sha256 in dict.fromkeys(hashes):
-        for row in session.scalars(select(CustodyOrder).where(CustodyOrder.canonical_sha256 == sha256)):
+        for order in session.scalars(select(CustodyOrder.id).where(CustodyOrder.canonical_sha256 == sha256)).all():
             try:
-                terms = terms_of(row)
-            except ValueError:  # a face where none belongs: not the row that was signed
+                terms = terms_of(session.get_one(CustodyOrder, order))
+            except (
+                ValueError,
+                LookupError,
+                DataError,
+            ):  # a face where none belongs, a word or time that there is not: not what was signed
                 continue
             if terms.sha256() == sha256:
                 yield terms, OUTCOMES[terms.kind]
