@@ -27,6 +27,7 @@ from gateway.cli.service import (
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from workers.audit.checking import Checked
     from workers.audit.heads import Anchors, HeadVerifier
     from workers.audit.verify import Verification
     from workers.settings import GatewaySettings
@@ -153,12 +154,7 @@ def check(
             raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
         checked = check_bundle(data, verifier, custodian, before_signatures=before_signatures)
-    print(f"evidence about {checked.about}")
-    for words in checked.facts:
-        print(printable(f"  {words}"))
-    for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
-        for words in entries if checked.ok or heading == "WRONG" else ():
-            print(printable(f"{heading}: {words}"))
+    _show_checked(checked)
     known = [(path, checked.item_of(content) if checked.ok else None) for path, content in files]
     for path, item in known:
         print(
@@ -267,6 +263,15 @@ def _anchors(settings: GatewaySettings) -> Anchors:
     from workers.storage import Storage
 
     return Anchors(Storage(settings), settings.bucket_anchors)
+
+
+def _show_checked(checked: Checked) -> None:
+    print(f"evidence about {checked.about}")
+    for words in checked.facts:
+        print(printable(f"  {words}"))
+    for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
+        for words in entries if checked.ok or heading == "WRONG" else ():
+            print(printable(f"{heading}: {words}"))
 
 
 def _show(result: Verification) -> None:

@@ -67,7 +67,11 @@ def check_bundle(
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
         checked.problems.append("summary.md does not say what the events say")
     checked.files = released(bodies)
-    newest = heads[-1]
+    _add_facts(checked, heads[-1], bodies)
+    return checked
+
+
+def _add_facts(checked: Checked, newest: SignedHead, bodies: Sequence[Body]) -> None:
     checked.facts += [
         f"{len(bodies)} events of a trail of {newest.size}",
         f"signed by the notary's key {newest.key_id} on {newest.at.isoformat(timespec='seconds')}",
@@ -77,7 +81,6 @@ def check_bundle(
         checked.facts.append(
             f"{newest.epoch} forks of this trail were accepted before: ask for what became of the lost events"
         )
-    return checked
 
 
 def _check_heads(evidence: Evidence, verifier: HeadVerifier, checked: Checked) -> list[SignedHead]:
