@@ -140,7 +140,7 @@ class World:
             policies=self.policies,
             ledger=self.ledger,
             recovery_public=keys.PublicKey(public.id, public.public),
-            tickets=TicketSigner(self.ticket_key().secret()),
+            tickets=TicketSigner.load(self.folder / "ticket.json"),
         )
 
     def ticket_key(self) -> keys.Key:

@@ -126,6 +126,23 @@ def passphrase(home: Home = None) -> None:
         tell("the key ring has a passphrase now: keep a copy of it, for without it every released face is lost")
 
 
+@app.command("replace-signing")
+def replace_signing(home: Home = None) -> None:
+    """Make the custodian another key for its tickets and events. What the ones before signed stays good; stop the custodian first.
+
+    Recovery workers go by the new key alone, so let what is approved or waiting come to its end before.
+    """
+    with _custodians(home) as (settings, _):
+        from workers.custody.keys import FileKind, KeyType, load, rewrite, write_public
+
+        path = settings.ticket_signing_key
+        made, public = load(path, FileKind.SIGNING).with_new(KeyType.ED25519), path.with_name("ticket.public.json")
+        write_public(public, made.public_json())  # first, so that nothing is ever signed with a key that it has not got
+        rewrite(path, made)
+        tell(f"the custodian signs with {made.active} from its next start: back up {path}, and give {public}")
+        tell("to the recovery workers, which have to start again, and to whoever verifies the trail or evidence")
+
+
 @ledger_app.command("begin")
 def begin_ledger(
     accept_loss: Annotated[
@@ -178,10 +195,9 @@ def _custodians(home: Path | None) -> Iterator[tuple[CustodianSettings, sessionm
 
 def _signer(settings: CustodianSettings) -> EventSigner:
     """What signs the custodian's events. Raises what reading its key raises."""
-    from workers.audit.attested import EventSigner
-    from workers.custody.keys import FileKind, KeyType, load
+    from workers.custody.tickets import TicketSigner
 
-    return EventSigner(load(settings.ticket_signing_key, FileKind.SIGNING).of(KeyType.ED25519).secret())
+    return TicketSigner.load(settings.ticket_signing_key).events
 
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:

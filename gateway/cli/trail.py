@@ -27,6 +27,7 @@ from gateway.cli.service import (
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from workers.audit.checking import Checked
     from workers.audit.heads import Anchors, HeadVerifier
     from workers.audit.verify import Verification
     from workers.settings import GatewaySettings
@@ -128,6 +129,13 @@ def check(
     custodian_key: Annotated[
         Path | None, typer.Option(help="The custodian's public key, to check its signatures on its own events as well.")
     ] = None,
+    before_signatures: Annotated[
+        bool,
+        typer.Option(
+            "--before-signatures",
+            help="You know from elsewhere that this is of before the custodian signed its events: unsigned ones are then no fault.",
+        ),
+    ] = False,
     file: Annotated[
         list[Path] | None, typer.Option(help="A file, to see whether it is one of the released ones.")
     ] = None,
@@ -145,13 +153,8 @@ def check(
         except OSError as error:
             raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
-        checked = check_bundle(data, verifier, custodian)
-    print(f"evidence about {checked.about}")
-    for words in checked.facts:
-        print(printable(f"  {words}"))
-    for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
-        for words in entries if checked.ok or heading == "WRONG" else ():
-            print(printable(f"{heading}: {words}"))
+        checked = check_bundle(data, verifier, custodian, before_signatures=before_signatures)
+    _show_checked(checked)
     known = [(path, checked.item_of(content) if checked.ok else None) for path, content in files]
     for path, item in known:
         print(
@@ -255,22 +258,20 @@ def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
     return HeadVerifier(key.id, key.public)
 
 
-def _custodian(public_key: Path | None, home: Path | None) -> dict[str, bytes] | None:
-    from workers.custody.keys import load_verifier
-
-    path = home_folder(home) / "keys" / "ticket.public.json"
-    if public_key is None and not path.is_file():
-        tell("without --custodian-key its signatures on tickets are not checked")
-        return None
-    key = load_verifier(public_key or path)
-    return {key.id: key.public}
-
-
 def _anchors(settings: GatewaySettings) -> Anchors:
     from workers.audit.heads import Anchors
     from workers.storage import Storage
 
     return Anchors(Storage(settings), settings.bucket_anchors)
+
+
+def _show_checked(checked: Checked) -> None:
+    print(f"evidence about {checked.about}")
+    for words in checked.facts:
+        print(printable(f"  {words}"))
+    for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
+        for words in entries if checked.ok or heading == "WRONG" else ():
+            print(printable(f"{heading}: {words}"))
 
 
 def _show(result: Verification) -> None:

@@ -95,9 +95,10 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     file, other = tmp_path / "released.png", tmp_path / "other.png"
     file.write_bytes(next(iter(world.files.values())))
     other.write_bytes(b"x")
-    for each in (about, str(ticket)):
+    signed = ["--custodian-key", world.folder / "keys" / "ticket.public.json"]
+    for each, options in ((about, []), (str(ticket), [*signed, "--before-signatures"])):
         refacex("audit", "evidence", each, "--out", out)
-        shown = refacex("audit", "check", out, *public, "--file", file).stdout
+        shown = refacex("audit", "check", out, *public, "--file", file, *options).stdout
         assert "all of it holds" in shown
         assert "is the released file of image" in shown
         assert "not proven: That nothing is missing" in shown

@@ -39,15 +39,16 @@ def event_message(event: str, fields: Fields) -> bytes:
 
 @dataclass(frozen=True)
 class EventSigner:
-    """Signs events with the custodian's Ed25519 key: raw private bytes."""
+    """Signs events with the custodian's Ed25519 key: raw private bytes. `older`: the raw public keys that it had before, by their ids."""
 
     private: bytes = field(repr=False)
+    older: Mapping[str, bytes] = field(default_factory=dict, hash=False)
 
     @property
     def keys(self) -> dict[str, bytes]:
-        """What the signatures are checked with: the raw public key by its id."""
+        """What the signatures are checked with: the raw public keys by their ids."""
         key, name = self._key
-        return {name: key.public_key().public_bytes_raw()}
+        return {**self.older, name: key.public_key().public_bytes_raw()}
 
     @cached_property
     def _key(self) -> tuple[Ed25519PrivateKey, str]:
@@ -70,14 +71,15 @@ def attesting(sessions: sessionmaker[Session], signer: EventSigner) -> sessionma
 class AttestedHistory:
     """Follows the trail's events in order and says of each of the custodian's what is wrong with it; others are passed over.
 
-    `keys`: the custodian's raw public keys by their ids. `unsigned` counts what is older than the signatures. Keeps 16 bytes an event.
+    `keys`: the custodian's raw public keys by their ids. `unsigned` counts what is older than the signatures. `signing`: there is nothing
+    older, as where somebody chose the events and may have left out the first signed one. Keeps 16 bytes an event.
     """
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
+    def __init__(self, keys: Mapping[str, bytes], *, signing: bool = False) -> None:
         self.signatures = 0
         self.unsigned = 0
         self._keys = keys
-        self._signing = False
+        self._signing = signing
         self._seen: set[bytes] = set()
 
     def see(self, event: Mapping[str, Any]) -> Iterator[str]:

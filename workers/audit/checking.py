@@ -38,10 +38,18 @@ class Checked:
         return self.files.get(hashlib.sha256(file).hexdigest())
 
 
-def check_bundle(data: bytes, verifier: HeadVerifier, custodian: Mapping[str, bytes] | None = None) -> Checked:
+def check_bundle(
+    data: bytes,
+    verifier: HeadVerifier,
+    custodian: Mapping[str, bytes] | None = None,
+    *,
+    before_signatures: bool = False,
+) -> Checked:
     """Checks every byte of a bundle against the notary's public key, and the custodian's events against its keys, by their ids.
 
-    Without `custodian`, that it wrote them is one of the limits. Raises EvidenceUnreadable for what is no bundle.
+    Without `custodian`, that it wrote them is one of the limits. With it, an unsigned one is a problem: who made the bundle chose its
+    events, so nothing in it tells which are of before signatures. `before_signatures`: the caller knows that they are, and unsigned
+    ones ahead of the first signed one are a limit. Raises EvidenceUnreadable for what is no bundle.
     """
     evidence, summary = unpack(data)
     checked = Checked(f"{evidence.about.value} {evidence.id}")
@@ -55,11 +63,15 @@ def check_bundle(data: bytes, verifier: HeadVerifier, custodian: Mapping[str, by
         f"event {body['seq']}: it has nothing to do with the {checked.about}" for body in _strangers(evidence, bodies)
     ]
     _check_signed(bodies, checked)
-    _check_attested(bodies, custodian, checked)
+    _check_attested(bodies, custodian, checked, before_signatures)
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
         checked.problems.append("summary.md does not say what the events say")
     checked.files = released(bodies)
-    newest = heads[-1]
+    _add_facts(checked, heads[-1], bodies)
+    return checked
+
+
+def _add_facts(checked: Checked, newest: SignedHead, bodies: Sequence[Body]) -> None:
     checked.facts += [
         f"{len(bodies)} events of a trail of {newest.size}",
         f"signed by the notary's key {newest.key_id} on {newest.at.isoformat(timespec='seconds')}",
@@ -69,7 +81,6 @@ def check_bundle(data: bytes, verifier: HeadVerifier, custodian: Mapping[str, by
         checked.facts.append(
             f"{newest.epoch} forks of this trail were accepted before: ask for what became of the lost events"
         )
-    return checked
 
 
 def _check_heads(evidence: Evidence, verifier: HeadVerifier, checked: Checked) -> list[SignedHead]:
@@ -161,7 +172,9 @@ def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
         )
 
 
-def _check_attested(bodies: Sequence[Body], custodian: Mapping[str, bytes] | None, checked: Checked) -> None:
+def _check_attested(
+    bodies: Sequence[Body], custodian: Mapping[str, bytes] | None, checked: Checked, before: bool
+) -> None:
     own = [body for body in bodies if is_custodians(body)]
     if custodian is None:
         if own:
@@ -169,11 +182,11 @@ def _check_attested(bodies: Sequence[Body], custodian: Mapping[str, bytes] | Non
                 f"That the custodian wrote {len(own)} events of its own: its public key was not given (--custodian-key)."
             )
         return
-    history = AttestedHistory(custodian)
+    history = AttestedHistory(custodian, signing=not before)
     for body in own:
         checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]
     checked.facts.append(f"{history.signatures} signatures of the custodian verify")
     if history.unsigned:
         checked.limits.append(
-            f"That the custodian wrote {history.unsigned} events: they are of before it signed its events, or carry no signature."
+            f"That the custodian wrote {history.unsigned} events, which carry no signature: you say that they are of before it signed."
         )

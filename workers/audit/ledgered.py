@@ -2,7 +2,8 @@
 
 The ledger lies outside the database and is written beside it, so a crash may leave one a step ahead of the other. What the custodian
 makes good by itself is a note: the newest ticket, whose line comes right after its commit, and, for as long as they may be in hand,
-orders and tombstones, which stand in the ledger before anything happens. All else is a finding.
+orders and tombstones, which stand in the ledger before anything happens. The ledger is read after the trail, minutes later where that
+is long: what it says of after the trail's snapshot is a note as well. All else is a finding.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
@@ -27,6 +28,7 @@ from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line,
 from workers.custody.recall import OUTCOMES, WORK
 
 IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
+CLOCKS = timedelta(minutes=1)  # that the custodian's clock, the database's and this machine's may be apart
 # Refused because it was not the officer's own word: nothing for the ledger to remember.
 _NOBODYS = ("order_changed", "officer_not_on_roster", "signature_does_not_verify")
 _KINDS = (*WORK, AuditEvent.ORDER_REFUSED, AuditEvent.PINNED_CHANGED)
@@ -42,6 +44,7 @@ class _Book:
     whole: dict[str, Line] = field(default_factory=dict)
     faces: dict[tuple[str, int], Line] = field(default_factory=dict)
     pinned: dict[tuple[str, str], Line] = field(default_factory=dict)
+    begun: Line | None = None
     id: str | None = None
     recalled: int | None = None  # the trail's newest event when it was begun after a loss
 
@@ -56,7 +59,7 @@ class _Book:
     def _add(self, line: Line) -> None:
         said = line.entry
         if said["kind"] == BEGUN:
-            self.id, self.recalled = said["id"], said.get("recalled")
+            self.begun, self.id, self.recalled = line, said["id"], said.get("recalled")
         elif said["kind"] == PINNED:
             self.pinned.setdefault((said["file"], said["sha256"]), line)
         elif said["kind"] == SPENT:
@@ -111,7 +114,10 @@ def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None
         result.notes.append(
             f"event {seq}: the ledger has not got this newest ticket yet: the custodian makes that good"
         )
-    _check_lines(book, told, result)
+    taken = session.execute(
+        select(func.now())
+    ).scalar_one()  # when this transaction began, and so its snapshot at the earliest
+    _check_lines(book, told, taken, result)
     _check_tombstones(session, book, told, result)
 
 
@@ -158,27 +164,40 @@ def _ticket_faults(book: _Book, told: _Told, seq: int, fields: Mapping[str, Any]
         yield f"line {line.number} of the ledger has another ticket or recovery of that request"
 
 
-def _check_lines(book: _Book, told: _Told, result: Verification) -> None:
-    """What the ledger says that the trail does not tell of."""
+def _check_lines(book: _Book, told: _Told, taken: datetime, result: Verification) -> None:
+    """What the ledger says that the trail, as it was when `taken`, does not tell of."""
     if told.ledger is not None and told.ledger[1] != book.id:
-        result.found(Problem.LEDGER, f"event {told.ledger[0]}", "another ledger than this one was begun here")
-    elif told.ledger is None and book.recalled is not None:
-        result.found(Problem.LEDGER, "ledger line 1", "it was begun after a loss, and the trail does not say so")
+        later = book.begun if book.forgave(told.ledger[0]) else None  # that event stood already when it was begun
+        if later is None or not _noted_as_younger(later, "it was begun", taken, result):
+            result.found(Problem.LEDGER, f"event {told.ledger[0]}", "another ledger than this one was begun here")
+    elif told.ledger is None and book.begun is not None and book.recalled is not None:
+        words = "it was begun after a loss, and the trail does not say so"
+        _found_or_younger(book.begun, words, taken, result)
     for request, line in book.spent.items():
         if request not in told.requests:
-            result.found(
-                Problem.LEDGER,
-                f"ledger line {line.number}",
-                f"request {request} was opened, and the trail has no ticket:spent of it",
-            )
+            words = f"request {request} was opened, and the trail has no ticket:spent of it"
+            _found_or_younger(line, words, taken, result)
     for (file, sha256), line in book.pinned.items():
         if (file, sha256) not in told.pinned:
             words = f"another version of the {file} was told of, and the trail has no pinned:changed of it"
-            result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+            _found_or_younger(line, words, taken, result)
     for sha256, line in book.answers.items():
         if sha256 not in told.orders:
             words = f"order {line.entry['order']} was answered ({line.entry['kind']}), and the trail does not say so"
             _found_or_in_hand(line, words, result)
+
+
+def _found_or_younger(line: Line, words: str, taken: datetime, result: Verification) -> None:
+    if not _noted_as_younger(line, words, taken, result):
+        result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+
+
+def _noted_as_younger(line: Line, words: str, taken: datetime, result: Verification) -> bool:
+    """Whether the line is of after the snapshot, which is then noted: its event may be as well. One of times to come is not."""
+    if not taken - CLOCKS <= line.at <= datetime.now(UTC) + CLOCKS:
+        return False
+    result.notes.append(f"ledger line {line.number}: {words}: it is of after this began; verify again to see its event")
+    return True
 
 
 def _check_tombstones(session: Session, book: _Book, told: _Told, result: Verification) -> None:

@@ -4,6 +4,8 @@ images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from uuid import UUID
 
@@ -13,7 +15,7 @@ from schemas.messages import Queue, TaskName
 from workers.app import log_as, make_app
 from workers.audit.attested import attesting
 from workers.custody import keys, orders, retention, shredding
-from workers.custody.errors import LedgerInvalid
+from workers.custody.errors import LedgerBehind, LedgerInvalid
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.providers.unwrappers import unwrapper_of
@@ -34,10 +36,16 @@ app.database_url = settings.database_url
 @cache
 def signer() -> TicketSigner:
     """The key that this custodian signs with. Raises what reading it raises."""
-    return TicketSigner(keys.load(settings.ticket_signing_key, keys.FileKind.SIGNING).of(keys.KeyType.ED25519).secret())
+    return TicketSigner.load(settings.ticket_signing_key)
 
 
 app.attest = lambda sessions: attesting(sessions, signer().events)
+
+
+@cache
+def ledger() -> Ledger:
+    """This process's ledger, which knows what it read: kept as long as the process lives."""
+    return Ledger(settings.tombstones)
 
 
 @cache
@@ -51,15 +59,26 @@ def custodian() -> Custodian:
         unwrapper=unwrapper_of(settings),
         roster=settings.roster,
         policies=settings.policies,
-        ledger=Ledger(settings.tombstones),
+        ledger=ledger(),
         recovery_public=keys.load_public(settings.recovery_public_key),
         tickets=signer(),
     )
-    with made.sessions() as session:
-        caught_up = catch_up(session, made.ledger, made.tickets.events)
+    caught_up = catch_up(made.sessions, made.ledger, made.tickets.events)
     if caught_up:
         log.warning("ledger_caught_up", tickets=caught_up)
     return made
+
+
+@contextmanager
+def at_work() -> Iterator[Custodian]:
+    """The custodian for one message. After anything wrong with its ledger the next one holds that against the trail again."""
+    try:
+        yield custodian()
+    except LedgerInvalid as error:
+        custodian.cache_clear()
+        if isinstance(error, LedgerBehind):  # what is put in its place need not go on from it
+            ledger.cache_clear()
+        raise
 
 
 @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]
@@ -78,8 +97,9 @@ def get_ready(**_: object) -> None:
     refuses each message as well.
     """
     try:
-        custodian().load_roster()
-        custodian().load_policies()
+        with at_work() as made:
+            made.load_roster()
+            made.load_policies()
     except Exception as error:  # an engine that is away may be back when the first message comes
         log.critical("custodian_not_ready", exc_info=error)
 
@@ -87,11 +107,12 @@ def get_ready(**_: object) -> None:
 @app.task(name=TaskName.OPEN.value)  # type: ignore[untyped-decorator]
 def open_request(request_id: str) -> None:
     """Open one approved request, unless it is open already."""
-    opened = custodian().open(UUID(request_id))
+    with at_work() as made:
+        opened = made.open(UUID(request_id))
+        if opened.refusal is Refusal.KEY_SHREDDED:
+            _shred_again(made)
     if opened.refusal is not None:
         log.warning("ticket_refused", request=request_id, refusal=opened.refusal.value)
-        if opened.refusal is Refusal.KEY_SHREDDED:
-            _shred_again()
     else:
         log.info("request_opened", request=request_id, recovery=str(opened.recovery), again=opened.again)
 
@@ -99,7 +120,8 @@ def open_request(request_id: str) -> None:
 @app.task(name=TaskName.CARRY_OUT.value)  # type: ignore[untyped-decorator]
 def carry_out_order(order_id: str) -> None:
     """Carry out one key officer's order, unless that is done already."""
-    carried = orders.carry_out(custodian(), UUID(order_id))
+    with at_work() as made:
+        carried = orders.carry_out(made, UUID(order_id))
     state = carried.state.value if carried.state else "unknown"
     log.info("order_carried_out", order=order_id, state=state, refusal=carried.refusal, keys=carried.keys)
 
@@ -107,12 +129,13 @@ def carry_out_order(order_id: str) -> None:
 @app.task(name=TaskName.RETAIN.value)  # type: ignore[untyped-decorator]
 def retain_release(release_id: str) -> None:
     """Shred the keys of one release, if their time is over."""
-    done = retention.retain(custodian(), UUID(release_id))
+    with at_work() as made:
+        done = retention.retain(made, UUID(release_id))
     log.info("release_retained", release=release_id, due=done.due, keys=done.keys, held=done.held)
 
 
-def _shred_again() -> None:
+def _shred_again(made: Custodian) -> None:
     """Whoever brought back one key that was shredded, as from a backup, brought back others."""
-    keys_again = shredding.shred_again(custodian())
+    keys_again = shredding.shred_again(made)
     if keys_again:
         log.warning("keys_shredded_again", keys=keys_again)

@@ -203,8 +203,11 @@ class Ledger:
 
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
         """Writes, once, that this request was opened; on disk when it returns. Raises LedgerInvalid."""
-        opening = Opening(request, ticket, recovery)
-        self._append(lambda known: [] if request in known.spent else [opening.entry()])
+        self.record_openings([Opening(request, ticket, recovery)])
+
+    def record_openings(self, openings: Sequence[Opening]) -> None:
+        """Writes, once and all in one write, that these requests, each named once, were opened. Raises LedgerInvalid."""
+        self._append(lambda known: [each.entry() for each in openings if each.request not in known.spent])
 
     def record_pinned(self, file: PinnedFile, sha256: str) -> None:
         """Writes which version of a pinned file the trail was told of; on disk when it returns. Raises LedgerInvalid."""
@@ -270,8 +273,13 @@ class Ledger:
         before, whole = self._reading, content[: content.rfind(b"\n") + 1]
         if hashlib.sha256(whole[: before.size]).digest() != before.digest:
             raise LedgerInvalid("lines that this process read before are changed or gone")
-        self._reading = _Reading()  # until every new line was read
-        _parse(before.known, whole[before.size :])
+        try:
+            _parse(before.known, whole[before.size :])
+        except BaseException:  # what was read before stays known: an older copy put in its place is still seen
+            known = _Known()
+            _parse(known, whole[: before.size])
+            self._reading = _Reading(known, before.size, before.digest)
+            raise
         self._reading = _Reading(before.known, len(whole), hashlib.sha256(whole).digest())
         return before.known
 

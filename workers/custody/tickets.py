@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,7 +16,7 @@ from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
 from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
-from workers.custody.keys import KeyType, key_id
+from workers.custody.keys import FileKind, KeyType, key_id, load
 
 # From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
 RECOVERY_LIFE = timedelta(hours=24)
@@ -31,9 +33,17 @@ def in_hand_lock(recovery: UUID) -> int:
 
 @dataclass(frozen=True)
 class TicketSigner:
-    """The custodian's Ed25519 key: raw private bytes."""
+    """The custodian's Ed25519 key: raw private bytes. `older`: the raw public keys that it had before, by their ids."""
 
     private: bytes = field(repr=False)
+    older: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def load(cls, path: Path | str) -> TicketSigner:
+        """From its key file: the active key signs, and all others still say what was signed before. Raises as `keys.load` does."""
+        file = load(path, FileKind.SIGNING)
+        public = {key.id: key.public for key in file.keys if key.type is KeyType.ED25519}
+        return cls(file.of(KeyType.ED25519).secret(), public)
 
     def sign(self, ticket: TicketTerms) -> bytes:
         """The signature over the ticket's canonical form, 64 bytes."""
@@ -47,7 +57,7 @@ class TicketSigner:
     @cached_property
     def events(self) -> EventSigner:
         """The same key, for events; what it signs of one can never be taken for a ticket."""
-        return EventSigner(self.private)
+        return EventSigner(self.private, self.older)
 
 
 @dataclass(frozen=True)

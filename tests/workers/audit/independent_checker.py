@@ -1,6 +1,6 @@
 """A second checker of evidence bundles, written from docs/audit-format.md; it shares no code with the product.
 
-`python independent_checker.py BUNDLE NOTARY_HEX [CUSTODIAN_HEX]` prints what is wrong, or nothing.
+`python independent_checker.py BUNDLE NOTARY_HEX [CUSTODIAN_HEX [before-signatures]]` prints what is wrong, or nothing.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def check(data: bytes, public: bytes, custodian: bytes | None = None) -> None:
-    """Raises Wrong, or whatever reading a damaged file raises. With `custodian`, its own events are checked as well."""
+def check(data: bytes, public: bytes, custodian: bytes | None = None, *, before: bool = False) -> None:
+    """Raises Wrong, or whatever reading a damaged file raises. With `custodian`, its own events are checked as well; `before`: unsigned
+    ones ahead of the first signed one are accepted.
+    """
     evidence = read_canonical(open_archive(data))
     fields = {"v", "what", "about", "events", "heads", "consistency", "notary", "summary"}
     need(set(evidence) == fields and evidence["v"] == 1 and evidence["what"] == "refacex evidence", "another format")
@@ -91,7 +93,7 @@ def check(data: bytes, public: bytes, custodian: bytes | None = None) -> None:
     check_matter(evidence["about"], events)
     check_people(events)
     if custodian is not None:
-        check_custodian(events, custodian)
+        check_custodian(events, custodian, before)
 
 
 def open_archive(data: bytes) -> bytes:
@@ -290,11 +292,11 @@ def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
         known["denied"] |= tag == "request:denied"
 
 
-def check_custodian(events: list[Any], public: bytes) -> None:
-    """What the custodian wrote is signed by it, once the first is, and no signature stands twice."""
+def check_custodian(events: list[Any], public: bytes, before: bool) -> None:
+    """What the custodian wrote is signed by it, from the first on or, with `before`, once the first is; no signature stands twice."""
     key = hashlib.sha256(b"ed25519:" + public).hexdigest()[:16]
     prefixes = ("ticket:", "key:", "ledger:", "pinned:", "subject:", "review:opened", "order:done", "order:refused")
-    signing, seen = False, set()
+    signing, seen = not before, set()
     for event in events:
         tag, said = event["event"], event["fields"]
         if event["role"] != "refacex_custodian" and not tag.startswith(prefixes):
@@ -315,6 +317,7 @@ def check_custodian(events: list[Any], public: bytes) -> None:
 
 if __name__ == "__main__":
     try:
-        check(Path(sys.argv[1]).read_bytes(), *(bytes.fromhex(each) for each in sys.argv[2:4]))
+        given = [bytes.fromhex(each) for each in sys.argv[2:4]]
+        check(Path(sys.argv[1]).read_bytes(), *given, before=sys.argv[4:] == ["before-signatures"])
     except Exception as error:
         sys.exit(f"it does not hold: {type(error).__name__}: {error}")

@@ -147,6 +147,34 @@ def test_a_ticket_that_a_stolen_role_wrote_shows_in_the_evidence(
     assert "the signature is not the custodian's over these fields" in problem
 
 
+def test_a_ticket_without_any_signature_of_the_custodian_is_a_fault(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """A stolen role writes ticket:issued and ticket:spent with no mark at all, and the bundle holds no signed one beside them."""
+    terms, ticket = world.approved((0, 0)), uuid4()
+    about: dict[str, Any] = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+    about |= {"actor": "custodian", "ticket": ticket}
+    with world.as_("custodian").begin() as session:
+        append(session, AuditEvent.TICKET_ISSUED, detail={"faces": 1}, **about)
+    with world.as_("custodian").begin() as session:
+        append(session, AuditEvent.TICKET_SPENT, recovery=uuid4(), **about)
+    new_notary(world.database, anchors, signer).anchor()
+    data = pack(take(world, anchors, signer, About.TICKET, ticket))
+    assert holds(data, signer.verifier), "nobody asked who wrote it"
+    custodian = world.custodian_keys()
+    assert not holds(data, signer.verifier, custodian)
+    found = check_bundle(data, signer.verifier, custodian).problems
+    assert [each.split(": ", 1)[1] for each in found] == [
+        "ticket:issued: the custodian did not sign it",
+        "ticket:spent: the custodian did not sign it",
+    ]
+    (public,) = custodian.values()
+    independent_checker.check(data, signer.verifier.public, public, before=True)
+    checked = check_bundle(data, signer.verifier, custodian, before_signatures=True)
+    assert checked.ok
+    assert any("wrote 2 events, which carry no signature: you say" in words for words in checked.limits)
+
+
 def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:
     _, page = unpack(bundles.ticket)
     for words in (

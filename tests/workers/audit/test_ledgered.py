@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from schemas.audit import AuditEvent
 from schemas.orders import order_message
@@ -23,11 +23,13 @@ from workers.audit.append import append
 from workers.audit.attested import attesting
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Problem, Verification
+from workers.custody import ledger as ledger_module
 from workers.custody import ordering, shredding
 from workers.custody.errors import LedgerInvalid
 from workers.custody.holds import Portion, Target
 from workers.custody.ledger import Ledger
 from workers.custody.orders import carry_out
+from workers.custody.roster import remove_person
 from workers.custody.service import Custodian
 
 SHRED, HOLD, LIFT = OrderKind
@@ -97,6 +99,7 @@ def test_whatever_end_the_ledger_lost_is_found(world: World) -> None:
 
 def test_a_database_that_was_taken_back_is_found_by_the_ledger(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trail with it, so that it agrees with its tables; orders and retention are in hand for two days at most."""
+    monkeypatch.setattr(ledgered, "CLOCKS", timedelta(seconds=-1))  # a minute has gone by since
     with copied(world.database) as backup:
         lived(world)
         restored = replace(world, database=backup)
@@ -167,6 +170,41 @@ def test_a_shredding_that_the_custodians_own_key_signed_and_its_ledger_does_not_
         "order:done: the ledger does not know that order",
         "key:shredded: it cannot be held against the ledger: TypeError",
     ]
+
+
+def test_what_the_custodian_did_since_the_snapshot_is_a_note(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification of a long trail reads for minutes in one snapshot, and the ledger at its end."""
+    fetched(world)
+    result = Verification()
+    with sessions(world.database.url_for("gateway"))() as session:
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        session.execute(select(func.count()).select_from(Release))
+        assert world.custodian().open(world.approved((1, 0)).id).recovery is not None
+        remove_person(world.roster, "dave")
+        world.custodian().load_roster()
+        check_ledger(session, world.ledger, result)
+        assert result.findings == []
+        assert len(result.notes) == 2
+        assert all("verify again to see its event" in each for each in result.notes), result.notes
+    assert (held(world).findings, held(world).notes) == ([], [])
+
+
+@pytest.mark.parametrize(("apart", "found"), [(-90, 1), (-30, 0), (30, 0), (90, 1)])
+def test_only_what_is_of_after_the_snapshot_may_be_without_its_event(
+    world: World, monkeypatch: pytest.MonkeyPatch, apart: int, found: int
+) -> None:
+    """An invented line is no less found for being dated into times to come."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(seconds=apart)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "datetime", Clock)
+        world.ledger.record_spent(uuid4(), uuid4(), uuid4())
+    result = held(world)
+    assert (len(result.findings), len(result.notes)) == (found, 1 - found)
 
 
 def _terms(world: World) -> Any:

@@ -9,33 +9,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from gateway.cli import keys as commands
-from schemas.audit import AuditEvent
-from schemas.orders import order_message
-from schemas.states import OrderKind, OrderScope
 from schemas.tables import CustodyOrder, Release, Ticket
 from tests.governance import World, sessions
-from tests.workers.audit.harness import fetched, write
-from workers.audit import append
+from tests.kills import Arm, kill_after, kill_before, run_killed
+from tests.workers.audit.harness import disarm, rearm, write
+from tests.workers.custody.lives import HOLD, SHRED, UNREADABLE, caught_up, give, lived, path_of
+from workers.audit.attested import fault_of, is_custodians
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Verification
-from workers.custody import keys, ordering, retention
+from workers.custody import keys, retention
+from workers.custody import recall as recalling
 from workers.custody.errors import LedgerBehind, LedgerInvalid, LedgerMissing
-from workers.custody.holds import Target
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.orders import carry_out
-from workers.custody.recall import catch_up
 
-SHRED, HOLD, LIFT = OrderKind
 ROOT = Path(__file__).parents[3]
 Refacex = Callable[..., Result]
 
@@ -74,31 +73,6 @@ def refacex(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_pa
         return result
 
     return run
-
-
-def path_of(world: World) -> Path:
-    return world.folder / "tombstones.json"
-
-
-def give(world: World, kind: OrderKind, item: int) -> UUID:
-    with world.as_("gateway")() as session:
-        about = Target(OrderScope.ITEM, world.items[item])
-        terms = ordering.draft_order(session, kind, about, ordered_by="kim", reason="a case")
-    with world.as_("gateway").begin() as session:
-        ordering.give_order(session, terms, world.people["kim"].signing.sign(order_message(terms)))
-    return terms.id
-
-
-def lived(world: World) -> None:
-    """A ticket, a shredded item, a hold that was lifted, a hold that stands."""
-    fetched(world)
-    for kind, item in ((HOLD, 0), (LIFT, 0), (SHRED, 0), (HOLD, 1)):
-        carry_out(world.custodian(), give(world, kind, item))
-
-
-def caught_up(world: World, ledger: Ledger | None = None) -> int:
-    with world.custodian().sessions() as session:
-        return catch_up(session, ledger or world.ledger, world.custodian().tickets.events)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +117,55 @@ def test_an_older_ledger_is_refused(world: World) -> None:
             caught_up(world)
 
 
+def test_a_damaged_line_makes_it_forget_nothing(world: World) -> None:
+    """Were it to, an older copy in the damaged one's place would be taken for the ledger."""
+    lived(world)
+    whole = path_of(world).read_bytes()
+    running = world.ledger
+    standing = running.holds().standing()
+    path_of(world).write_bytes(whole + b'{"damaged":1}\n')
+    with pytest.raises(LedgerInvalid, match="line"):
+        running.holds()
+    path_of(world).write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(LedgerInvalid, match="changed or gone"):
+        running.holds()
+    path_of(world).write_bytes(whole)
+    assert running.holds().standing() == standing != {}
+    running.record_spent(uuid4(), uuid4(), uuid4())
+    assert world.ledger.holds().standing() == standing
+
+
+def test_a_custodian_that_saw_damage_holds_its_ledger_against_the_trail_again(
+    world: World, environment: dict[str, str]
+) -> None:
+    lived(world)
+    code = """
+import sys
+from pathlib import Path
+from workers.custody import app
+from workers.custody.errors import LedgerInvalid
+
+path, message = Path(sys.argv[1]), lambda: app.retain_release(sys.argv[2])
+whole = path.read_bytes()
+older = b"".join(whole.splitlines(keepends=True)[:-1])
+message()
+first = app.custodian()
+for content in (whole + b"damaged\\n", older, older):
+    path.write_bytes(content)
+    try:
+        message()
+    except LedgerInvalid:
+        continue
+    raise SystemExit("it worked without what its ledger had told it")
+path.write_bytes(whole)
+message()
+assert app.custodian() is not first, "it was held against the trail again"
+"""
+    command = [sys.executable, "-c", code, str(path_of(world)), str(world.release)]
+    done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tickets_that_a_crash_or_an_older_copy_left_out_are_spent(world: World) -> None:
     requests = [world.approved((0, 0)).id, world.approved((1, 1)).id]
     begun = path_of(world).read_bytes()
@@ -153,19 +176,28 @@ def test_tickets_that_a_crash_or_an_older_copy_left_out_are_spent(world: World) 
     assert caught_up(world) == 0
 
 
-def test_nobody_elses_rows_and_events_make_it_refuse(world: World) -> None:
-    """A stolen role and the database's owner: without the custodian's key nothing that they write counts."""
+@pytest.mark.parametrize("spelt", [str, str.upper])
+def test_a_copy_of_what_was_forgotten_refuses_nothing_however_it_is_spelt(
+    world: World, refacex: Refacex, spelt: Callable[[str], str]
+) -> None:
+    """Its signature's hexadecimal digits may be, its nonce may not; and an unreadable event stops no search."""
     lived(world)
-    terms = world.approved((1, 0))
-    with world.as_("custodian").begin() as session:
-        forged = {"canonical": b"{}", "signature": bytes(64), "expires_at": terms.expires_at}
-        session.execute(insert(Ticket).values(id=uuid4(), request_id=terms.id, **forged))
-        about = {"actor": "custodian", "release": world.release}
-        append(session, AuditEvent.KEY_SHREDDED, **about, item=world.items[1], detail={"faces": [0], "layout": True})
-        append(session, AuditEvent.KEY_SHREDDED, **about, detail={"custodian": ["x"]})
-        append(session, AuditEvent.ORDER_DONE, **about, detail={"order": uuid4(), "kind": "hold"})
+    events = world.events(marks=True)
+    path_of(world).unlink()
+    world.owner(
+        "ALTER TABLE custody_orders DISABLE TRIGGER USER",
+        "DELETE FROM custody_orders",
+        *UNREADABLE,
+        disarm(),
+        "UPDATE audit.events SET canonical = '\\x00ff' WHERE event = 'ticket:spent'",
+        rearm(),
+    )
+    refacex("keys", "ledger", "begin", "--accept-loss")
+    done = [each["fields"] for each in events if each["event"] == "order:done"][-1]
+    mark = done["detail"]["custodian"]
+    mark |= {"signature": spelt(mark["signature"])}
+    write(world, "order:done", done | {"detail": done["detail"] | {"custodian": mark}})
     assert caught_up(world) == 0
-    assert not world.ledger.spent(terms.id)
 
 
 def test_a_lost_ledger_is_begun_again_only_by_who_accepts_the_loss(world: World, refacex: Refacex) -> None:
@@ -206,6 +238,51 @@ def test_a_lost_ledger_is_begun_again_only_by_who_accepts_the_loss(world: World,
 
     assert held(known) == []
     assert "another ledger than this one was begun here" in held(old)
+
+
+def begun(world: World) -> list[str]:
+    signed = [each for each in world.events(marks=True) if each["event"] == "ledger:begun"]
+    assert [fault_of(each, world.custodian_keys()) for each in signed] == [None] * len(signed)
+    return [each["fields"]["detail"]["ledger"] for each in signed]
+
+
+@pytest.mark.parametrize(
+    "arm", [kill_after(Ledger, "begin"), kill_before(recalling, "append"), kill_after(recalling, "append")]
+)
+def test_a_ledger_whose_beginning_was_cut_short_is_told_of(world: World, refacex: Refacex, arm: Arm) -> None:
+    """Killed between the file and its event: the custodian tells, once, and in no ledger that somebody else told of."""
+    lived(world)
+    path_of(world).unlink()
+    run_killed(arm, lambda: refacex("keys", "ledger", "begin", "--accept-loss"))
+    assert (begun(world), world.ledger.recalled >= 0) == ([], True)
+    assert caught_up(world) == 0
+    assert caught_up(world) == 0
+    assert begun(world) == [str(world.ledger.id)]
+    result = Verification()
+    with sessions(world.database.url_for("gateway"))() as session:
+        check_ledger(session, world.ledger, result)
+    assert result.findings == []
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_a_commit_whose_answer_was_lost_leaves_ledger_and_event(
+    world: World, refacex: Refacex, monkeypatch: pytest.MonkeyPatch, stands: bool
+) -> None:
+    lived(world)
+    path_of(world).unlink()
+    real = Session.commit
+
+    def lost(session: Session) -> None:
+        if stands:
+            real(session)
+        raise OperationalError("COMMIT", {}, Exception("the connection went away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "commit", lost)
+        refacex("keys", "ledger", "begin", "--accept-loss", ok=False)
+    assert begun(world) == ([str(world.ledger.id)] if stands else [])
+    assert caught_up(world) == 0
+    assert begun(world) == [str(world.ledger.id)]
 
 
 def test_what_cannot_be_recalled_is_forgotten_and_said(world: World, refacex: Refacex) -> None:
@@ -250,3 +327,29 @@ def test_a_new_installation_begins_one_by_hand_where_none_is(world: World, refac
     with pytest.raises(LedgerInvalid):
         path_of(world).write_bytes(path_of(world).read_bytes() * 2)
         world.ledger.holds()
+
+
+def test_the_custodians_signing_key_is_replaced_and_what_it_signed_stands(world: World, refacex: Refacex) -> None:
+    """As docs/governance.md says it: afterwards an older ledger is still refused, and a lost one recalled, by either key's word."""
+    lived(world)
+    old = world.ticket_key()
+    assert "back up" in refacex("keys", "replace-signing").stderr
+    public = keys.load(world.folder / "ticket.public.json", keys.FileKind.PUBLIC)
+    keys.write_public(world.folder / "keys" / "ticket.public.json", public.public_json())
+    assert (world.ticket_key().id, len(world.custodian_keys())) == (public.active, 2)
+    assert public.active != old.id
+    assert caught_up(world) == 0
+
+    request = world.approved((1, 0)).id
+    assert world.custodian().open(request).recovery is not None
+    assert world.unsigned() == [], "either key's signatures verify"
+    used = {each["fields"]["detail"]["custodian"]["key"] for each in world.events(marks=True) if is_custodians(each)}
+    assert used == {old.id, public.active}
+    whole = path_of(world).read_bytes()
+    path_of(world).write_bytes(b"".join(whole.splitlines(keepends=True)[:-2]))
+    with pytest.raises(LedgerBehind):
+        caught_up(world)
+    path_of(world).unlink()
+    said = refacex("keys", "ledger", "begin", "--accept-loss").stderr
+    assert "2 spent tickets, 1 items with shredded keys, 4 orders" in said
+    assert begun(world) == [str(world.ledger.id)]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from schemas.policies import Policy
 from schemas.states import OrderKind, OrderScope
 from schemas.tables import Ticket
 from tests.governance import POLICY, Member, World, sessions
+from workers.audit import ledgered
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Verification
 from workers.custody import keys, ordering, retention
@@ -146,7 +148,8 @@ def test_a_crash_before_the_ledger_tells_it_again(world: World, monkeypatch: pyt
     assert held(world).findings == []
 
 
-def test_a_version_that_only_the_ledger_was_told_of_is_found(world: World) -> None:
+def test_a_version_that_only_the_ledger_was_told_of_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgered, "CLOCKS", timedelta(seconds=-1))  # a minute has gone by since
     world.ledger.record_pinned(PinnedFile.POLICIES, "0" * 64)
     (found,) = held(world).findings
     assert "the trail has no pinned:changed of it" in found.words
