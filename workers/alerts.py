@@ -23,6 +23,7 @@ class AlertKind(StrEnum):
     ORDER_REFUSED = "order_refused"
     GLASS_BROKEN = "glass_broken"
     TRAIL_FORKED = "trail_forked"
+    LEDGER_REFUSED = "ledger_refused"  # the custodian does nothing until its ledger is put right
 
 
 def raise_alert(session: Session, kind: AlertKind, **detail: Any) -> None:

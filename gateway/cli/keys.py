@@ -161,11 +161,11 @@ def begin_ledger(
         from workers.custody.recall import begin
 
         recalled = begin(sessions, settings.tombstones, _signer(settings), account(), accept_loss=accept_loss)
-        tell(f"begun: {settings.tombstones}")
+        tell(f"begun: {settings.tombstones}; a custodian that runs goes on with it when it is started again")
         if recalled is not None:
             tell(
                 f"recalled: {len(recalled.openings)} spent tickets, {len(recalled.portions)} items with shredded keys, "
-                f"{len(recalled.answers)} orders; see `refacex hold list --ledger` and order again what is missing"
+                f"{len(recalled.answers)} orders; see `refacex hold list --ledger {settings.tombstones}` and order again what is missing"
             )
 
 
@@ -203,6 +203,7 @@ def _signer(settings: CustodianSettings) -> EventSigner:
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
     from workers.custody.ledger import Ledger
     from workers.custody.providers.unwrappers import passphrase_of, unwrapper_of
+    from workers.custody.recall import catch_up
     from workers.custody.rotation import RETIREMENT_STEPS, ROTATION_STEPS, KeyOffice
     from workers.releases.faults import Faults
 
@@ -213,11 +214,15 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         from workers.custody.providers.kms import KmsClients, KmsSealer
 
         kms = KmsSealer(settings.custody_kms_keys[0], KmsClients(settings))
+    ledger, signer = Ledger(settings.tombstones), _signer(settings)
+    catch_up(
+        sessions, ledger, signer
+    )  # as the custodian does: with a ledger of yesterday it would not know what was shredded
     return KeyOffice(
         sessions=sessions,
         unwrapper=unwrapper_of(settings, ask),
-        ledger=Ledger(settings.tombstones),
-        events=_signer(settings),
+        ledger=ledger,
+        events=signer,
         actor=account(),
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),

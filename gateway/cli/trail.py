@@ -118,7 +118,8 @@ def evidence(
     if made.left_out:
         tell(f"{made.left_out} events are younger than the newest head, and not in it: make it again in a minute")
     print(
-        f"{len(made.events)} events, proven by the head that the notary signed: check it with `refacex audit check {out}`"
+        f"{len(made.events)} events, proven by the head that the notary signed: check it with `refacex audit check {out} "
+        "--public-key audit.public.json --custodian-key ticket.public.json`, both from whom you trust"
     )
 
 
@@ -163,8 +164,14 @@ def check(
                 + (f"is the released file of image {item}" if item else "IS NO FILE THAT THIS PROVES RELEASED")
             )
         )
-    print("all of it holds" if checked.ok else "THIS EVIDENCE DOES NOT HOLD")
-    if not checked.ok or not all(item for _, item in known):
+    strange = sum(item is None for _, item in known)
+    if not checked.ok:
+        print("THIS EVIDENCE DOES NOT HOLD")
+    elif strange:
+        print(f"the evidence holds, and {strange} of {len(known)} files ARE NONE THAT IT PROVES RELEASED")
+    else:
+        print("all of it holds")
+    if not checked.ok or strange:
         raise typer.Exit(1)
 
 

@@ -5,13 +5,15 @@ images.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from uuid import UUID
 
 from celery.signals import worker_init, worker_process_init
+from sqlalchemy.exc import DBAPIError
 
 from schemas.messages import Queue, TaskName
+from workers.alerts import AlertKind, raise_alert
 from workers.app import log_as, make_app
 from workers.audit.attested import attesting
 from workers.custody import keys, orders, retention, shredding
@@ -78,7 +80,16 @@ def at_work() -> Iterator[Custodian]:
         custodian.cache_clear()
         if isinstance(error, LedgerBehind):  # what is put in its place need not go on from it
             ledger.cache_clear()
+        with suppress(DBAPIError):
+            alert(error.code)
         raise
+
+
+@cache
+def alert(code: str) -> None:
+    """Tells, once a process, that this custodian does nothing: from outside it looks as if it had nothing to do."""
+    with app.sessions.begin() as session:
+        raise_alert(session, AlertKind.LEDGER_REFUSED, code=code)
 
 
 @worker_init.connect(weak=False)  # type: ignore[untyped-decorator]

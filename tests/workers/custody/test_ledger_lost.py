@@ -25,6 +25,7 @@ from tests.governance import World, sessions
 from tests.kills import Arm, kill_after, kill_before, run_killed
 from tests.workers.audit.harness import disarm, rearm, write
 from tests.workers.custody.lives import HOLD, SHRED, UNREADABLE, caught_up, give, lived, path_of
+from workers.alerts import newest
 from workers.audit.attested import fault_of, is_custodians
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Verification
@@ -164,6 +165,17 @@ assert app.custodian() is not first, "it was held against the trail again"
     command = [sys.executable, "-c", code, str(path_of(world)), str(world.release)]
     done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    with world.as_("gateway")() as session:
+        told = [(each.kind, each.detail) for each in newest(session, 10) if each.kind == "ledger_refused"]
+    assert told == [("ledger_refused", {"code": "ledger_invalid"})], "once, however many messages were refused"
+
+
+def test_keys_are_looked_after_with_the_newest_ledger_alone(world: World, refacex: Refacex) -> None:
+    lived(world)
+    whole = path_of(world).read_bytes()
+    path_of(world).write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
+    for command in (("check",), ("rotate",), ("retire", "0" * 16, "--yes")):
+        assert "restore its newest copy" in refacex("keys", *command, ok=False).stderr
 
 
 def test_tickets_that_a_crash_or_an_older_copy_left_out_are_spent(world: World) -> None:
