@@ -44,7 +44,7 @@ def target_shape(source: Tensor, donor: Tensor) -> Tensor:
     basis = torch.cat([donor, ones], 2)
     # Regularised: an affine fit over 162 points is well determined, but a collapsed mesh must not break it.
     gram = basis.transpose(1, 2) @ basis + 1e-3 * torch.eye(3, dtype=donor.dtype, device=donor.device)
-    posed = basis @ torch.linalg.solve(gram, basis.transpose(1, 2) @ source)
+    posed = basis @ warp.solve(gram, basis.transpose(1, 2) @ source)
     weight = torch.zeros(source.shape[1], 1, dtype=source.dtype, device=source.device)
     for part, share in SHAPE_FROM_DONOR.items():
         weight[torch.from_numpy(GROUPS[part])] = share

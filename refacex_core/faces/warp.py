@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +23,20 @@ def spline(source: Tensor, target: Tensor, smooth: float = 1e-3) -> tuple[Tensor
     top = torch.cat([k, p], 2)
     bottom = torch.cat([p.transpose(1, 2), torch.zeros(b, 3, 3, dtype=source.dtype, device=source.device)], 2)
     right = torch.cat([target / 256, torch.zeros(b, 3, 2, dtype=source.dtype, device=source.device)], 1)
-    return centres, torch.linalg.solve(torch.cat([top, bottom], 1), right)
+    return centres, solve(torch.cat([top, bottom], 1), right)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """The X of `matrix` X = `right` (B x N x N and B x N x M); no gradient.
+
+    On the CPU by NumPy: PyTorch's own batched solver over MKL was seen to hang where the number of threads had been set.
+    """
+    solved: Tensor
+    if matrix.device.type == "cpu":
+        solved = torch.from_numpy(np.linalg.solve(matrix.detach().numpy(), right.detach().numpy()))
+    else:
+        solved = torch.linalg.solve(matrix, right)
+    return solved
 
 
 def evaluate(fit: tuple[Tensor, Tensor], points: Tensor) -> Tensor:
