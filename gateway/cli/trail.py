@@ -73,8 +73,11 @@ def verify(
         from workers.custody.ledger import Ledger
         from workers.custody.roster import load_roster
 
-        if ledger is not None and not ledger.is_file():
-            raise stop(f"there is no ledger at {ledger}: it lies on the custodian's machine")
+        for what, path in (("ledger", ledger), ("roster", roster)):
+            if path is not None and not path.is_file():
+                raise stop(
+                    f"there is no {what} at {path}: it lies on the custodian's machine, below keys in its home folder"
+                )
         book = Ledger(ledger) if ledger is not None else None
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)

@@ -88,7 +88,9 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     assert "its signature is not the custodian's [signature]" in wrong
 
     assert "4 of the custodian" in refacex("audit", "verify", *roster).stdout
-    assert "there is no ledger" in refacex("audit", "verify", "--ledger", tmp_path / "none.json", ok=False).stderr
+    for what in ("ledger", "roster"):
+        missing = refacex("audit", "verify", f"--{what}", tmp_path / "none.json", ok=False).stderr
+        assert f"there is no {what} at {tmp_path / 'none.json'}" in missing
 
     public = ["--public-key", world.folder / "keys" / "audit.public.json"]
     ticket = world.one(select(Ticket.id))
