@@ -215,9 +215,8 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
 
         kms = KmsSealer(settings.custody_kms_keys[0], KmsClients(settings))
     ledger, signer = Ledger(settings.tombstones), _signer(settings)
-    catch_up(
-        sessions, ledger, signer
-    )  # as the custodian does: with a ledger of yesterday it would not know what was shredded
+    # As the custodian does at its start: with a ledger of yesterday nobody would know here what was shredded since.
+    catch_up(sessions, ledger, signer)
     return KeyOffice(
         sessions=sessions,
         unwrapper=unwrapper_of(settings, ask),

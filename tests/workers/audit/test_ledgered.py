@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import func, select, update
 
 from schemas.audit import AuditEvent
-from schemas.orders import order_message
 from schemas.states import OrderKind, OrderScope
 from schemas.tables import Release
 from tests.governance import World, copied, sessions
 from tests.workers.audit.harness import fetched
+from tests.workers.custody.lives import give
 from workers.audit import ledgered
 from workers.audit.append import append
 from workers.audit.attested import attesting
@@ -40,15 +40,6 @@ def world(world: World) -> World:
     with world.as_("release").begin() as session:
         session.execute(update(Release).values(state="finished", finished_at=func.now()))
     return world
-
-
-def give(world: World, kind: OrderKind, item: int = 0) -> UUID:
-    with world.as_("gateway")() as session:
-        about = Target(OrderScope.ITEM, world.items[item])
-        terms = ordering.draft_order(session, kind, about, ordered_by="kim", reason="a case")
-    with world.as_("gateway").begin() as session:
-        ordering.give_order(session, terms, world.people["kim"].signing.sign(order_message(terms)))
-    return terms.id
 
 
 def lived(world: World) -> None:

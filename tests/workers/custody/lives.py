@@ -24,7 +24,7 @@ def path_of(world: World) -> Path:
     return world.folder / "tombstones.json"
 
 
-def give(world: World, kind: OrderKind, item: int) -> UUID:
+def give(world: World, kind: OrderKind, item: int = 0) -> UUID:
     with world.as_("gateway")() as session:
         about = Target(OrderScope.ITEM, world.items[item])
         terms = ordering.draft_order(session, kind, about, ordered_by="kim", reason="a case")
