@@ -32,6 +32,7 @@ SHAPE_FROM_DONOR = {
     "lips": 0.6, "left_eye": 0.9, "right_eye": 0.9, "left_eyebrow": 1.0, "right_eyebrow": 1.0,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
+REACH = 8.0  # pixels that the network may move a part of the face
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
@@ -155,32 +156,40 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class FusionUNet(nn.Module):
-    """Source, posed donor and mask (B x 7 x 256 x 256) and code (B x 128) to a correction of the donor's face."""
+    """Source, posed donor and mask (B x 7 x 256 x 256) and code (B x 128) to what is done to the donor's face: where each
+    pixel is taken from (B x 2 x 256 x 256, pixels to the right and down, within `REACH`) and a correction (B x 3)."""
 
-    def __init__(self, widths: tuple[int, int, int] = (48, 96, 128), code: int = 128) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (64, 128, 160, 192), code: int = 128) -> None:
         super().__init__()
-        a, b, c = widths
+        a, b, c, d = widths
         self.stem = nn.Sequential(
             nn.PixelUnshuffle(4), nn.Conv2d(7 * 16, a, 3, padding=1), nn.GroupNorm(8, a), nn.GELU()
         )
-        self.down1, self.down2 = _down(a, b), _down(b, c)
-        self.middle = _Modulated(c, c, code)
-        self.fuse2 = IdentityFeatureFusion(c, code)
-        self.up1 = nn.Conv2d(c, b, 1)
-        self.fuse1 = IdentityFeatureFusion(b, code)
-        self.up0 = nn.Conv2d(b, a, 1)
-        self.fuse0 = IdentityFeatureFusion(a, code)
+        self.down1, self.down2, self.down3 = _down(a, b), _down(b, c), _down(c, d)
+        self.middle = _Modulated(d, d, code)
+        self.fuse3 = IdentityFeatureFusion(d, code)
+        self.up2, self.fuse2 = nn.Conv2d(d, c, 1), IdentityFeatureFusion(c, code)
+        self.up1, self.fuse1 = nn.Conv2d(c, b, 1), IdentityFeatureFusion(b, code)
+        self.up0, self.fuse0 = nn.Conv2d(b, a, 1), IdentityFeatureFusion(a, code)
+        self.move = filled(nn.Conv2d(b, 2, 3, padding=1))
+        self.last = _Modulated(a, a, code)
         self.out = nn.Sequential(filled(nn.Conv2d(a, 48, 3, padding=1)), nn.PixelShuffle(4))
 
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+    def forward(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         s0 = self.stem(x)
         s1 = self.down1(s0)
         s2 = self.down2(s1)
-        y = self.fuse2(self.middle(s2, code), s2, code)
-        y = self.fuse1(F.interpolate(self.up1(y), scale_factor=2, mode="bilinear", align_corners=False), s1, code)
-        y = self.fuse0(F.interpolate(self.up0(y), scale_factor=2, mode="bilinear", align_corners=False), s0, code)
-        correction: Tensor = self.out(y)
-        return correction
+        s3 = self.down3(s2)
+        y = self.fuse3(self.middle(s3, code), s3, code)
+        y = self.fuse2(_twice(self.up2(y)), s2, code)
+        y = self.fuse1(_twice(self.up1(y)), s1, code)
+        move = REACH * torch.tanh(F.interpolate(self.move(y), scale_factor=8, mode="bicubic", align_corners=False))
+        y = self.fuse0(_twice(self.up0(y)), s0, code)
+        return move, self.out(y + self.last(y, code))
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -202,22 +211,30 @@ class Anonymiser(nn.Module):
         self.appearance = appearance or DonorAppearance()
         self.unet = FusionUNet()
 
-    def pose(self, source: Tensor, points: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """The donor's face in the pose and light of the source, and the mask (no gradient runs here)."""
+    def pose(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+        """The donor's face in the pose and light of the source (no gradient runs here)."""
         with torch.no_grad():
             texture, shape = self.appearance(codes)
             target = target_shape(points, shape)
             mean = self.appearance.mean_shape[None].expand(len(points), -1, -1)
             where = warp.field(target, mean, 0, 0, 256, 256)
             offset = torch.tensor([WINDOW[1], WINDOW[0]], device=source.device, dtype=where.dtype)
-            posed = warp.sample(texture, where - offset)
-            masks = np.stack([oval_mask(p) for p in points.cpu().numpy()])
-            mask = torch.from_numpy(masks)[:, None].to(source)
-            return seamless(relight(tone(posed, source, mask), source, mask), source, mask).clamp(-1, 1), mask
+            posed = tone(warp.sample(texture, where - offset), source, mask)
+            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1)
 
-    def forward(self, source: Tensor, points: Tensor, codes: Tensor) -> Anonymised:
-        """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors."""
-        posed, mask = self.pose(source, points, codes)
-        correction = self.unet(torch.cat([source, posed, mask], 1), codes)
-        face = (posed + interior(mask) * correction).clamp(-1, 1)
+    def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
+        """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors,
+        `mask` B x 1 x 256 x 256 in 0..1 (drawn from the points where it is not given)."""
+        if mask is None:
+            drawn = np.stack([oval_mask(p) for p in points.cpu().numpy()])
+            mask = torch.from_numpy(drawn)[:, None].to(source)
+        posed = self.pose(source, points, codes, mask)
+        move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
+        inside = interior(mask)
+        at = torch.arange(256, device=source.device, dtype=source.dtype)
+        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
+        moved = warp.sample(posed, grid + (inside * move.to(inside)).permute(0, 2, 3, 1))
+        # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
+        lit = relight(moved + inside * correction.to(inside), source, mask)
+        face = seamless(lit, source, mask).clamp(-1, 1)
         return Anonymised(source + mask * (face - source), face, mask, posed)

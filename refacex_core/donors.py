@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
+from refacex_core.looks import Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW
 from refacex_core.types import DonorPolicy
 
@@ -31,6 +32,7 @@ _SHARPNESS = 40.0
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
+ALIKE = 3  # one in so many of the bank looks enough like a face
 _DRAWS = 4  # for each donor that is kept
 
 
@@ -70,44 +72,56 @@ class DonorAppearance(nn.Module):
         return full, shape
 
 
+@torch.inference_mode()
+def bank_looks(appearance: DonorAppearance) -> Looks:
+    """Looks of every donor in the bank."""
+    textures, shapes = appearance(appearance.codes)
+    return of_textures(textures, shapes, appearance.skin, appearance.mean_shape)
+
+
 class DonorBank:
     """The donors there are, and the choice among them."""
 
     def __init__(self, appearance: DonorAppearance) -> None:
         self.codes: NDArray[np.float32] = appearance.codes.cpu().numpy()
         self._ids = [int(i) for i in weights.card("donors")["portraits"]]  # a donor keeps its number from bank to bank
-        self._shapes = _normal_shape(appearance.shapes.cpu().numpy())
-        self._skin: NDArray[np.float32] = appearance.skin.cpu().numpy()
+        self.mean_shape = appearance.mean_shape
+        self._looks = bank_looks(appearance)
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @torch.inference_mode()
+    def looks(self, crops: Tensor, points: Tensor, masks: Tensor) -> list[Looks]:
+        """Of each face, as `choose` wants them (shapes as `looks.of_faces` takes them, on the bank's device)."""
+        measured = of_faces(crops, points, masks, self.mean_shape)
+        rows = [part.split(1) for part in astuple(measured)]
+        return [Looks(*row) for row in zip(*rows, strict=True)]
 
     def choose(
         self,
         policy: DonorPolicy,
         source_code: NDArray[np.float32],
-        shape: NDArray[np.floating],
-        skin: NDArray[np.floating],
+        looks: Looks,
         count: int,
         seed: bytes | None = None,
     ) -> list[Donor]:
         """`count` different donors in the order in which they are to be tried.
 
-        `random` draws among the half of the bank that is nearer in shape and skin colour (measured, not guessed
-        attributes), mixes two of them half of the time, and keeps a quarter of its draws, those whose codes are furthest
-        from the source; `matched` takes the nearest in shape and skin; `stable` draws from the whole bank
-        with `seed` alone, so that a subject keeps its first choice from photograph to photograph. Donors near to the
-        source's own code (128) are left out. `shape` is 162 x 2 in crop pixels, `skin` the mean colour (3) of the face, 0..1.
+        `random` draws among the third of the bank that looks most like the face (measured, not guessed attributes), mixes two
+        of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; `matched`
+        takes those that look most like it; `stable` draws from the whole bank with `seed` alone, so that a subject keeps its
+        first choice from photograph to photograph. Donors near to the source's own code (128) are left out. `looks` is of
+        the one face.
         """
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count, seed or secrets.token_bytes(16))
-        distance = self._distance(shape, skin)
-        usable = np.argsort(distance)
+        usable = distances(looks, self._looks)[0].argsort().cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         if policy is DonorPolicy.MATCHED:
             return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[:count]]
-        pool = usable[: max(len(self) // 2, 2 * count)]
+        pool = usable[: max(len(self) // ALIKE, 2 * count)]
         chosen: list[Donor] = []
         for _ in range(20 * _DRAWS * count):  # ends also where few donors differ enough
             if len(chosen) == _DRAWS * count:
@@ -131,16 +145,3 @@ class DonorBank:
         order = sorted(range(len(self)), key=place.__getitem__)
         far = [i for i in order if self.codes[i] @ source_code < TOO_NEAR]
         return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in far[:count]]
-
-    def _distance(self, shape: NDArray[np.floating], skin: NDArray[np.floating]) -> NDArray[np.float64]:
-        by_shape = np.linalg.norm(self._shapes - _normal_shape(np.asarray(shape)[None]), axis=(1, 2))
-        by_skin = np.linalg.norm(self._skin - skin, axis=1)
-        result: NDArray[np.float64] = by_shape / by_shape.std() + by_skin / by_skin.std()
-        return result
-
-
-def _normal_shape(shapes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Shapes (N x 162 x 2) with place and size taken out."""
-    centred = shapes - shapes.mean(1, keepdims=True)
-    result: NDArray[np.float64] = centred / np.linalg.norm(centred, axis=(1, 2), keepdims=True)
-    return result

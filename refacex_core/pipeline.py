@@ -21,6 +21,7 @@ from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, released
+from refacex_core.looks import Looks
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
 from refacex_core.reader import Reader
@@ -118,12 +119,14 @@ class Core:
         share_out(room, [1.0] * max(len(found), 1), item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
+        with clock.stage("donors"):
+            looks = self._looks(faces)
         for i, face in enumerate(faces):
             seed = item.options.donor_seed
             if seed is not None and i:
                 seed += bytes([i])  # a subject's seed names one donor; others beside it get donors of their own
             policy = item.options.donor_policy
-            face.donors = self._bank.choose(policy, face.code, face.points, _skin(face), DONORS_TRIED, seed)
+            face.donors = self._bank.choose(policy, face.code, looks[i], DONORS_TRIED, seed)
         return Job(item, rgb, faces, clock)
 
     def _align(self, rgb: RGB, found: Sequence[Detection]) -> list[Face]:
@@ -138,6 +141,14 @@ class Core:
             Face(d, g, c, p, e, oval_mask(p), grey)
             for d, g, c, p, e in zip(found, geometries, crops, points, codes, strict=True)
         ]
+
+    def _looks(self, faces: Sequence[Face]) -> list[Looks]:
+        if not faces:
+            return []
+        crops = _tensor(np.stack([f.crop for f in faces]))
+        points = torch.from_numpy(np.stack([f.points for f in faces]))
+        masks = torch.from_numpy(np.stack([f.mask for f in faces]))[:, None]
+        return self._bank.looks(*(part.to(self.device) for part in (crops, points, masks)))
 
     def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
@@ -331,13 +342,6 @@ def _without_neighbours(job: Job, face: Face) -> RGB:
         if other is not face:
             whole = align.paste(whole, other.candidates[0].face, other.mask, other.geometry.matrix())
     return align.crop(whole, face.geometry.matrix())
-
-
-def _skin(face: Face) -> NDArray[np.float64]:
-    """Mean colour under the mask, 0..1."""
-    weight = face.mask[..., None]
-    colour: NDArray[np.float64] = (face.crop / 255.0 * weight).sum((0, 1)) / max(float(weight.sum()), 1e-6)
-    return colour
 
 
 def _tensor(crops: NDArray[np.uint8]) -> torch.Tensor:

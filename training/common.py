@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,19 +145,18 @@ class Run:
             for group in optimiser.param_groups:
                 group["lr"] = rate * group.get("scale", 1.0)
 
-    def tick(self, images: int, losses: dict[str, float], every: int = 50, decay: float = 0.998) -> None:
+    def tick(self, images: int, losses: Mapping[str, float | Tensor], every: int = 50, decay: float = 0.998) -> None:
         """After each step: average the weights, and now and then log and save."""
         self.step += 1
         self.seen += images
         decay = min(decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for key, module in self.networks.items():
-                for name, value in module.state_dict().items():
-                    average = self.averages[key][name]
-                    if value.is_floating_point():
-                        average.lerp_(value.to(average), 1 - decay)
-                    else:
-                        average.copy_(value)
+                state = module.state_dict()
+                moving = [name for name, value in state.items() if value.is_floating_point()]
+                torch._foreach_lerp_([self.averages[key][n] for n in moving], [state[n] for n in moving], 1 - decay)
+                for name in state.keys() - set(moving):
+                    self.averages[key][name].copy_(state[name])
         if self.step % every == 0:
             now = time.monotonic()
             line = {

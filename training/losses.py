@@ -25,6 +25,7 @@ class Identity(nn.Module):
         for parameter in self.nets.parameters():
             parameter.requires_grad = False
         self.nets.eval()
+        self._deviations: list[float] = []
         square = np.vstack([CROP_TO_ARCFACE, [0, 0, 1]])
         self.register_buffer("to_crop", torch.from_numpy(np.linalg.inv(square)[:2]).float())
 
@@ -44,14 +45,34 @@ class Identity(nn.Module):
         seen = self.view(crops, jitter)
         return [net(seen) for net in self.nets]
 
+    def ghost(self, of: Identity, noise: float) -> None:
+        """Become `of` with noise on every layer (in standard deviations of its weights): a recogniser that sees alike but not
+        the same, so that what fools it is less one network's peculiarity (after Li et al., *Learning transferable adversarial
+        examples via ghost networks*, 2020)."""
+        mine, theirs = self._layers(), of._layers()
+        with torch.no_grad():
+            drawn = [torch.randn_like(weight) for weight in theirs]
+            torch._foreach_mul_(drawn, [noise * deviation for deviation in of.deviations()])
+            torch._foreach_copy_(mine, theirs)
+            torch._foreach_add_(mine, drawn)
 
-def jitters(batch: int, generator: torch.Generator | None = None) -> Tensor:
-    """Small random similarities of the template (B x 2 x 3)."""
-    r = torch.randn(batch, 4, generator=generator)
+    def _layers(self) -> list[Tensor]:
+        return [weight for weight in self.nets.state_dict().values() if weight.is_floating_point() and weight.dim() > 1]
+
+    def deviations(self) -> list[float]:
+        """Standard deviation of each layer's weights."""
+        if not self._deviations:
+            self._deviations = [float(weight.std()) for weight in self._layers()]
+        return self._deviations
+
+
+def jitters(batch: int, device: str = "cpu", wide: float = 1.0) -> Tensor:
+    """Small random similarities of the template (B x 2 x 3), `wide` times as far."""
+    r = wide * torch.randn(batch, 4, device=device)
     angle, scale, shift = 0.05 * r[:, 0], torch.exp(0.05 * r[:, 1]), 2.0 * r[:, 2:]
     c, s = scale * torch.cos(angle), scale * torch.sin(angle)
     m = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)
-    centre = torch.tensor([56.0, 56.0])
+    centre = torch.tensor([56.0, 56.0], device=device)
     return torch.cat([m, (centre + shift - m @ centre)[:, :, None]], 2)
 
 

@@ -3,7 +3,7 @@
     python -m training.prepare --data DATA --out training/cache
 
 For each set: `crops.npy` (N x 256 x 256 x 3 uint8), `points.npy` (N x 162 x 2 float32, crop pixels, NaN where none),
-`labels.npy` (N x 256 x 256 uint8, CelebA-HQ only), `names.json`. Only the sets' own splits are used.
+`codes.npy` (N x 128 float32, SFace), `labels.npy` (N x 256 x 256 uint8, CelebA-HQ only), `names.json`. Only the sets' own splits are used.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from refacex_core import recognisers
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
+from refacex_core.recognisers import Recogniser
 
 SETS = ("portraits-cc0", "celebahq256-val", "lfw-val", "celebahq256-train", "lfw-train", "london-ccby")
 
@@ -33,15 +35,17 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     landmarks = np.load(args.data / "landmarks.npz")
-    detector = YuNet()
+    detector, recogniser = YuNet(), recognisers.sface()
     for name in args.sets:
         target = args.out / name
         if not (target / "names.json").exists():
             target.mkdir(parents=True, exist_ok=True)
-            prepare(args.data / f"{name}.tar", target, detector, landmarks)
+            prepare(args.data / f"{name}.tar", target, detector, recogniser, landmarks)
 
 
-def prepare(archive: Path, target: Path, detector: YuNet, landmarks: np.lib.npyio.NpzFile) -> None:
+def prepare(
+    archive: Path, target: Path, detector: YuNet, recogniser: Recogniser, landmarks: np.lib.npyio.NpzFile
+) -> None:
     """One set: the face nearest to the centre of each image."""
     key = next(
         (k[: -len("/names")] for k in landmarks.files if k.endswith("/names") and k.startswith(archive.stem)), None
@@ -77,6 +81,10 @@ def prepare(archive: Path, target: Path, detector: YuNet, landmarks: np.lib.npyi
                 labels.append(cv2.warpAffine(label, matrix, (256, 256), flags=cv2.INTER_NEAREST))
     np.save(target / "crops.npy", np.stack(crops))
     np.save(target / "points.npy", np.stack(points))
+    np.save(
+        target / "codes.npy",
+        np.concatenate([recogniser(np.stack(crops[i : i + 32])) for i in range(0, len(crops), 32)]),
+    )
     if labels:
         np.save(target / "labels.npy", np.stack(labels))
     (target / "names.json").write_text(json.dumps(names))

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from refacex_core import images
@@ -103,21 +104,20 @@ def test_a_release_that_the_audit_turns_down_gets_another_donor(
 def test_stable_keeps_a_subjects_donor_from_photograph_to_photograph() -> None:
     bank = DonorBank(DonorAppearance())
     rng = np.random.default_rng(0)
+    ovals = torch.ones(11, 1, 256, 256)
+    looks = bank.looks(torch.rand(11, 3, 256, 256), bank.mean_shape + 5 * torch.randn(11, 162, 2), ovals)
     first = []
     for _ in range(10):
         code = rng.standard_normal(128).astype(np.float32)
         code /= np.linalg.norm(code)
-        shape = rng.normal(128, 40, (162, 2))
-        first.append(bank.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 3, b"subject")[0].name)
+        first.append(bank.choose(DonorPolicy.STABLE, code, looks.pop(), 3, b"subject")[0].name)
     assert len(set(first)) <= 2  # another only where the first is too near to the source
-    others = {bank.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 1, bytes([i]))[0].name for i in range(20)}
+    others = {bank.choose(DonorPolicy.STABLE, code, looks[0], 1, bytes([i]))[0].name for i in range(20)}
     smaller = DonorBank(DonorAppearance())
     gone = f"d{smaller._ids.pop()}"
     smaller.codes = smaller.codes[:-1]
     for seed in (bytes([i]) for i in range(50)):  # a donor that leaves the bank takes nobody else's subjects along
-        before, after = (
-            b.choose(DonorPolicy.STABLE, code, shape, rng.random(3), 1, seed)[0].name for b in (bank, smaller)
-        )
+        before, after = (b.choose(DonorPolicy.STABLE, code, looks[0], 1, seed)[0].name for b in (bank, smaller))
         assert after == before or before == gone
     assert len(others) > 10
 

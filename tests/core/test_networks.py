@@ -74,7 +74,7 @@ def test_a_face_in_studio_light_gets_the_contrast_and_colour_of_the_source(anony
     assert (toned.mean((2, 3)) - donor[inside].mean((2, 3))).abs().max() < 0.01
     calm = (base + 0.01 * torch.randn(1, 3, 256, 256)).clamp(-1, 1)
     assert torch.allclose(tone(calm, source, mask), calm, atol=1e-5), "one with less is left alone"
-    out = anonymiser.pose(source, anonymiser.appearance.mean_shape[None], anonymiser.appearance.codes[:1])[0]
+    out = anonymiser.pose(source, anonymiser.appearance.mean_shape[None], anonymiser.appearance.codes[:1], mask)
     assert out[inside].std() < 0.8 * anonymiser.appearance(anonymiser.appearance.codes[:1])[0].std()
 
 

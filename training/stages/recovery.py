@@ -25,13 +25,19 @@ from refacex_core.versions import CURRENT, MODELS
 from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
 from training.losses import lpips
 from training.masks import with_mesh
-from training.stages.anonymiser import draw_codes
 from training.stages.channel import HIGH, LOW, recode
 
 TRAIN = ["celebahq256-train", "lfw-train"]
 VAL = ["celebahq256-val", "lfw-val"]
 LOOK = 128  # pixels, the side of the piece that LPIPS sees in a step: it costs most of one
 STRANGE = 0.25  # share of the pool with the face of another photograph in the mask
+
+
+def _codes(bank: torch.Tensor, rng: np.random.Generator, count: int) -> torch.Tensor:
+    """Donor codes: bank entries and mixes of two."""
+    a, b = rng.integers(0, len(bank), (2, count))
+    share = torch.from_numpy(np.where(rng.random(count) < 0.5, rng.uniform(0.35, 0.65, count), 1.0)).float()[:, None]
+    return F.normalize(share * bank[a] + (1 - share) * bank[b], dim=1)
 
 
 @torch.inference_mode()
@@ -49,7 +55,7 @@ def make_pool(
         source = data.batch(part)
         points = torch.from_numpy(np.stack([data.mesh(int(i)) for i in part]))
         points = points + 0.8 * torch.from_numpy(rng.standard_normal((len(part), 1, 2)).astype(np.float32))
-        out = anonymiser(source, points, draw_codes(anonymiser.appearance.codes, rng, len(part)))
+        out = anonymiser(source, points, _codes(anonymiser.appearance.codes, rng, len(part)))
         strange = torch.from_numpy(rng.random((len(part), 1, 1, 1)) < STRANGE)
         face = torch.where(strange, source.roll(1, 0), out.face)
         crop = source + out.mask * (face - source)

@@ -1,0 +1,82 @@
+"""How faces look apart from who they are, measured: what a donor has to match to suit the hair, neck and light around it.
+
+No attribute of a person is guessed. Each measure is a row a face; `distances` compares faces with donors measure by measure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from refacex_core.faces import warp
+from refacex_core.faces.landmarks import oval_mask
+from refacex_core.payload.network import WINDOW
+
+_COARSE, _FINE = (13, 12), (26, 24)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, mean colour 0..1), light and
+    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312)."""
+
+    shape: Tensor
+    skin: Tensor
+    shade: Tensor
+    grain: Tensor
+    colours: Tensor
+
+
+_WEIGHTS = Looks(*(torch.tensor(w) for w in (1.0, 1.0, 1.0, 1.5, 1.0)))
+
+
+def of_faces(crops: Tensor, points: Tensor, masks: Tensor, mean_shape: Tensor) -> Looks:
+    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels) and masks (N x 1, 0..1)."""
+    field = warp.field(mean_shape.expand(len(points), -1, -1), points, *WINDOW)
+    skin = ((crops + 1) / 2 * masks).sum((2, 3)) / masks.sum((2, 3)).clamp(min=1e-6)
+    return of_textures(warp.sample(crops, field), points, skin, mean_shape)
+
+
+def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tensor) -> Looks:
+    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2) and skin (N x 3, 0..1)."""
+    top, left, height, width = WINDOW
+    oval = torch.from_numpy(oval_mask(mean_shape.cpu().numpy()))[None, None].to(textures)
+    oval = oval[:, :, top : top + height, left : left + width]
+    grey = textures.mean(1, keepdim=True)
+    red, green, blue = textures[:, :1], textures[:, 1:2], textures[:, 2:]
+    mean = (grey * oval).sum((2, 3), keepdim=True) / oval.sum()
+    contrast = (((grey - mean) ** 2 * oval).sum((2, 3), keepdim=True) / oval.sum()).sqrt() + 1e-3
+    detail = (grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs() / contrast
+    grain = F.interpolate(detail, size=_COARSE, mode="area") * _inside(oval, _COARSE)
+    centred = shapes - shapes.mean(1, keepdim=True)
+    return Looks(
+        F.normalize(centred.flatten(1), dim=1),
+        skin,
+        _pattern(grey, oval, _FINE),
+        torch.log(grain.flatten(1) + 1e-2),
+        _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
+    )
+
+
+def distances(faces: Looks, donors: Looks) -> Tensor:
+    """How unlike each face and each donor look (N x M): every measure's distance, in its own standard deviations, weighted."""
+    total = torch.zeros(len(faces.skin), len(donors.skin), device=faces.skin.device)
+    for face, donor, weight in zip(astuple(faces), astuple(donors), astuple(_WEIGHTS), strict=True):
+        apart = torch.cdist(face, donor)
+        total += weight.to(total) * apart / apart.std(1, keepdim=True).clamp(min=1e-6)
+    return total
+
+
+def _inside(oval: Tensor, size: tuple[int, int]) -> Tensor:
+    return (F.interpolate(oval, size=size, mode="area") > 0.7).to(oval)
+
+
+def _pattern(image: Tensor, oval: Tensor, size: tuple[int, int]) -> Tensor:
+    """A small picture of what is inside the oval, its mean and contrast taken out (N x C * height * width)."""
+    inside = _inside(oval, size)
+    small = F.interpolate(image, size=size, mode="area")
+    small = (small - (small * inside).sum((2, 3), keepdim=True) / inside.sum()) * inside
+    return (small / ((small**2).sum((1, 2, 3), keepdim=True) / inside.sum()).sqrt().clamp(min=1e-4)).flatten(1)

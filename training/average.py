@@ -1,0 +1,50 @@
+"""One network out of runs that began from the same checkpoint: the mean of their averaged weights, measured and exported.
+
+    python -m training.average --runs training/runs/gpu-A training/runs/gpu-B --export anonymiser
+
+After Wortsman et al., *Model soups* (2022): runs under other loss weights end in one basin, and between them lies what neither has.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from refacex_core import weights
+from refacex_core.anonymiser import Anonymiser
+from training.common import RIGHTS, about_run
+from training.shards import Faces
+from training.stages.anonymiser import TRAIN, VAL, evaluate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
+    parser.add_argument("--runs", type=Path, nargs="+", required=True)
+    parser.add_argument("--export", required=True)
+    parser.add_argument("--limit", type=int, default=400, help="images of each set to measure on")
+    args = parser.parse_args()
+    states = [torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True) for run in args.runs]
+    averages = [state["averages"]["unet"] for state in states]
+    net = Anonymiser()
+    net.unet.load_state_dict({k: torch.stack([a[k].float() for a in averages]).mean(0) for k in averages[0]})
+    figures = {name: evaluate(net, Faces.from_cache(args.cache, [name], "cpu", args.limit)) for name in VAL}
+    print(figures)
+    card = {
+        "trained": [
+            {"steps": s["step"], "images": s["seen"], "minutes": round(s["seconds"] / 60, 1), "calls": s["history"]}
+            for s in states
+        ],
+        "device": "one NVIDIA H200, both runs at once",
+        "data": [*TRAIN, "portraits-cc0"],
+        "rights": RIGHTS,
+        "figures": figures,
+        **about_run(),
+    }
+    weights.save(net.unet, args.export, card)
+
+
+if __name__ == "__main__":
+    main()
