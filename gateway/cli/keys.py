@@ -128,10 +128,7 @@ def passphrase(home: Home = None) -> None:
 
 @app.command("replace-signing")
 def replace_signing(home: Home = None) -> None:
-    """Make the custodian another key for its tickets and events. What the ones before signed stays good; stop the custodian first.
-
-    Recovery workers go by the new key alone, so let what is approved or waiting come to its end before.
-    """
+    """Make the custodian another key for its tickets and events. What the ones before signed stays good; stop the custodian first."""
     with _custodians(home) as (settings, _):
         from workers.custody.keys import FileKind, KeyType, load, rewrite, write_public
 

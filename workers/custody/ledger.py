@@ -103,7 +103,7 @@ class _Known:
     id: UUID | None = None
     recalled: int = -1
     pinned: dict[str, str] = field(default_factory=dict)
-    spent: set[UUID] = field(default_factory=set)
+    spent: dict[UUID, tuple[UUID, UUID]] = field(default_factory=dict)
     whole: dict[UUID, str] = field(default_factory=dict)
     faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
     orders: dict[UUID, Answered] = field(default_factory=dict)
@@ -156,6 +156,10 @@ class Ledger:
     def spent(self, request: UUID) -> bool:
         """Whether a ticket of this request was spent before. Raises LedgerInvalid."""
         return request in self._read().spent
+
+    def spent_on(self, request: UUID) -> tuple[UUID, UUID] | None:
+        """The ticket of this request that was spent, and the recovery that it was spent on. Raises LedgerInvalid."""
+        return self._read().spent.get(request)
 
     def shredded(self, item: UUID, face: int) -> bool:
         """Whether this face's key (-1: the item's layout key) was shredded. Raises LedgerInvalid."""
@@ -367,7 +371,7 @@ def _learn_entry(known: _Known, entry: _Entry) -> None:
     elif entry["kind"] == PINNED:
         known.pinned[PinnedFile(entry["file"])] = entry["sha256"]
     elif entry["kind"] == SPENT:
-        known.spent.add(UUID(entry["request"]))
+        known.spent[UUID(entry["request"])] = UUID(entry["ticket"]), UUID(entry["recovery"])
     elif entry["kind"] == SHREDDED:
         item, faces = UUID(entry["item"]), entry["faces"] if "faces" in entry else [entry["face"]]
         if faces is None:

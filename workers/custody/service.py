@@ -206,8 +206,14 @@ class Custodian:
         return Opened(recovery.id, again=True)
 
     def _check_own(self, bound: _Bound, terms: RequestTerms, now: datetime) -> None:
-        """The ticket is this custodian's, for these terms, for the worker that it seals to, and not of yesterday. Raises Refused."""
-        if not verifies(self.tickets.public, bound.signature, bound.canonical):
+        """The ticket is this custodian's, for these terms, for the worker that it seals to, and not of yesterday. Raises Refused.
+
+        A key that was replaced may have been stolen: what it signed counts where the ledger has this very ticket, and so
+        it was issued here.
+        """
+        known = self.ledger.spent_on(terms.id) == (bound.ticket, bound.recovery)
+        ours = self.tickets.publics if known else (self.tickets.public,)
+        if not any(verifies(public, bound.signature, bound.canonical) for public in ours):
             raise Refused(Refusal.TICKET)
         meant = (WHAT_TICKET, str(bound.ticket), str(bound.recovery), terms.sha256().hex(), self.recovery_public.id)
         try:

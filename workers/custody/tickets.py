@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -54,6 +54,11 @@ class TicketSigner:
         """The raw Ed25519 key that this signer's tickets are checked with."""
         return Ed25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
 
+    @property
+    def publics(self) -> tuple[bytes, ...]:
+        """That key, and those that it had before."""
+        return (self.public, *(key for key in self.older.values() if key != self.public))
+
     @cached_property
     def events(self) -> EventSigner:
         """The same key, for events; what it signs of one can never be taken for a ticket."""
@@ -68,12 +73,13 @@ class TicketLife:
     expires_at: datetime
 
 
-def check_ticket(public: bytes, bundle: KeyBundle, worker: str) -> TicketLife:
+def check_ticket(publics: Collection[bytes], bundle: KeyBundle, worker: str) -> TicketLife:
     """The life of the ticket in a bundle, if the custodian signed it for just this recovery by this worker.
 
-    `public` is the custodian's raw Ed25519 key, `worker` the id of the worker's own. Raises TicketInvalid.
+    `publics` are the custodian's raw Ed25519 keys, the replaced ones too (a ticket of theirs opens nothing without face keys
+    from the custodian, who trusts none of theirs that it did not issue), `worker` the id of the worker's own. Raises TicketInvalid.
     """
-    if not verifies(public, bundle.ticket_signature, bundle.ticket_canonical):
+    if not any(verifies(public, bundle.ticket_signature, bundle.ticket_canonical) for public in publics):
         raise TicketInvalid("the signature is not the custodian's")
     faces = {FaceRef(item.item, face) for item in bundle.items for face in item.face_keys}
     try:

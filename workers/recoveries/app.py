@@ -33,7 +33,7 @@ def recoverer() -> Recoverer:
     return Recoverer(
         sessions=app.sessions,
         key=pair.of(keys.KeyType.X25519),
-        ticket_public=keys.load_verifier(settings.ticket_public_key).public,
+        ticket_publics=tuple(keys.load_verifiers(settings.ticket_public_key).values()),
         read=lambda key: storage.get(settings.bucket_releases, key),
         core=lambda: load_core(settings),
     )

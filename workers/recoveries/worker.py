@@ -67,14 +67,14 @@ class _Result:
 
 @dataclass(frozen=True)
 class Recoverer:
-    """A recovery worker's means: its own X25519 key, and the custodian's raw Ed25519 key that tickets are checked with.
+    """A recovery worker's means: its own X25519 key, and the custodian's raw Ed25519 keys that tickets are checked with.
 
     `read` gives a released file's bytes by its object key; `core` loads the networks.
     """
 
     sessions: sessionmaker[Session]
     key: Key
-    ticket_public: bytes
+    ticket_publics: tuple[bytes, ...]
     read: Callable[[str], bytes]
     core: Callable[[], Core]
 
@@ -161,7 +161,7 @@ class Recoverer:
         """The custodian's signature; and that a worker first began before the ticket expired. One that crashed may go on
         for a day from when the ticket was issued.
         """
-        life = check_ticket(self.ticket_public, bundle, self.key.id)
+        life = check_ticket(self.ticket_publics, bundle, self.key.id)
         # By this machine's clock too, and whatever the row says: a bundle kept in a backup does not open years later.
         latest = max(bound.now, datetime.now(UTC))
         if (bound.attempts == 0 and life.expires_at <= bound.now) or life.issued_at + RECOVERY_LIFE <= latest:

@@ -28,6 +28,7 @@ from workers.custody import keys
 from workers.custody.errors import Unwrappable
 from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
+from workers.custody.tickets import TicketSigner
 from workers.errors import ObjectMissing, StorageAway
 from workers.recoveries import errors, expiry, service
 from workers.recoveries.marking import BAND
@@ -77,8 +78,8 @@ def recoverer(world: World, read: Callable[[str], bytes] | None = None, core: Ke
         return world.files[key]
 
     used = core or KeyedCore()
-    public = world.ticket_key().public
-    return Recoverer(world.as_("recovery"), world.recovery_key(), public, read or from_world, lambda: used)
+    publics = TicketSigner.load(world.folder / "ticket.json").publics
+    return Recoverer(world.as_("recovery"), world.recovery_key(), publics, read or from_world, lambda: used)
 
 
 def opened(world: World, *faces: tuple[int, int]) -> tuple[Any, Any]:

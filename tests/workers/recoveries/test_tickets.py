@@ -19,6 +19,7 @@ from schemas.states import RecoveryState, RequestState
 from schemas.tables import Alert, Outbox, RecoveredFace, Recovery, RecoveryRequest, RequestFace, Ticket
 from tests.governance import Member, World
 from tests.workers.recoveries.test_recovery import KeyedCore, opened, recoverer
+from workers.custody import keys
 from workers.custody.errors import TicketInvalid
 from workers.custody.holds import Portion
 from workers.custody.judge import Refusal, terms_of
@@ -211,6 +212,44 @@ def test_no_fresh_bundle_for_a_ticket_of_the_day_before_yesterday_or_another_wor
         assert world.custodian().open(terms.id) == Opened(None, refusal, again=True)
 
 
+def replace_signing_key(world: World) -> Ed25519PrivateKey:
+    """The key that was replaced, as who stole it has it."""
+    stolen = Ed25519PrivateKey.from_private_bytes(world.ticket_key().secret())
+    file = world.folder / "ticket.json"
+    keys.rewrite(file, keys.load(file, keys.FileKind.SIGNING).with_new(KeyType.ED25519))
+    return stolen
+
+
+def test_what_waits_when_the_signing_key_is_replaced_is_recovered(world: World) -> None:
+    terms, recovery = opened(world)
+    aged(world, recovery)
+    replace_signing_key(world)
+    assert world.custodian().open(terms.id) == Opened(recovery, again=True)
+    assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED
+
+
+def test_a_ticket_that_a_thief_signs_with_a_replaced_key_gets_no_keys(world: World) -> None:
+    """Of a request that nobody approved; the thief owns the database as well."""
+    _, recovery = opened(world)
+    thief = replace_signing_key(world)
+    wanted = world.request()
+    aged(world, recovery)
+    said = json.loads(bundle_of(world, recovery).ticket_canonical)
+    said |= {"request": str(wanted.id), "request_sha256": wanted.sha256().hex()}
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+    world.owner(
+        "ALTER TABLE tickets DISABLE TRIGGER USER",
+        "ALTER TABLE recovery_requests DISABLE TRIGGER USER",
+        f"UPDATE tickets SET request_id = '{wanted.id}', canonical = '\\x{canonical.hex()}',"
+        f" signature = '\\x{thief.sign(canonical).hex()}'",
+        f"UPDATE recovery_requests SET state = 'recovering' WHERE id = '{wanted.id}'",
+    )
+    assert world.custodian().open(wanted.id) == Opened(None, Refusal.TICKET, again=True)
+    core = KeyedCore()
+    assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
+    assert core.asked == []
+
+
 def test_what_the_custodian_signed_otherwise_is_no_ticket(world: World) -> None:
     """The same key signs events: one of those in a ticket's place ends the recovery, and nothing else."""
     terms, recovery = opened(world)
@@ -253,10 +292,10 @@ def test_what_the_row_keeps_is_what_was_signed(world: World) -> None:
         row = session.execute(select(Ticket)).scalar_one()
     bundle = bundle_of(world, recovery)
     assert (row.canonical, row.signature) == (bundle.ticket_canonical, bundle.ticket_signature)
-    public, worker = world.ticket_key().public, world.recovery_key().id
-    assert check_ticket(public, bundle, worker).expires_at == row.expires_at
+    publics, worker = [world.ticket_key().public], world.recovery_key().id
+    assert check_ticket(publics, bundle, worker).expires_at == row.expires_at
     with pytest.raises(TicketInvalid, match="another worker"):
-        check_ticket(public, bundle, "0" * 16)
+        check_ticket(publics, bundle, "0" * 16)
     terms = json.loads(bundle.ticket_canonical)
     assert "identification" not in json.dumps(terms), "the purpose goes in by its hash"
 
