@@ -163,8 +163,7 @@ def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
 
 def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
     history = SignedHistory()
-    for body in bodies:
-        checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]
+    _see(history, bodies, checked)
     checked.facts.append(f"{history.signatures} signatures of people verify")
     if history.unsigned:
         checked.limits.append(
@@ -183,10 +182,14 @@ def _check_attested(
             )
         return
     history = AttestedHistory(custodian, signing=not before)
-    for body in own:
-        checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]
+    _see(history, own, checked)
     checked.facts.append(f"{history.signatures} signatures of the custodian verify")
     if history.unsigned:
         checked.limits.append(
             f"That the custodian wrote {history.unsigned} events, which carry no signature: you say that they are of before it signed."
         )
+
+
+def _see(history: SignedHistory | AttestedHistory, bodies: Sequence[Body], checked: Checked) -> None:
+    for body in bodies:
+        checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]

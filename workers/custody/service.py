@@ -43,6 +43,7 @@ from schemas.tables import (
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.audit.attested import attesting
+from workers.custody.binding import change_bound, end_bound
 from workers.custody.clock import agreed_now
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.judge import Case, Refusal, Refused, judge, terms_of, verifies
@@ -195,11 +196,11 @@ class Custodian:
             self._check_own(bound, terms, case.now)
             items = [self._item_keys(session, terms, item) for item in sorted({each.item for each in terms.faces})]
         except Refused as refused:
-            _end_bound(session, bound.recovery, refused.refusal)
+            end_bound(session, bound.recovery, refused.refusal.value)
             _record_refusal(session, terms.id, refused.refusal, bound.recovery)
             return Opened(None, refused.refusal, again=True)
         sealed = self._seal_bundle(terms, bound, items, case.now)
-        if _change_bound(session, bound.recovery, key_bundle=sealed, sealed_at=case.now):
+        if change_bound(session, bound.recovery, key_bundle=sealed, sealed_at=case.now):
             about: dict[str, Any] = {"release": terms.release, "request": terms.id, "ticket": bound.ticket}
             about |= {"recovery": bound.recovery, "request_hash": terms.sha256()}
             append(session, AuditEvent.TICKET_RENEWED, actor=ACTOR, **about)
@@ -377,25 +378,6 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
     append(session, AuditEvent.TICKET_SPENT, actor=ACTOR, recovery=ticket.recovery, detail=spent, **about)
     if terms.urgency is Urgency.BREAK_GLASS:
         append(session, AuditEvent.REVIEW_OPENED, actor=ACTOR, **about)
-
-
-def _change_bound(session: Session, recovery: UUID, **values: Any) -> bool:
-    """Changes a recovery that still waits; False where it does not any more."""
-    change = update(Recovery).where(Recovery.id == recovery, Recovery.state == RecoveryState.BOUND).values(values)
-    changed = session.execute(change.returning(Recovery.id), execution_options={"synchronize_session": False})
-    return changed.first() is not None
-
-
-def _end_bound(session: Session, recovery: UUID, refusal: Refusal) -> None:
-    """A recovery that gets no keys any more has failed, and so has its request: nobody waits for it for a day."""
-    failed = {"state": RecoveryState.FAILED, "key_bundle": None, "error_code": refusal.value}
-    if _change_bound(session, recovery, **failed):
-        request = (
-            select(Ticket.request_id).join(Recovery, Recovery.ticket_id == Ticket.id).where(Recovery.id == recovery)
-        )
-        waiting = update(RecoveryRequest).where(RecoveryRequest.id == request.scalar_subquery())
-        waiting = waiting.where(RecoveryRequest.state == RequestState.RECOVERING).values(state=RequestState.FAILED)
-        session.execute(waiting, execution_options={"synchronize_session": False})
 
 
 def _record_refusal(session: Session, request_id: UUID, refusal: Refusal, recovery: UUID | None = None) -> None:

@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE
-from schemas.states import KeyState, RecoveryState, RequestState
-from schemas.tables import Item, RecoveredFace, Recovery, RecoveryRequest, RequestFace, SealedKey, Subject, Ticket
+from schemas.states import KeyState, RecoveryState
+from schemas.tables import Item, RecoveredFace, Recovery, RequestFace, SealedKey, Subject, Ticket
 from workers.audit import append
 from workers.custody import scope
+from workers.custody.binding import end_bound
 from workers.custody.errors import KeyShredded
 from workers.custody.holds import Portion, Target
 from workers.custody.ledger import Answered, Ledger
@@ -142,28 +143,20 @@ def _end_recoveries(session: Session, ledger: Ledger, portion: Portion) -> list[
     if portion.faces is not None:
         named = named.where(RequestFace.face.in_(portion.faces))
     query = (
-        select(Recovery.id, Recovery.state, Ticket.request_id)
+        select(Recovery.id, Recovery.state)
         .join(Ticket, Ticket.id == Recovery.ticket_id)
         .where(Ticket.request_id.in_(named), Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED]))
         .order_by(Recovery.id)
         .with_for_update(of=Recovery)
     )
     ended = []
-    for recovery, state, request in session.execute(query).all():
+    for recovery, state in session.execute(query).all():
         if state is RecoveryState.BOUND:
-            _fail(session, recovery, request)
+            end_bound(session, recovery, KeyShredded.code)
         elif not _take_faces(session, ledger, portion, recovery):
             continue
         ended.append(recovery)
     return ended
-
-
-def _fail(session: Session, recovery: UUID, request: UUID) -> None:
-    failed = {"state": RecoveryState.FAILED, "key_bundle": None, "error_code": KeyShredded.code}
-    session.execute(update(Recovery).where(Recovery.id == recovery).values(failed), execution_options=_SYNC)
-    waiting = update(RecoveryRequest).where(RecoveryRequest.id == request)
-    waiting = waiting.where(RecoveryRequest.state == RequestState.RECOVERING).values(state=RequestState.FAILED)
-    session.execute(waiting, execution_options=_SYNC)
 
 
 def _take_faces(session: Session, ledger: Ledger, portion: Portion, recovery: UUID) -> bool:
