@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -74,9 +77,12 @@ def sheet(rows: list[list[NDArray[np.uint8]]], path: Path) -> None:
 def arguments(doc: str | None, minutes: float, batch: int, peak: float) -> argparse.ArgumentParser:
     """The options that every stage has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file of options; those of the command line go before it")
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="what training.prepare wrote")
     parser.add_argument("--loss-networks", type=Path, help="folder of the frozen loss networks")
-    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints, log and samples")
+    parser.add_argument(
+        "--run", "--folder", type=Path, required=True, help="for checkpoints, log and samples (torchrun wants --folder)"
+    )
     parser.add_argument("--minutes", type=float, default=minutes, help="stop by the clock after so long in this call")
     parser.add_argument(
         "--total-steps", type=int, default=0, help="length of the learning-rate schedule (0: by the clock)"
@@ -90,6 +96,47 @@ def arguments(doc: str | None, minutes: float, batch: int, peak: float) -> argpa
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--export", help="write the averaged weights under this name into refacex_core/weights")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, with those of `--config` as defaults. An option that the stage does not have ends the program."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--config", type=Path)
+    config = first.parse_known_args()[0].config
+    if config is not None:
+        given = yaml.safe_load(config.read_text())
+        if not isinstance(given, dict):
+            parser.error(f"{config}: a mapping of options is expected")
+        known = {word.lstrip("-"): action for action in parser._actions for word in action.option_strings}
+        for name, value in given.items():
+            if name not in known:
+                parser.error(f"{config}: no such option: {name}")
+            action = known[name]
+            try:
+                action.default = value if action.type is None else action.type(value)  # type: ignore[operator]
+            except (TypeError, ValueError):
+                parser.error(f"{config}: {name}: {value!r} is no {getattr(action.type, '__name__', action.type)}")
+            action.required = False
+    return parser.parse_args()
+
+
+def processes() -> tuple[int, int]:
+    """This process's number in the run, and how many there are (`torchrun`)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def descend(optimiser: torch.optim.Optimizer, backward: Callable[[], object]) -> None:
+    """One step down the gradient that `backward` gives, averaged over the run's processes and at most 1 long."""
+    optimiser.zero_grad()
+    backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    _, count = processes()
+    if count > 1:
+        for parameter in parameters:
+            dist.all_reduce(parameter.grad)
+            parameter.grad.div_(count)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
 
 
 class Run:
@@ -112,6 +159,11 @@ class Run:
         self.history: list[dict[str, str]] = []  # every call that this run was made of
         if self.path.exists():
             self._resume()
+        self.first, count = processes()[0] == 0, processes()[1]
+        if count > 1:  # all begin alike, whatever each drew
+            for module in networks.values():
+                for value in module.state_dict().values():
+                    dist.broadcast(value, 0)
         self.history.append(about_run())
         self.started = self.last = time.monotonic()
         self.before = self.seconds
@@ -135,7 +187,12 @@ class Run:
     def running(self) -> bool:
         """False when the clock has run out."""
         in_time = time.monotonic() - self.started < 60 * self.args.minutes
-        return in_time and not (self.args.total_steps and self.step >= self.args.total_steps)
+        on = in_time and not (self.args.total_steps and self.step >= self.args.total_steps)
+        if processes()[1] == 1:
+            return on
+        told = torch.tensor(int(on), device=self.args.device)  # clocks differ: the first process's counts
+        dist.broadcast(told, 0)
+        return bool(told)
 
     def learning_rate(self, warm_up: int = 50) -> None:
         """Linear warm-up, then cosine to 2 % of `--peak`."""
@@ -148,7 +205,7 @@ class Run:
     def tick(self, images: int, losses: Mapping[str, float | Tensor], every: int = 50, decay: float = 0.998) -> None:
         """After each step: average the weights, and now and then log and save."""
         self.step += 1
-        self.seen += images
+        self.seen += images * processes()[1]
         decay = min(decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for key, module in self.networks.items():
@@ -157,12 +214,12 @@ class Run:
                 torch._foreach_lerp_([self.averages[key][n] for n in moving], [state[n] for n in moving], 1 - decay)
                 for name in state.keys() - set(moving):
                     self.averages[key][name].copy_(state[name])
-        if self.step % every == 0:
+        if self.step % every == 0 and self.first:
             now = time.monotonic()
             line = {
                 "step": self.step,
                 "images": self.seen,
-                "images_per_s": round(images * every / (now - self.last), 2),
+                "images_per_s": round(images * processes()[1] * every / (now - self.last), 2),
             }
             line |= {k: round(float(v), 5) for k, v in losses.items()}
             self.last = now
@@ -174,6 +231,8 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint; an old one is replaced only by a whole new one."""
+        if not self.first:
+            return
         self.seconds = self.before + time.monotonic() - self.started
         state: dict[str, Any] = {
             "networks": {k: m.state_dict() for k, m in self.networks.items()},
@@ -189,8 +248,14 @@ class Run:
         torch.save(state, temporary)
         temporary.replace(self.path)
 
-    def use_averages(self) -> None:
-        """Load the averaged weights into the networks."""
+    def end(self) -> None:
+        """Save, and load the averaged weights into the networks; of several processes, the first alone goes on."""
+        self.save()
+        if dist.is_initialized():
+            first = self.first
+            dist.destroy_process_group()
+            if not first:
+                sys.exit(0)
         for key, module in self.networks.items():
             module.load_state_dict(self.averages[key])
 
@@ -228,6 +293,7 @@ def about_run() -> dict[str, str]:
         ("--loss-networks", "WEIGHTS"),
         ("--data", "DATA"),
         ("--cache", "CACHE"),
+        ("--shards", "SHARDS"),
         ("--out", "OUT"),
         ("--results", "RESULTS"),
     ):  # where they lie here is nobody's concern
@@ -243,8 +309,15 @@ def about_run() -> dict[str, str]:
 
 
 def set_up(args: argparse.Namespace) -> np.random.Generator:
-    """Seeds and threads."""
+    """Seeds, threads, and the other processes of this run where `torchrun` began several."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    return np.random.default_rng(args.seed)
+    cuda = args.device.startswith("cuda")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if cuda else "gloo")
+        if cuda:
+            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(args.device)
+    seed = args.seed + processes()[0]
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)

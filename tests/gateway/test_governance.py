@@ -101,8 +101,9 @@ def recover(world: World, request: str) -> None:
 
     recovery = world.custodian().open(UUID(request)).recovery
     assert recovery is not None
-    public = world.ticket_key().public
-    worker = Recoverer(world.as_("recovery"), world.recovery_key(), public, world.files.__getitem__, Core)  # type: ignore[arg-type]
+    publics = (world.ticket_key().public,)
+    read = world.files.__getitem__
+    worker = Recoverer(world.as_("recovery"), world.recovery_key(), publics, read, Core)  # type: ignore[arg-type]  # a stand-in
     assert worker.recover(recovery) == "recovered"
 
 

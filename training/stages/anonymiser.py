@@ -10,6 +10,7 @@ keeps the shapes of eyes, brows and mouth. SFace and dlib take no part and judge
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser, blur
 from refacex_core.faces.landmarks import GROUPS, LandmarkNet
-from training.common import RIGHTS, Run, arguments, set_up, sheet, to_images
+from training.common import RIGHTS, Run, arguments, descend, parse, set_up, sheet, to_images
 from training.losses import Identity, jitters, lpips
 from training.shards import Faces, draw_donors
 
@@ -160,7 +161,7 @@ def main() -> None:
         "--noise", type=float, default=0.1, help="on the recognisers' weights, in deviations of each layer"
     )
     parser.add_argument("--samples", type=int, default=500, help="steps between two sample sheets")
-    args = parser.parse_args()
+    args = parse(parser)
     set_up(args)
     faces = (
         Faces.from_shards(args.shards, args.device, args.limit)
@@ -199,9 +200,7 @@ def main() -> None:
         if args.critic and run.step >= args.critic_from // 2:
             real, of_real = critic(*differ(source, mask)), critic(*differ(crop.detach(), mask))
             told = F.relu(1 - real).mean() + F.relu(1 + of_real).mean()
-            judging.zero_grad()
-            told.backward()
-            judging.step()
+            descend(judging, told.backward)
             heard = {"told_apart": told.detach()}
             if run.step >= args.critic_from:
                 for parameter in critic.parameters():
@@ -210,15 +209,11 @@ def main() -> None:
                 for parameter in critic.parameters():
                     parameter.requires_grad_(True)
                 pull = pull + args.critic * like.norm() / real_looks.norm().clamp(min=1e-12) * real_looks
-        optimiser.zero_grad()
-        out.crop.backward(pull)
-        torch.nn.utils.clip_grad_norm_(net.unet.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, partial(out.crop.backward, pull))
         run.tick(args.batch, {k: v.detach() for part in (*kinds, heard) for k, v in part.items()})
-        if run.step % args.samples == 0:
+        if run.step % args.samples == 0 and run.first:
             samples(net, faces, pools, args.run / f"samples_{run.step:06d}.png")
-    run.save()
-    run.use_averages()
+    run.end()
     samples(net, faces, pools, args.run / "samples.png")
     if args.export:
         net.float()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from refacex_core import weights
 from refacex_core.stego.network import CARRIERS, StegoNetwork, luma
-from training.common import RIGHTS, Crops, Run, arguments, set_up
+from training.common import RIGHTS, Crops, Run, arguments, descend, parse, set_up
 
 TRAIN = ["celebahq256-train", "lfw-train", "portraits-cc0"]
 VAL = ["celebahq256-val", "lfw-val"]
@@ -76,7 +76,7 @@ def visibility(images: Tensor) -> Tensor:
 def main() -> None:
     parser = arguments(__doc__, minutes=25, batch=8, peak=2e-3)
     parser.add_argument("--rate", type=float, default=8.8, help="bits a block (of 8 x 8) wanted in every image")
-    args = parser.parse_args()
+    args = parse(parser)
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     net = StegoNetwork().to(args.device)
@@ -101,18 +101,14 @@ def main() -> None:
         plain = cost.sum(1).mean() / 64
         # `cost` moves the steps (its gradient sees the lattice), `weighted` moves the embedder.
         loss = 0.5 * plain + 0.5 * weighted + 4.0 * (short + 0.5 * short**2).mean() - 0.02 * info.mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss.backward)
         psnr = 10 * math.log10(255**2 / max((stego - images).detach().pow(2).mean().item(), 1e-9))
         run.tick(
             args.batch,
             {"loss": loss.item(), "bits_a_block": info.mean().item(), "short": short.mean().item(), "psnr": psnr},
             decay=0.995,
         )
-    run.save()
-    run.use_averages()
+    run.end()
     figures = {name: evaluate(net, Crops(args.cache, [name], args.limit or 100), args.device) for name in VAL}
     print(figures, "steps", [round(s, 1) for s in net.steps.tolist()])
     if args.export:

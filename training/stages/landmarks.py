@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from refacex_core import weights
 from refacex_core.faces import align
 from refacex_core.faces.landmarks import GROUPS, INPUT, LandmarkNet
-from training.common import RIGHTS, Crops, Run, arguments, set_up, to_tensor
+from training.common import RIGHTS, Crops, Run, arguments, descend, parse, set_up, to_tensor
 
 TRAIN = ["celebahq256-train", "lfw-train"]
 VAL = ["celebahq256-val", "lfw-val"]
@@ -48,7 +48,7 @@ def sample(data: Crops, indices: NDArray[np.int64], rng: np.random.Generator, st
 
 
 def main() -> None:
-    args = arguments(__doc__, minutes=12, batch=64, peak=2e-3).parse_args()
+    args = parse(arguments(__doc__, minutes=12, batch=64, peak=2e-3))
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     usable = np.array([i for i in range(len(data)) if np.isfinite(data.mesh(i)).all()])
@@ -67,12 +67,9 @@ def main() -> None:
             F.smooth_l1_loss(net(x.to(args.device)), y.to(args.device), beta=2.0, reduction="none")
             * weight.to(args.device)
         ).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(optimiser, loss.backward)
         run.tick(args.batch, {"loss": loss.item()})
-    run.save()
-    run.use_averages()
+    run.end()
     figures = {name: nme(net, Crops(args.cache, [name], args.limit), rng, args.device) for name in VAL}
     print(figures)
     if args.export:

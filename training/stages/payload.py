@@ -13,7 +13,7 @@ import torch
 
 from refacex_core import weights
 from refacex_core.payload.network import LATENTS, LEVELS, PayloadNetwork, order, window
-from training.common import RIGHTS, Crops, Run, arguments, set_up
+from training.common import RIGHTS, Crops, Run, arguments, descend, parse, set_up
 from training.masks import masks, with_mesh
 
 TRAIN = ["celebahq256-train", "lfw-train", "portraits-cc0"]
@@ -21,7 +21,7 @@ VAL = ["celebahq256-val", "lfw-val"]
 
 
 def main() -> None:
-    args = arguments(__doc__, minutes=50, batch=8, peak=1e-3).parse_args()
+    args = parse(arguments(__doc__, minutes=50, batch=8, peak=1e-3))
     rng = set_up(args)
     data = Crops(args.cache, TRAIN, args.limit)
     usable = with_mesh(data)
@@ -47,10 +47,7 @@ def main() -> None:
         # At a uniform quantiser's slope, distortion falls by 2 ln 2 / 4 a level of 2 ** (1 / 4).
         price = 2.2e-6 * 2.0 ** (-(level.float() - LEVELS // 2) / 2)
         loss = ((error + price * bits) / price.sqrt()).mean() * 1e-2
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss.backward)
         middle = level == LEVELS // 2
         run.tick(
             args.batch,
@@ -61,8 +58,7 @@ def main() -> None:
                 else {}
             ),
         )
-    run.save()
-    run.use_averages()
+    run.end()
     figures = {name: evaluate(net, Crops(args.cache, [name], args.limit or 100), args.device) for name in VAL}
     print(figures)
     if args.export:

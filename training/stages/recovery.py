@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
 
 from refacex_core import weights
@@ -22,7 +23,19 @@ from refacex_core.payload.network import WINDOW
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import CARRIERS, StegoNetwork
 from refacex_core.versions import CURRENT, MODELS
-from training.common import RIGHTS, Crops, Run, arguments, set_up, sheet, to_images, to_tensor
+from training.common import (
+    RIGHTS,
+    Crops,
+    Run,
+    arguments,
+    descend,
+    parse,
+    processes,
+    set_up,
+    sheet,
+    to_images,
+    to_tensor,
+)
 from training.losses import lpips
 from training.masks import with_mesh
 from training.stages.channel import HIGH, LOW, recode
@@ -79,7 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--channel", default=MODELS[CURRENT].channel, help="weights of the channel that the crops go through"
     )
-    args = parser.parse_args()
+    args = parse(parser)
     rng = set_up(args)
     pool = load_pool(args, "pool", TRAIN, args.pool, rng)
     net = RecoveryNetwork().to(args.device, memory_format=torch.channels_last)
@@ -101,16 +114,12 @@ def main() -> None:
         seen = perceptual(out[look], original[look]).mean()
         known = F.binary_cross_entropy_with_logits(replaced[inside], (mask[inside] > 0).float())
         loss = 20 * error + F.l1_loss(out, original) + 0.5 * seen + 0.1 * known
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        descend(optimiser, loss.backward)
         run.tick(
             args.batch,
             {"psnr": float(10 * torch.log10(4 / error.detach())), "lpips": seen.item(), "replaced": known.item()},
         )
-    run.save()
-    run.use_averages()
+    run.end()
     figures = {n: evaluate(net, load_pool(args, f"pool-{n}", [n], 100, rng), perceptual, args) for n in VAL}
     print(figures)
     if args.export:
@@ -120,9 +129,14 @@ def main() -> None:
 def load_pool(args, name: str, sets: list[str], count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The pool of this run, made at the first call."""
     path = args.run / f"{name}.npz"
+    first, several = processes()[0] == 0, processes()[1] > 1
+    if several and not first:
+        dist.barrier()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **make_pool(Crops(args.cache, sets, args.limit), count, rng, (4, 48), args.channel))
+    if several and first:
+        dist.barrier()
     return dict(np.load(path))
 
 

@@ -262,7 +262,7 @@ def test_another_workers_key_opens_nothing(world: World) -> None:
     _, recovery = opened(world)
     keys.create_keypair(world.folder / "other.json")
     key = keys.load(world.folder / "other.json", keys.FileKind.KEYPAIR).of(keys.KeyType.X25519)
-    other = Recoverer(world.as_("recovery"), key, world.ticket_key().public, lambda _: b"", KeyedCore)
+    other = Recoverer(world.as_("recovery"), key, (world.ticket_key().public,), lambda _: b"", KeyedCore)
     assert other.recover(recovery) is RecoveryState.FAILED
     assert world.one(select(Recovery.error_code)) == "bundle_unreadable"
 
