@@ -57,7 +57,10 @@ def list_keys(as_json: Json = False, home: Home = None) -> None:
 
 @app.command()
 def rotate(
-    kms: Annotated[bool, typer.Option("--kms", help="To the first of REFACEX_CUSTODY_KMS_KEYS.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(help="To a key service, by its suite: aws-kms is the first of REFACEX_CUSTODY_KMS_KEYS."),
+    ] = None,
     no_new_key: Annotated[
         bool, typer.Option("--no-new-key", help="Only wrap again what older keys still hold, under the active one.")
     ] = False,
@@ -71,12 +74,12 @@ def rotate(
         rest = sum(key.wrapped for key in keeper.overview() if key.state != "rotating")
         try:
             with shown("wrapped again", rest) as step:
-                done = replace(keeper, told=step, batch=batch).rotate(to_kms=kms, new_key=not no_new_key)
+                done = replace(keeper, told=step, batch=batch).rotate(to=to, new_key=not no_new_key)
         except Away as error:
             raise stop(f"an engine went away ({error.code}): run this again, it goes on where it stopped") from None
         tell(f"{done.rewrapped} sealed keys are wrapped again under {done.to}")
-        if kms:
-            tell("new releases are sealed there once REFACEX_CUSTODY_KMS_KEY names it for the release workers")
+        if to is not None:
+            tell("new releases are sealed there once the release workers' settings name it (REFACEX_CUSTODY_KMS_KEY)")
         else:
             tell(
                 f"new releases are sealed to {keeper.public}: copy it to release workers elsewhere; back up the key ring"
@@ -199,18 +202,15 @@ def _signer(settings: CustodianSettings) -> EventSigner:
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
     from workers.custody.ledger import Ledger
+    from workers.custody.providers.services import held
     from workers.custody.providers.unwrappers import passphrase_of, unwrapper_of
     from workers.custody.recall import catch_up
     from workers.custody.rotation import RETIREMENT_STEPS, ROTATION_STEPS, KeyOffice
     from workers.releases.faults import Faults
 
-    ring, kms = settings.custody_keyring, None
+    ring = settings.custody_keyring
     found = passphrase_of(settings) or (ask_for(ring) if ring is not None else None)
     ask = cache(found) if found is not None else None  # typed once, though the ring is read several times
-    if settings.custody_kms_keys:
-        from workers.custody.providers.kms import KmsClients, KmsSealer
-
-        kms = KmsSealer(settings.custody_kms_keys[0], KmsClients(settings))
     ledger, signer = Ledger(settings.tombstones), _signer(settings)
     # As the custodian does at its start: with a ledger of yesterday nobody would know here what was shredded since.
     catch_up(sessions, ledger, signer)
@@ -223,8 +223,7 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),
         ask=ask,
-        kms_keys=settings.custody_kms_keys,
-        kms=kms,
+        services=held(settings),
         reach=Faults(settings, (*ROTATION_STEPS, *RETIREMENT_STEPS)).reach,
     )
 

@@ -88,15 +88,17 @@ class KeyRingBusy(CustodyError):
 
 
 class KeyRingMissing(CustodyError):
-    """This custodian has no key ring: its keys are in AWS KMS, rotate to the first of REFACEX_CUSTODY_KMS_KEYS with --kms."""
+    """This custodian has no key ring: its keys are in a key service, rotate to it with --to (AWS KMS: --to aws-kms)."""
 
     code = "key_ring_missing"
 
 
-class KmsNotConfigured(CustodyError):
-    """No KMS key was named: set REFACEX_CUSTODY_KMS_KEYS for the custodian, the first of them is what is rotated to."""
+class ServiceNotConfigured(CustodyError):
+    """This custodian's settings name no key of that service: for aws-kms set REFACEX_CUSTODY_KMS_KEYS, the first of them is what is
+    rotated to.
+    """
 
-    code = "kms_not_configured"
+    code = "key_service_not_configured"
 
 
 class RotationUnfinished(CustodyError):
