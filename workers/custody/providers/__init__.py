@@ -5,9 +5,10 @@ unwrapping half is the custodian's alone. Both are bound to a key's context, so 
 
 One more provider is one more file here, shaped as `kms.py` is: a `Service` (`services.py` says what it answers), a `Sealer`
 that asks the service to encrypt 32 bytes under `context` (Vault Transit: `encrypt/NAME` with the canonical context as
-`associated_data`; a PKCS#11 HSM: HPKE to the public key that it exports, as in `sealers.py`), an `Unwrapper` that asks it to
-decrypt, and its own errors turned into `KeyUnknown`, `Unwrappable` and an `Away`. Nothing else has to know of it: files here are found by their names. Rows of several
-suites live side by side, and `refacex keys rotate --to SUITE` takes them from one to the other.
+`associated_data`; a PKCS#11 HSM: HPKE to the public key that it exports, as in `sealers.py`), an `Unwrapper` that asks it
+to decrypt, and its own errors turned into `KeyUnknown`, `Unwrappable` and an `Away`. Nothing else has to know of it: files
+here are found by their names. Rows of several suites live side by side, and `refacex keys rotate --to SUITE` takes them
+from one to the other.
 """
 
 from __future__ import annotations
