@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from gateway.cli.service import (
     database_told,
     home_folder,
     lines,
+    on_terminal,
     printable,
     service,
     stop,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from workers.audit.heads import Anchors, HeadVerifier
     from workers.audit.verify import Verification
     from workers.settings import GatewaySettings
+
+_HASH = re.compile(r"[0-9a-f]{32,}")  # hashes and signatures, and no id of ours
 
 app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 
@@ -229,7 +233,7 @@ def events(
     if as_json:
         lines(found)
         return
-    table(["seq", "time", "event", "actor", "what"], [_row(each) for each in found])
+    table(["seq", "time", "event", "actor", "what"], [_row(each, whole=not on_terminal()) for each in found])
 
 
 def _events(session: Session, wanted: dict[str, str | None], event: str | None, limit: int) -> Iterator[dict[str, Any]]:
@@ -251,13 +255,15 @@ def _events(session: Session, wanted: dict[str, str | None], event: str | None, 
         yield json.loads(canonical)
 
 
-def _row(event: dict[str, Any]) -> list[str]:
+def _row(event: dict[str, Any], *, whole: bool) -> list[str]:
     fields = event["fields"]
     names = ("release", "item", "request", "ticket", "recovery")
-    what = [f"{name} {fields[name][:8]}" for name in names if name in fields]
+    what = [f"{name} {fields[name]}" for name in names if name in fields]
     detail = fields.get("detail", {})
-    what += [f"{name}={value}" for name, value in detail.items() if isinstance(value, str | int)]
-    return [str(event["seq"]), event["at"][:19], event["event"], fields.get("actor", ""), " ".join(what)[:100]]
+    said = [f"{name}={value}" for name, value in detail.items() if isinstance(value, str | int)]
+    what += said if whole else [_HASH.sub(lambda found: f"{found[0][:12]}…", words) for words in said]
+    time = event["at"][:19].replace("T", " ")
+    return [str(event["seq"]), time, event["event"], fields.get("actor", ""), " ".join(what)]
 
 
 def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:

@@ -12,7 +12,7 @@ from click.testing import Result
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from gateway.cli import governance
+from gateway.cli import governance, trail
 from schemas.tables import Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import World, build, copied
@@ -133,3 +133,11 @@ def test_a_stranger_among_the_approvers_is_told(refacex: Refacex, world: World, 
     refacex(*added, "--without-roster")
     result = refacex("audit", "verify", "--roster", world.roster, ok=False).stdout
     assert "person mallory: is not on the roster [roster]" in result
+
+
+def test_an_event_is_shown_with_whole_ids_and_a_hash_that_is_cut_says_so() -> None:
+    fields = {"release": "1" * 8 + "-0000-4000-8000-000000000000", "actor": "ann", "detail": {"sha256": "ab" * 32}}
+    event = {"seq": 7, "at": "2026-01-05T12:00:00Z", "event": "item:released", "fields": fields}
+    what = trail._row(event, whole=False)[-1]
+    assert what == f"release {fields['release']} sha256=abababababab…"
+    assert trail._row(event, whole=True)[-1] == f"release {fields['release']} sha256={'ab' * 32}"
