@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli.releases import Id, release_id_of
 from gateway.cli.service import Home, Json, account, lines, service, table, tell
+from workers.words import number_of
 
 app = typer.Typer(no_args_is_help=True, help="Export finished releases.")
 
@@ -38,7 +39,7 @@ def run_export(
         names = fetching.fetch(Storage(settings), settings.bucket_exports, done, out)
         with sessions() as session:
             fetching.write_audit(session, done, out)
-        tell(f"{len(names)} files checked and written; the trail's events beside them in {fetching.AUDIT}")
+        tell(f"{number_of(len(names), 'file')} checked and written; the trail's events beside them in {fetching.AUDIT}")
         print(out)
 
 

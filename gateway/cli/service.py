@@ -39,11 +39,11 @@ def home_folder(home: Path | None) -> Path:
 def service(home: Path | None) -> Iterator[tuple[GatewaySettings, sessionmaker[Session]]]:
     """The service's settings and database; every expected error becomes one line and exit code 1."""
     from workers.db import session_factory
-    from workers.logs import configure_logs
+    from workers.logs import silence_logs
     from workers.settings import GatewaySettings
 
     with database_told():
-        configure_logs("cli", "console", "WARNING")
+        silence_logs()
         settings = GatewaySettings.from_home(home_folder(home))
         sessions = session_factory(settings.database_url)
         try:

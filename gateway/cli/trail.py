@@ -25,6 +25,7 @@ from gateway.cli.service import (
     tell,
     told,
 )
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -123,9 +124,10 @@ def evidence(
         except OSError as error:
             raise stop(f"the file cannot be written: {error.strerror}") from None
     if made.left_out:
-        tell(f"{made.left_out} events are younger than the newest head, and not in it: make it again in a minute")
+        left_out = number_of(made.left_out, "event")
+        tell(f"left out as younger than the newest head: {left_out}; make it again in a minute")
     print(
-        f"{len(made.events)} events, proven by the head that the notary signed: check it with `refacex audit check {out} "
+        f"{number_of(len(made.events), 'event')}, proven by the head that the notary signed: check it with `refacex audit check {out} "
         "--public-key audit.public.json --custodian-key ticket.public.json`, both from whom you trust"
     )
 
@@ -175,7 +177,7 @@ def check(
     if not checked.ok:
         print("THIS EVIDENCE DOES NOT HOLD")
     elif strange:
-        print(f"the evidence holds, and {strange} of {len(known)} files ARE NONE THAT IT PROVES RELEASED")
+        print(f"the evidence holds, and {strange} of {number_of(len(known), 'file')} NOT PROVEN RELEASED BY IT")
     else:
         print("all of it holds")
     if not checked.ok or strange:
@@ -196,9 +198,9 @@ def accept_fork(
         from workers.audit import forks
         from workers.audit.notary import NotaryOptions, keeper_from
         from workers.db import session_factory
-        from workers.logs import configure_logs
+        from workers.logs import silence_logs
 
-        configure_logs("cli", "console", "ERROR")
+        silence_logs()
         env = home_folder(home) / "env" / "notary.env"
         settings = NotaryOptions.load(env if env.is_file() else None)
         anchors, signer = keeper_from(settings)
@@ -297,11 +299,11 @@ def _show(result: Verification) -> None:
         tell(f"note: {note}")
     younger = result.events - result.anchored_to
     head = (
-        f"{result.events} events, {result.signatures} signatures of people, {result.attested} of the custodian, "
-        f"{result.heads} heads, {result.anchors} anchors; anchored to {result.anchored_to}"
+        f"{number_of(result.events, 'event')}, {number_of(result.signatures, 'signature')} of people, {result.attested} of the custodian, "
+        f"{number_of(result.heads, 'head')}, {number_of(result.anchors, 'anchor')}; anchored to {result.anchored_to}"
     )
     print(head + (f", {younger} younger" if younger > 0 else ""))
-    print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {len(result.findings)} findings")
+    print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {number_of(len(result.findings), 'finding')}")
 
 
 def _show_json(result: Verification) -> None:

@@ -257,7 +257,7 @@ def test_the_output_folder_inside_the_input_is_no_input(world: World, refacex: A
     assert "1 of 1 images released" in refacex(*command).out
     before = (tmp_path / "released" / "a.png").read_bytes()
     refused = refacex(*command)
-    assert refused.code == 2 and "1 of the 1 outputs are there already" in refused.err
+    assert refused.code == 2 and "1 of 1 output there already" in refused.err
     assert (tmp_path / "released" / "a.png").read_bytes() == before
     assert "1 of 1 images released" in refacex(*command, "--replace").out
 

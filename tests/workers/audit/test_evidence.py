@@ -107,7 +107,7 @@ def repacked(fields: dict[str, Any]) -> bytes:
 def test_both_checkers_accept_a_release_and_a_ticket(bundles: Bundles) -> None:
     for data, signatures in ((bundles.release, 5), (bundles.ticket, 4)):
         assert holds(data, bundles.verifier)
-        assert f"{signatures} signatures of people verify" in check_bundle(data, bundles.verifier).facts
+        assert f"{signatures} signatures of people verified" in check_bundle(data, bundles.verifier).facts
         checked = check_bundle(data, bundles.verifier)
         for key, file in bundles.world.files.items():
             item = checked.item_of(file)
@@ -122,7 +122,7 @@ def test_the_custodians_events_are_checked_with_its_key(bundles: Bundles) -> Non
     for data in (bundles.release, bundles.ticket):
         assert holds(data, bundles.verifier, custodian)
         checked = check_bundle(data, bundles.verifier, custodian)
-        assert "2 signatures of the custodian verify" in checked.facts
+        assert "2 signatures of the custodian verified" in checked.facts
         assert not any("--custodian-key" in words for words in checked.limits)
         assert any("--custodian-key" in words for words in check_bundle(data, bundles.verifier).limits)
         (name,) = custodian
@@ -172,7 +172,7 @@ def test_a_ticket_without_any_signature_of_the_custodian_is_a_fault(
     independent_checker.check(data, signer.verifier.public, public, before=True)
     checked = check_bundle(data, signer.verifier, custodian, before_signatures=True)
     assert checked.ok
-    assert any("wrote 2 events, which carry no signature: you say" in words for words in checked.limits)
+    assert any("wrote 2 events without a signature: you say" in words for words in checked.limits)
 
 
 def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:
