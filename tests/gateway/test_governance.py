@@ -32,6 +32,7 @@ from workers.audit.notary import Notary
 from workers.custody import keys
 from workers.custody.judge import Refusal
 from workers.custody.orders import OrderRefusal
+from workers.custody.pinned import write as pin
 from workers.custody.policies import load_policies, write_policies
 from workers.custody.roster import load_roster
 from workers.recoveries.worker import Recoverer
@@ -365,9 +366,42 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
     refacex("policy", "pin", file, "--tenant", "acme", *pinned)
     assert load_policies(world.policies).policies["acme", POLICY].break_glass_quorum == 1
     refacex("policy", "set", file, "--tenant", "acme", *pinned)
-    for wrong in ("[]", "{", '{"name": "x", "quorum": 0}', '{"approvals": 2}'):
+    for wrong, told in (
+        ("[]", "one JSON object"),
+        ("{", "no JSON at line 1, column 2: a policy is one JSON object"),
+        ('{"quorum": 0}', "quorum is 1 or more, and not 0"),
+        ('{"quorum": "2"}', 'quorum is a whole number, and not "2"'),
+        ('{"break_glass_quorum": 3}', "break_glass_quorum is 0 (never) to quorum (2), and not 3"),
+        ('{"max_items": 1.5}', "max_items is a whole number"),
+        ('{"ticket_minutes": 1441}', "ticket_minutes is 1 to 1440"),
+        ('{"retain_days": -1}', "retain_days is 0 or more, or null"),
+        ('{"submitter_may_approve": "no"}', "submitter_may_approve is true or false"),
+        ('{"purposes": "a witness"}', 'purposes is a list of texts, and not "a witness"'),
+        ('{"purposes": [1]}', "purposes is a list of texts, and not 1"),
+        ('{"name": "A"}', "name is of lower-case letters"),
+        ('{"hours": "8"}', "hours is an object with start and end"),
+        ('{"hours": {"start": "8:00", "end": "18:00"}}', 'hours.start is a time as 08:00, and not "8:00"'),
+        ('{"hours": {"start": "08:00", "end": "18:00", "days": [0]}}', "hours.days are 1 (Monday) to 7"),
+        ('{"hours": {"start": "08:00", "end": "18:00", "days": 1}}', "hours.days is a list"),
+        (
+            '{"hours": {"start": "08:00", "end": "18:00", "time_zone": "Mars"}}',
+            "hours.time_zone is one as Europe/Berlin",
+        ),
+        ('{"approvals": 2}', "a policy has no approvals; it has tenant, name, quorum"),
+    ):
         file.write_text(wrong)
-        assert str(file) in refacex("policy", "set", file, *pinned, ok=False).stderr
+        assert f"{file}: " in (line := refacex("policy", "set", file, *pinned, ok=False).stderr) and told in line, line
+    broken = tmp_path / "policies.json"
+    file.write_text("{}")
+    for content, words in (("{", "no JSON at line 1"), ("{}", "format, version or checksum"), (None, "No such file")):
+        broken.unlink(missing_ok=True)
+        if content is not None:
+            broken.write_text(content)
+        line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
+        assert f"{broken}: " in line and words in line, line
+    pin(broken, "refacex-policies", 1, {"policies": [Policy("acme").body() | {"quorum": 0}]})
+    line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
+    assert f"{broken}: policy 1: quorum is 1 or more, and not 0" in line
     assert "cannot be read" in refacex("policy", "set", tmp_path / "none", ok=False).stderr
     assert "no policy of that name" in refacex("policy", "show", "none", ok=False).stderr
 
