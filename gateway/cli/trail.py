@@ -153,15 +153,11 @@ def check(
     """Check an evidence bundle with the public keys alone: no database, no service. Exit code 0 only if all of it holds."""
     with told():
         from workers.audit.checking import check_bundle
-        from workers.audit.errors import EvidenceUnreadable
         from workers.custody.keys import load_verifiers
 
         verifier = _verifier(public_key, None)
-        try:
-            data = bundle.read_bytes()
-            files = [(path, path.read_bytes()) for path in file or []]
-        except OSError as error:
-            raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
+        data = _content("the evidence bundle", bundle)
+        files = [(path, _content("the file to look for in the evidence", path)) for path in file or []]
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
         checked = check_bundle(data, verifier, custodian, before_signatures=before_signatures)
     _show_checked(checked)
@@ -281,6 +277,15 @@ def _anchors(settings: GatewaySettings) -> Anchors:
     from workers.storage import Storage
 
     return Anchors(Storage(settings), settings.bucket_anchors)
+
+
+def _content(what: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise stop(
+            f"{what} cannot be read ({path}: {error.strerror}): nothing was checked; see that its path is right"
+        ) from None
 
 
 def _show_checked(checked: Checked) -> None:

@@ -105,6 +105,14 @@ def test_from_evidence_to_a_fork_that_is_accepted(
         assert "is the released file of image" in shown
         assert "not proven: That nothing is missing" in shown
         assert "IS NO FILE" in refacex("audit", "check", out, *public, "--file", other, ok=False).stdout
+    missing = refacex("audit", "check", out, *public, "--file", tmp_path / "none.png", ok=False)
+    assert (
+        f"the file to look for in the evidence cannot be read ({tmp_path / 'none.png'}: No such file" in missing.stderr
+    )
+    missing = refacex("audit", "check", tmp_path / "none.zip", *public, ok=False)
+    assert "the evidence bundle cannot be read" in missing.stderr and "was changed" not in missing.stderr
+    nobodys = refacex("audit", "check", out, "--public-key", tmp_path / "none.json", ok=False).stderr
+    assert "have whoever holds the key send it" in nobodys and str(tmp_path / "none.json") in nobodys
     foreign = refacex("audit", "check", out, "--public-key", tmp_path / "other.json", ok=False).stdout
     assert "WRONG: it names another notary's key than yours" in foreign
     assert "\nproven" not in foreign

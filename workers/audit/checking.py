@@ -66,7 +66,7 @@ def check_bundle(
     _check_signed(bodies, checked)
     _check_attested(bodies, custodian, checked, before_signatures)
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
-        checked.problems.append("summary.md does not say what the events say")
+        checked.problems.append("summary.md does not say what the events say, in the words of this version")
     checked.files = released(bodies)
     _add_facts(checked, heads[-1], bodies)
     return checked
