@@ -320,7 +320,7 @@ class Steps:
         with self._console.status("the export is written"):
             done = fetching.wait(self._sessions, export, timeout=EXPORT_SECONDS)
         folder = self._out / "export" / str(export)[:8]
-        names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder)
+        names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder).names
         self._result.export_files = len(names)
         self._say(f"exported: {number_of(len(names), 'file')}, every checksum right")
 

@@ -58,7 +58,16 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
         raise stop(
             f"{there} of {number_of(len(jobs), 'output')} there already: choose another --out, or give --replace.", 2
         )
+    _tell_of_others(out, jobs)
     return jobs
+
+
+def _tell_of_others(out: Path, jobs: list[Job]) -> None:
+    """Says that the output folder holds what is none of this run's: an original among released files may be published with them."""
+    own = {job.output for job in jobs} | {job.source for job in jobs}
+    if any(Path(here) / file not in own for here, _, files in os.walk(out) for file in files):
+        said = "holds other files already, which stay as they are: look at them before you hand the folder on."
+        typer.echo(f"refacex: {out} {said}", err=True)
 
 
 def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
