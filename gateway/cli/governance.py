@@ -17,6 +17,7 @@ from gateway.cli import orders, people, policies, reviews, roster, trail
 from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -89,8 +90,11 @@ def new(
             )
             requests.open_request(session, terms, signing.sign(request_message(terms.sha256())))
     print(terms.id)
-    needed = f"{terms.quorum} approval{'s are' if terms.quorum > 1 else ' is'} needed"
-    tell(f"{needed}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE")
+    if break_glass:
+        tell("the glass is broken: an alert is given, and a review stays open until an auditor closes it")
+    tell(
+        f"it needs {number_of(terms.quorum, 'approval')}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE"
+    )
 
 
 @app.command("list")
@@ -132,22 +136,25 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
 
         from schemas.tables import Approval, RecoveryRequest
         from workers.recoveries import service as requests
+        from workers.refusals import why_no_face
 
         terms = requests.load_terms(session, find_request(session, request))
         row = session.get_one(RecoveryRequest, terms.id)
         decisions = session.execute(select(Approval).where(Approval.request_id == terms.id)).scalars().all()
         recovery = requests.find_recovery(session, terms.id)
-        became = recovery.state.value + (f" ({recovery.error_code})" if recovery.error_code else "") if recovery else ""
+        became, code = recovery.state.value if recovery else "", requests.failure_of(session, terms.id)
+        why = f"{why_no_face(code)} [{code}]" if code else ""
         said = {each.approver: each.decision.value for each in decisions}
         if as_json:
             import json
 
             entry = json.loads(terms.canonical()) | {"sha256": terms.sha256().hex(), "state": row.state.value}
-            lines([entry | {"decisions": said, "recovery": became or None}])
+            lines([entry | {"decisions": said, "recovery": became or None, "why": why or None}])
             return
         rows = [*_terms_rows(session, terms), ["state", row.state.value]]
         rows += [["decisions", ", ".join(f"{who}: {what}" for who, what in said.items()) or "none yet"]]
-        table(["request", str(terms.id)], [*rows, ["recovery", became or "none yet"]])
+        rows += [["recovery", became or "none yet"], *([["why", why]] if why else [])]
+        table(["request", str(terms.id)], rows)
 
 
 @app.command()
@@ -212,6 +219,11 @@ def fetch(
         recovery = _wait(sessions, terms.id, timeout)
         signature = both.of(keys.KeyType.ED25519).sign(fetch_message(terms.sha256(), recovery))
         open_all(out, take(sessions, recovery, who, signature, out), names, pair.secret())
+        with sessions() as session:
+            if code := requests.failure_of(session, terms.id):
+                from workers.refusals import why_no_face
+
+                tell(f"not every face came back: {why_no_face(code)} [{code}]")
 
 
 def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
@@ -241,7 +253,7 @@ def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decis
             state = record(session, terms.id, who, Signed(signature))
         tell(f"recorded; the request is {state.value}")
         if state is RequestState.OPEN:
-            tell(f"it needs {terms.quorum} approvals in all")
+            tell(f"it needs {number_of(terms.quorum, 'approval')} in all")
         elif state is RequestState.APPROVED:
             tell(f"{terms.requester} can fetch it in a moment: `refacex request fetch {str(terms.id)[:8]}`")
 
@@ -308,13 +320,14 @@ def _item_names(session: Session, terms: RequestTerms) -> dict[UUID, str]:
 
 
 def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUID:
-    """The recovery of a request, once it has ended or the time is up. Raises NothingToFetch where there is none."""
+    """The recovery of a request, once it has ended or the time is up. Raises NothingToFetch and, with why, RecoveryFailed."""
     import time
 
     from schemas.states import RecoveryState, RequestState
     from schemas.tables import RecoveryRequest
     from workers.recoveries import service as requests
-    from workers.recoveries.errors import NothingToFetch
+    from workers.recoveries.errors import NothingToFetch, RecoveryFailed
+    from workers.refusals import why_no_face
 
     waiting = (RequestState.APPROVED, RequestState.RECOVERING)  # on people nobody waits
     end = time.monotonic() + timeout
@@ -322,9 +335,11 @@ def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUI
         with sessions() as session:
             recovery = requests.find_recovery(session, request)
             state = session.get_one(RecoveryRequest, request).state
+            code = requests.failure_of(session, request)
+        came = recovery is not None and recovery.state in (RecoveryState.RECOVERED, RecoveryState.FETCHED)
+        if code and not came and state not in waiting:
+            raise RecoveryFailed(f"{code}: {why_no_face(code)}")
         if recovery is not None and recovery.state is not RecoveryState.BOUND:
-            if recovery.state is RecoveryState.FAILED:
-                raise NothingToFetch(f"the recovery failed: {recovery.error_code}")
             return recovery.id
         if state not in waiting or time.monotonic() >= end:
             raise NothingToFetch(f"the request is {state.value}")

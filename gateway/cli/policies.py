@@ -12,6 +12,8 @@ from gateway.cli.service import Home, Json, account, home_folder, lines, service
 
 app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
 
+_EXAMPLE = 'as {"name": "medical", "quorum": 2}; `refacex policy show` prints one'
+
 Tenant = Annotated[str, typer.Option(help="Whose policy it is.")]
 Pinned = Annotated[
     Path | None, typer.Option("--policies", help="The custodian's policies. [default: keys/policies.json at home]")
@@ -94,8 +96,14 @@ def _read(file: Path, tenant: str) -> Any:
     try:
         body = json.loads(file.read_text("utf-8"))
         if not isinstance(body, dict):
-            raise ValueError("a policy is a JSON object")
+            raise stop(f"{file}: a policy is one JSON object, {_EXAMPLE}")
         return Policy.of({"tenant": tenant} | body)
+    except json.JSONDecodeError as error:
+        raise stop(
+            f"{file}: it is no JSON at line {error.lineno}, column {error.colno}: a policy is one JSON object, {_EXAMPLE}"
+        ) from None
+    except UnicodeDecodeError:
+        raise stop(f"{file}: it is no text in UTF-8: a policy is one JSON object, {_EXAMPLE}") from None
     except OSError as error:
         raise stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -11,6 +11,7 @@ import typer
 
 from gateway.cli import alerts, subjects
 from gateway.cli.service import Home, Json, account, by_beginning, lines, service, stop, table, tell
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -89,7 +90,7 @@ def submit(
                 release_id=release_id,
             )
         print(release_id)
-        tell(f"{len(found)} images submitted; follow them with: refacex release wait {release_id}")
+        tell(f"{number_of(len(found), 'image')} submitted; follow them with: refacex release wait {release_id}")
 
 
 @release_app.command("list")

@@ -28,6 +28,7 @@ from workers.audit.verify import Problem, Verification
 from workers.custody.judge import terms_of, verifies
 from workers.custody.pinned import PinnedFile
 from workers.custody.roster import Roster, RosterPerson
+from workers.words import number_of
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
 _BATCH = 500
@@ -142,7 +143,8 @@ def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verific
     result.attested = history.signatures
     if history.unsigned:
         result.notes.append(
-            f"{history.unsigned} events of the custodian are of before it signed them: nothing proves that it wrote them"
+            f"of before the custodian signed its events: {number_of(history.unsigned, 'event')} of its own; nothing proves that "
+            "it wrote any"
         )
 
 
@@ -152,7 +154,7 @@ def _check_signed(session: Session, result: Verification) -> None:
     result.signatures = history.signatures
     if history.unsigned:
         result.notes.append(
-            f"{history.unsigned} decisions are of before signatures came into the trail: nothing proves who made them"
+            f"of before signatures came into the trail: {number_of(history.unsigned, 'decision')}; nothing proves who made them"
         )
 
 

@@ -12,9 +12,18 @@ class CustodyError(WorkerError):
 
 
 class KeyFileMissing(CustodyError):
-    """The key file does not exist: make one with `refacex up` or `refacex person new-key`, or restore your copy."""
+    """There is no key file there: see that the path is right, or restore your copy. Where there never was one, `refacex setup` makes
+    the system's, and `refacex person new-key` a person's.
+    """
 
     code = "key_file_missing"
+
+
+class PublicKeyMissing(KeyFileMissing):
+    """There is no public key file there: see that the path is right, or have whoever holds the key send it to you again. A service has
+    the notary's (`audit.public.json`) and the custodian's (`ticket.public.json`) below keys in its home folder; a person has theirs
+    beside their own key file.
+    """
 
 
 class KeyFileExists(CustodyError):
@@ -41,6 +50,12 @@ class PassphraseNeeded(CustodyError):
     """
 
     code = "passphrase_needed"
+
+
+class PassphraseUnasked(PassphraseNeeded):
+    """A new passphrase is typed on a terminal, and there is none here: run this on one, or write the passphrase to a file that only you
+    can read (`chmod 600`), and name that: `refacex --passphrase-file FILE person new-key ... --passphrase`.
+    """
 
 
 class PassphraseWrong(CustodyError):

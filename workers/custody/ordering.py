@@ -37,6 +37,7 @@ class Survey:
     tenant: str
     items: int
     keys: scope.KeyCount
+    requests: int
     recoveries: int
     holds: set[Target]
     running: bool
@@ -55,6 +56,7 @@ def survey(session: Session, target: Target) -> Survey:
         tenant=tenant,
         items=len(portions),
         keys=scope.count_keys(session, target),
+        requests=scope.count_requests(session, target),
         recoveries=scope.count_recoveries(session, target),
         holds=known_holds(session).covering(portions),
         running=running,

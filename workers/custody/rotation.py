@@ -40,6 +40,7 @@ from workers.custody.providers.services import Held
 from workers.custody.register import KnownKey
 from workers.custody.rows import context_of, unwrap_row
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey
+from workers.words import number_of
 
 # Where the fault tests kill a rotation and a retirement.
 ROTATION_STEPS = (
@@ -309,7 +310,7 @@ class KeyOffice:
         )
         needed = sum(not self.ledger.shredded(*row) for row in session.execute(query))
         if needed:
-            raise KeyInUse(f"{needed} sealed keys open with nothing else")
+            raise KeyInUse(f"nothing else opens {number_of(needed, 'sealed key')}")
 
     def protect(self) -> None:
         """Writes the key ring under the passphrase that `ask` gives. Raises KeyRingMissing, PassphraseNeeded."""

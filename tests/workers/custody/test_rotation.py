@@ -488,9 +488,9 @@ def test_a_rotation_killed_at(step: str, world: World, refacex: Callable[..., An
     assert keys.load_public(world.folder / "custody.public.json").id == ring.active
     assert all_open(world)
     assert [number for _, number in balanced(world)] == [ROWS] * (2 if killed_too_late else 1)
-    assert f"{ROWS} sealed keys are wrapped again under {ring.active}" in again.stderr
+    assert f"{ROWS} sealed keys wrapped again under {ring.active}" in again.stderr
     checked = refacex("keys", "check")
-    assert (checked.returncode, checked.stderr.strip()) == (0, f"{ROWS} sealed keys open")
+    assert (checked.returncode, checked.stderr.strip()) == (0, f"{ROWS} sealed keys opened")
     assert not list(world.folder.glob(".custody*.tmp"))
 
 
@@ -534,7 +534,7 @@ def test_what_the_command_line_says(world: World, refacex: Callable[..., Any]) -
         assert f"does not open: item {broken.item_id}, face {broken.face}, under {old} (unwrappable)" in said.stderr
         assert "Traceback" not in said.stderr
     refused = refacex("keys", "retire", old, "--yes")
-    assert refused.returncode == 1 and "1 sealed keys open with nothing else" in refused.stderr
+    assert refused.returncode == 1 and "nothing else opens 1 sealed key" in refused.stderr
     asked = refacex("keys", "retire", old)
     assert asked.returncode == 1 and "Aborted" in asked.stderr
     assert refacex("keys", "rotate", "--to", "aws-kms").returncode == 1
