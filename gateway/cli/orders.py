@@ -86,7 +86,7 @@ def list_orders(
         from sqlalchemy import select
 
         from schemas.tables import CustodyOrder
-        from workers.custody.ordering import target_of
+        from workers.custody.holds import Target
 
         query = select(CustodyOrder).order_by(CustodyOrder.created_at.desc()).limit(limit)
         if state is not None:
@@ -97,7 +97,7 @@ def list_orders(
             {
                 "id": str(order.id),
                 "order": order.kind.value,
-                "target": str(target_of(order)),
+                "target": str(Target.of(order)),
                 "by": order.ordered_by,
                 "ordered": _minute(order.created_at),
                 "state": order.state.value,
@@ -118,13 +118,13 @@ def show(
     with service(home) as (_, sessions), sessions() as session:
         from schemas.tables import CustodyOrder
         from workers.custody.errors import OrderUnknown
-        from workers.custody.ordering import terms_of
+        from workers.custody.rows import order_terms
 
         found = by_beginning(session, CustodyOrder.id, order)
         row = session.get(CustodyOrder, found) if found is not None else None
         if row is None:
             raise OrderUnknown
-        terms = terms_of(row)
+        terms = order_terms(row)
         became, told_as = {"state": row.state.value, "outcome": row.outcome}, _outcome(row, whole=True)
     if as_json:
         import json
@@ -315,11 +315,12 @@ def _outcome(order: CustodyOrder, *, whole: bool = False) -> str:
 
 def _known_holds(home: Path | None) -> list[dict[str, str]]:
     with service(home) as (_, sessions), sessions() as session:
-        from workers.custody.ordering import standing_holds, target_of
+        from workers.custody.holds import Target
+        from workers.custody.ordering import standing_holds
 
         return [
             {
-                "target": str(target_of(order)),
+                "target": str(Target.of(order)),
                 "ordered": _minute(order.created_at),
                 "by": order.ordered_by,
                 "reason": order.reason,
