@@ -5,7 +5,9 @@ Approvals are signed here, on the approver's own machine, with a key file that n
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +16,10 @@ from uuid import UUID
 import typer
 
 from gateway.cli import orders, people, policies, reviews, roster, trail
+from gateway.cli.assertions import answered, relying_party
 from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
+from gateway.cli.roster import RosterFile
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 from workers.words import number_of
 
@@ -30,6 +34,10 @@ app = typer.Typer(no_args_is_help=True, help="Ask for faces back, decide on it, 
 RequestId = Annotated[str, typer.Argument(help="The request's id, or as much of its beginning as tells it apart.")]
 As = Annotated[str, typer.Option("--as", help="Who you are.")]
 KeyOption = Annotated[Path, typer.Option("--key", help="Your own key file.")]
+MaybeKey = Annotated[Path | None, typer.Option("--key", help="Your own key file.")]
+AssertionOption = Annotated[
+    Path | None, typer.Option("--assertion", help="JSON: what your passkey answered to `refacex request challenge`.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask again.")]
 
 
@@ -158,19 +166,72 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
 
 
 @app.command()
-def approve(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
-    """Approve a request: shows what you sign, signs it here, and hands in the signature alone."""
+def approve(
+    request: RequestId,
+    who: As,
+    key: MaybeKey = None,
+    assertion: AssertionOption = None,
+    yes: Yes = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Approve a request: shows what you sign, signs it here with your key file, and hands in the signature alone.
+
+    Or hands in what your passkey answered to `refacex request challenge`.
+    """
     from schemas.states import Decision
 
-    _decide(request, who, key, yes, home, Decision.APPROVE)
+    _decide(request, who, Means(key, assertion, yes, roster, home), Decision.APPROVE)
 
 
 @app.command()
-def deny(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
+def deny(
+    request: RequestId,
+    who: As,
+    key: MaybeKey = None,
+    assertion: AssertionOption = None,
+    yes: Yes = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
     """Deny a request, signed as an approval is; one denial closes it."""
     from schemas.states import Decision
 
-    _decide(request, who, key, yes, home, Decision.DENY)
+    _decide(request, who, Means(key, assertion, yes, roster, home), Decision.DENY)
+
+
+@app.command()
+def challenge(
+    request: RequestId,
+    who: As,
+    to_deny: Annotated[bool, typer.Option("--deny", help="For a denial; without it, for an approval.")] = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Print what a browser asks your passkey with (PublicKeyCredentialRequestOptions, JSON), for a console of your own.
+
+    What the passkey answers (the credential's toJSON()) goes to `refacex request approve | deny --assertion FILE`. The console has to show
+    what `refacex request show` does: the challenge is the hash of just that.
+    """
+    with service(home) as (_, sessions), sessions() as session:
+        from schemas.requests import decision_message
+        from schemas.states import Decision
+        from workers.custody import passkeys
+        from workers.custody.roster import APPROVER
+        from workers.recoveries import service as requests
+        from workers.recoveries.people import acting
+
+        terms = requests.load_terms(session, find_request(session, request))
+        requests.check_decider(session, terms, who, None)
+        person = acting(session, who, terms.tenant, APPROVER)
+        message = decision_message(Decision.DENY if to_deny else Decision.APPROVE, terms.sha256())
+        options = {
+            "challenge": passkeys.challenge(message),
+            "rpId": relying_party(roster, home).id,
+            "allowCredentials": [{"type": "public-key", "id": one["id"]} for one in person.passkeys],
+            "userVerification": "required",
+        }
+        print(json.dumps(options))
 
 
 @app.command()
@@ -226,31 +287,49 @@ def fetch(
                 tell(f"not every face came back: {why_no_face(code)} [{code}]")
 
 
-def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
-    with service(home) as (_, sessions):
+@dataclass(frozen=True)
+class Means:
+    """How somebody decides: with a key file, or with what their passkey answered."""
+
+    key: Path | None
+    assertion: Path | None
+    yes: bool
+    roster: Path | None
+    home: Path | None
+
+
+def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
+    if (means.key is None) == (means.assertion is None):
+        raise typer.BadParameter("give your key file (--key) or your passkey's answer (--assertion), one of the two")
+    with service(means.home) as (_, sessions):
         from schemas.requests import decision_message
         from schemas.states import Decision, RequestState
         from workers.custody import keys
         from workers.custody.judge import Signed
         from workers.recoveries import service as requests
 
-        signing = own_key(key).of(keys.KeyType.ED25519)
+        signing = own_key(means.key).of(keys.KeyType.ED25519) if means.key is not None else None
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
-            requests.check_decider(session, terms, who, signing.public)
+            requests.check_decider(session, terms, who, signing.public if signing is not None else None)
             if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
                 requests.check_faces(session, terms.release, terms.faces)
             table([decision.value, str(terms.id)], _terms_rows(session, terms))
         try:
-            if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
+            if not means.yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
                 raise typer.Exit(1)
         except typer.Abort:
             raise stop("nobody answered: read it with `refacex request show`, then give --yes") from None
-        signature = signing.sign(decision_message(decision, terms.sha256()))
+        party = None
+        if signing is not None:
+            signed = Signed(signing.sign(decision_message(decision, terms.sha256())))
+        else:
+            assert means.assertion is not None
+            signed, party = answered(means.assertion), relying_party(means.roster, means.home)
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
-            state = record(session, terms.id, who, Signed(signature))
+            state = record(session, terms.id, who, signed, party)
         tell(f"recorded; the request is {state.value}")
         if state is RequestState.OPEN:
             tell(f"it needs {number_of(terms.quorum, 'approval')} in all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -27,6 +28,7 @@ from schemas.policies import Policy
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import POLICY, World, build
+from tests.workers.custody.test_passkeys import CONSOLE, Authenticator
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.custody import keys
@@ -515,3 +517,43 @@ def test_item_names_are_only_names(refacex: Refacex, people: dict[str, Path], wo
         path = _write_face(tmp_path, name, SealedFace(item, item, 0, sealed), alice.secret())
         assert path.parent == tmp_path
         assert path.read_bytes() == b"png"
+
+
+def test_a_passkey_approves_with_the_requests_hash_as_challenge(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    phone, stranger = Authenticator(), Authenticator()
+    passkey, answer = tmp_path / "passkey.json", tmp_path / "answer.json"
+    passkey.write_text(json.dumps({"id": phone.passkey.id, "public": base64.b64encode(phone.passkey.public).decode()}))
+    public = refacex("person", "new-key", tmp_path / "dora.key").stdout.strip()
+    dora = ["dora", "--public", public, "--tenant", "acme", "--role", "approver", "--passkey", passkey]
+    refacex("person", "add", *dora, "--roster", world.roster)
+    on_roster = ["--roster", world.roster]
+    request = ask(refacex, world, str(world.items[0]))
+    assert "roster console" in refacex("request", "challenge", request, "--as", "dora", *on_roster, ok=False).output
+    refacex("roster", "console", CONSOLE.id, "--origin", CONSOLE.origins[0], *on_roster)
+
+    def answers(by: Authenticator, *options: str) -> None:
+        asked = json.loads(refacex("request", "challenge", request, "--as", "dora", *options, *on_roster).stdout)
+        assert (asked["rpId"], asked["userVerification"]) == (CONSOLE.id, "required")
+        assert [each["id"] for each in asked["allowCredentials"]] == [phone.passkey.id]
+        assertion, signature = by.sign(b"", challenge=asked["challenge"])
+        kept = assertion.as_json()
+        response = {
+            "clientDataJSON": kept["client_data"],
+            "authenticatorData": kept["authenticator_data"],
+            "signature": base64.urlsafe_b64encode(signature).decode().rstrip("="),
+        }
+        answer.write_text(json.dumps({"id": kept["credential"], "type": "public-key", "response": response}))
+
+    hand_in = ["request", "approve", request, "--as", "dora", "--yes", "--assertion", answer, *on_roster]
+    answers(stranger)
+    refacex(*hand_in, ok=False)
+    answers(phone, "--deny")
+    refacex(*hand_in, ok=False)
+    answer.write_text("{}")
+    assert "base64url" in refacex(*hand_in, ok=False).output
+    answers(phone)
+    refacex(*hand_in)
+    refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
+    recover(world, request)

@@ -214,15 +214,16 @@ def approve(
     return state
 
 
-def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes) -> None:
-    """Whether a decision of theirs with this key could be recorded, before anybody is asked to make it.
+def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes | None) -> None:
+    """Whether a decision of theirs with this key (None: a passkey) could be recorded, before anybody is asked to make it.
 
     Raises OwnRequest, SubmitterMayNotApprove, PersonUnknown, SignatureInvalid.
     """
     if who == terms.requester:
         raise OwnRequest
     _check_submitter(session, terms, who)
-    if ed25519_public != acting(session, who, terms.tenant, APPROVER).ed25519_public:
+    person = acting(session, who, terms.tenant, APPROVER)
+    if ed25519_public is not None and ed25519_public != person.ed25519_public:
         raise SignatureInvalid
 
 
