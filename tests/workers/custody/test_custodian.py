@@ -42,13 +42,15 @@ def state_of(world: World, request: UUID) -> RequestState:
 
 
 def refused(world: World, request: UUID, refusal: Refusal) -> None:
-    """The custodian refuses, says why in the trail, and leaves no ticket and no recovery behind."""
+    """The custodian refuses, says why in the trail and in an alert, and leaves no ticket and no recovery behind."""
     before = world.one(select(func.count()).select_from(Ticket))
     opened = world.custodian().open(request)
     assert (opened.recovery, opened.refusal) == (None, refusal)
     last = world.events()[-1]
     assert (last["event"], last["role"]) == ("ticket:refused", "refacex_custodian")
     assert last["fields"]["detail"] == {"refusal": refusal.value}
+    told = world.one(select(Alert).order_by(Alert.id.desc()).limit(1))
+    assert (told.kind, told.detail) == ("ticket_refused", {"request": str(request), "refusal": refusal.value})
     assert world.one(select(func.count()).select_from(Ticket)) == before
 
 
