@@ -72,6 +72,8 @@ CHANGES: dict[str, Change] = {
     "to another recipient": mallorys,
     "of another request": lambda world, bundle: replace(bundle, request=uuid4()),
     "of another release": lambda world, bundle: replace(bundle, release=uuid4()),
+    "for another purpose": lambda world, bundle: replace(bundle, purpose="to see who it is"),
+    "for a purpose that is not said": lambda world, bundle: resigned(world, bundle, purpose_sha256=None),
     "for another worker": lambda world, bundle: resigned(world, bundle, worker="0" * 16),
     "no ticket at all": lambda world, bundle: resigned(world, bundle, what="refacex recovery request"),
     "no faces": lambda world, bundle: resigned(world, bundle, faces=None),
