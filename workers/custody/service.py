@@ -383,12 +383,15 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
 def _record_refusal(session: Session, request_id: UUID, refusal: Refusal, recovery: UUID | None = None) -> None:
     """The event; and an approved request that cannot be opened any more says so. `recovery`: the one that this ended."""
     request = session.get(RecoveryRequest, request_id, with_for_update=True)
-    request_hash = None
+    request_hash, expires = None, False
     if request is not None:
         request_hash = bytes(request.canonical_sha256)
+        expires = request.state is RequestState.APPROVED and refusal is Refusal.EXPIRED
         if request.state is RequestState.APPROVED:
-            request.state = RequestState.EXPIRED if refusal is Refusal.EXPIRED else RequestState.FAILED
+            request.state = RequestState.EXPIRED if expires else RequestState.FAILED
     raise_alert(session, AlertKind.TICKET_REFUSED, request=request_id, refusal=refusal.value)
+    if expires:  # told as where the relay meets it first
+        append(session, AuditEvent.REQUEST_EXPIRED, actor=ACTOR, request=request_id, request_hash=request_hash)
     append(
         session,
         AuditEvent.TICKET_REFUSED,

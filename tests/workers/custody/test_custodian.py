@@ -527,6 +527,16 @@ def test_expired_is_refused(world: World) -> None:
     sleep((SHORT * 8).total_seconds())
     refused(world, terms.id, Refusal.EXPIRED)
     assert state_of(world, terms.id) is RequestState.EXPIRED
+    expired, last = world.events()[-2:]
+    assert (expired["event"], expired["role"], last["event"]) == (
+        "request:expired",
+        "refacex_custodian",
+        "ticket:refused",
+    )
+    assert expired["fields"]["request_hash"] == last["fields"]["request_hash"] == terms.sha256().hex()
+    refused(world, terms.id, Refusal.NOT_APPROVED)
+    assert [each["event"] for each in world.events()].count("request:expired") == 1
+    assert world.unsigned() == []
 
 
 def test_another_faces_key_in_the_row_is_refused(world: World) -> None:
