@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from workers.custody import passphrase as passphrases
 from workers.custody.errors import KeyFileCorrupt, KeyFileExists, KeyFileLoose, KeyFileMissing, PassphraseNeeded
+from workers.custody.guarded import looseness
 from workers.custody.sealing import PublicKey
 
 FORMAT = "refacex-key"
@@ -147,7 +147,7 @@ def write_public(path: Path | str, public: PublicJson) -> None:
 def load(path: Path | str, kind: FileKind, ask: Ask | None = None) -> KeyFile:
     """Reads a key file of that kind; `ask` gives its passphrase, if it has one.
 
-    Raises KeyFileMissing; KeyFileLoose where it holds secrets and group or others may read it; KeyFileCorrupt where
+    Raises KeyFileMissing; KeyFileLoose where it holds secrets and others may read or write it; KeyFileCorrupt where
     a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
     """
     return _load(Path(path), kind, lambda document: _parse(document, ask))
@@ -160,8 +160,9 @@ def load_public_half(path: Path | str, kind: FileKind) -> PublicJson:
 
 def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) -> KeyFile:
     try:
-        mode = path.stat().st_mode
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            loose = looseness(path, os.fstat(file.fileno()), secret=True)
+            raw = file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise KeyFileMissing from error
     except OSError as error:
@@ -171,8 +172,8 @@ def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) ->
         found = FileKind(document["kind"])
         if found is not kind:
             raise KeyFileCorrupt(f"it is a {found} file, and a {kind} file is needed here")
-        if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
-            raise KeyFileLoose
+        if kind is not FileKind.PUBLIC and loose is not None:
+            raise KeyFileLoose(loose)
         return parse(document)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise KeyFileCorrupt from error

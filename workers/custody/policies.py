@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.policies import DEFAULT_POLICY, Policy
 from workers.custody import pinned
-from workers.custody.errors import PoliciesInvalid
+from workers.custody.errors import PoliciesInvalid, PoliciesLoose
 
 FORMAT = "refacex-policies"
 VERSION = 1
@@ -31,10 +31,14 @@ class PolicyBook:
 
 
 def load_policies(path: Path) -> PolicyBook:
-    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed."""
+    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed;
+    PoliciesLoose where others may write it.
+    """
     try:
         book, sha256 = pinned.read(path, FORMAT, VERSION)
         found = [Policy.of(body) for body in book["policies"]]
+    except pinned.Loose as error:
+        raise PoliciesLoose(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PoliciesInvalid(type(error).__name__) from error
     return PolicyBook({(policy.tenant, policy.name): policy for policy in found}, sha256)
