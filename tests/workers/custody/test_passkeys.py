@@ -108,6 +108,11 @@ def test_no_byte_of_it_may_change(make: Any) -> None:
         assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=data), signature, MESSAGE)
     for changed in flipped(signature):
         assert not asserts(CONSOLE, one.passkey, assertion, changed, MESSAGE)
+    spaced = assertion.client_data.replace(b", ", b",  ", 1)
+    assert json.loads(spaced) == json.loads(assertion.client_data)
+    assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=spaced), signature, MESSAGE), (
+        "its bytes, not what they say"
+    )
     assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=b"[]"), signature, MESSAGE)
     assert not asserts(CONSOLE, one.passkey, replace(assertion, authenticator_data=b""), signature, MESSAGE)
     assert not asserts(CONSOLE, one.passkey, assertion, signature[:-1], MESSAGE)
