@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from schemas.policies import Policy
 from schemas.requests import RequestTerms, review_message
 from schemas.states import Decision, RequestState, Urgency
 from schemas.tables import Approval, Review
 from tests.governance import POLICY, Member, World
-from workers.custody.judge import Signed
+from workers.custody.judge import Refusal, Signed
 from workers.custody.policies import write_policies
 from workers.custody.roster import add_person
 from workers.recoveries import people as people_of
@@ -54,6 +54,34 @@ def test_a_review_is_not_closed_by_an_auditor_who_asked_or_approved(world: World
     close(world, terms, "rose")
     assert world.one(select(Review.closed_by)) == "rose"
     assert [each["event"] for each in world.events()].count("review:closed") == 1
+
+
+@pytest.mark.parametrize("who", ["pat", "quinn"])
+def test_the_custodian_takes_no_review_from_who_had_a_part_in_it(world: World, who: str) -> None:
+    """Signed in order, and written past the gateway, the guard switched off."""
+    for each in ("pat", "quinn", "rose"):
+        joins(world, each, "requester", "approver", "auditor")
+    allow(world, Policy("acme", POLICY, break_glass_quorum=1))
+
+    def broken() -> RequestTerms:
+        terms = world.request(urgency=Urgency.BREAK_GLASS, requester="pat")
+        assert world.approve(terms, "quinn") is RequestState.APPROVED
+        return terms
+
+    first = broken()
+    assert world.custodian().open(first.id).recovery is not None
+    world.owner("ALTER TABLE reviews DISABLE TRIGGER USER")
+    closed(world, first, who)
+    assert world.custodian().open(broken().id).refusal is Refusal.REVIEW
+    closed(world, first, "rose")
+    assert world.custodian().open(broken().id).recovery is not None
+
+
+def closed(world: World, terms: RequestTerms, who: str) -> None:
+    signature = world.people[who].signing.sign(review_message(terms.sha256(), "all was well"))
+    values = {"closed_at": func.now(), "closed_by": who, "conclusion": "all was well", "signature": signature}
+    with world.as_("gateway").begin() as session:
+        session.execute(update(Review).where(Review.request_id == terms.id).values(values))
 
 
 def decide(world: World, terms: RequestTerms, who: str, decision: Decision) -> RequestState:
