@@ -110,6 +110,11 @@ def signed_message(what: str, sha256: bytes) -> bytes:
     return b"refacex v2\n" + what.encode("ascii") + b"\n" + sha256.hex().encode("ascii") + b"\n"
 
 
+def purpose_sha256(purpose: str) -> str:
+    """How a ticket names its purpose, in hex: that is free text."""
+    return hashlib.sha256(purpose.encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class TicketTerms:
     """The custodian's leave for one recovery: for these faces, this purpose, this recipient and this worker.
@@ -145,7 +150,7 @@ class TicketTerms:
             "recovery": str(self.recovery),
             "release": str(self.release),
             "faces": [{"item": str(each.item), "face": each.face} for each in sorted(self.faces)],
-            "purpose_sha256": hashlib.sha256(self.purpose.encode()).hexdigest(),
+            "purpose_sha256": purpose_sha256(self.purpose),
             "recipient": self.recipient,
             "worker": self.worker,
             "issued_at": _time(self.issued_at),

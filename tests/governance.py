@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import NullPool, create_engine, insert, select
+from sqlalchemy import NullPool, create_engine, func, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from gateway import provision
@@ -33,7 +33,7 @@ from schemas.requests import (
     request_message,
     withdraw_message,
 )
-from schemas.states import AttemptState, Decision, ItemState, RequestState
+from schemas.states import AttemptState, Decision, ItemState, RequestState, Urgency
 from schemas.tables import Attempt, Item, Release, SealedKey
 from tests.conftest import Database
 from workers.audit import append
@@ -99,6 +99,7 @@ class World:
     folder: Path
     people: dict[str, Member] = field(default_factory=dict)
     release: UUID = field(default_factory=uuid4)
+    tenant: str = "acme"
     items: list[UUID] = field(default_factory=list)
     attempts: dict[UUID, UUID] = field(default_factory=dict)
     secrets: dict[tuple[UUID, int], bytes] = field(default_factory=dict)
@@ -168,6 +169,34 @@ class World:
             service.open_request(session, terms, signature)
         return terms
 
+    def smuggled(self, *faces: FaceRef, life: timedelta = timedelta(days=1)) -> RequestTerms:
+        """A request that a stolen gateway writes without asking, with signatures that are all in order."""
+        now = self.one(select(func.now())).astimezone(UTC)
+        terms = RequestTerms(
+            id=uuid4(),
+            tenant="acme",
+            release=self.release,
+            requester="alice",
+            **vars(GROUNDS),
+            recipient_public=self.people["alice"].on_roster().x25519_public,
+            policy=POLICY,
+            urgency=Urgency.NORMAL,
+            quorum=2,
+            faces=faces,
+            created_at=now,
+            expires_at=now + life,
+        )
+        with self.as_("gateway").begin() as session:
+            service._insert_request(session, terms, self.people["alice"].signing.sign(request_message(terms.sha256())))
+        assert self.approve(terms, "bob", "carol") is RequestState.APPROVED
+        return terms
+
+    def another_release(self, tenant: str = "acme") -> World:
+        """One more release beside this world's, with images and keys of its own."""
+        other = replace(self, tenant=tenant, release=uuid4(), items=[], attempts={}, secrets={}, files={})
+        _submit(other)
+        return other
+
     def withdraw(self, terms: RequestTerms, who: str = "alice") -> RequestState:
         signature = self.people[who].signing.sign(withdraw_message(terms.sha256()))
         with self.as_("gateway").begin() as session:
@@ -232,11 +261,20 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
     for member in world.people.values():
         with world.as_("gateway").begin() as session:
             people_of.add(session, member.on_roster(), "root")
+    _submit(world)
+    world.custodian().load_roster()
+    world.custodian().load_policies()
+    world.seeded = len(world.events())
+    return world
+
+
+def _submit(world: World) -> None:
+    """The release with its two images, released."""
     with world.as_("gateway").begin() as session:
         session.add(
             Release(
                 id=world.release,
-                tenant="acme",
+                tenant=world.tenant,
                 name="r",
                 profile="robust",
                 format="png",
@@ -259,10 +297,6 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
         _release_item(world, item)
-    world.custodian().load_roster()
-    world.custodian().load_policies()
-    world.seeded = len(world.events())
-    return world
 
 
 def _release_item(world: World, item: UUID) -> None:
@@ -282,7 +316,7 @@ def _release_item(world: World, item: UUID) -> None:
         for face in (LAYOUT_FACE, 0, 1):
             key = world.secrets[item, face] = secrets.token_bytes(32)
             context = KeyContext.of(
-                tenant="acme",
+                tenant=world.tenant,
                 release=world.release,
                 item=item,
                 attempt=attempt,

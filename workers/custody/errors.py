@@ -33,7 +33,7 @@ class KeyFileExists(CustodyError):
 
 
 class KeyFileLoose(CustodyError):
-    """Others can read this key file: run `chmod 600` on it, and think about replacing the key."""
+    """Others can read or write this key file: run the command named here, and think about replacing the key."""
 
     code = "key_file_loose"
 
@@ -160,10 +160,22 @@ class RosterInvalid(CustodyError):
     code = "roster_invalid"
 
 
+class RosterLoose(RosterInvalid):
+    """Others can write the custodian's roster: see that it names whom it should, then run the command named here."""
+
+    code = "roster_loose"
+
+
 class PoliciesInvalid(CustodyError):
     """The custodian's policies are missing or damaged: write them again with `refacex policy set`, as their owner."""
 
     code = "policies_invalid"
+
+
+class PoliciesLoose(PoliciesInvalid):
+    """Others can write the custodian's policies: see that they say what they should, then run the command named here."""
+
+    code = "policies_loose"
 
 
 class LedgerInvalid(CustodyError):
@@ -188,6 +200,14 @@ class LedgerBehind(LedgerInvalid):
     """
 
     code = "ledger_behind"
+
+
+class LedgerLoose(LedgerInvalid):
+    """Others can write the custodian's ledger: hold it against the trail with `refacex audit verify --ledger`, after the command
+    named here.
+    """
+
+    code = "ledger_loose"
 
 
 class LedgerExists(CustodyError):

@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from workers.custody.errors import (
     PassphraseNeeded,
     PublicKeyMissing,
 )
+from workers.custody.guarded import looseness
 from workers.custody.sealing import PublicKey
 
 FORMAT = "refacex-key"
@@ -154,8 +154,8 @@ def write_public(path: Path | str, public: PublicJson) -> None:
 def load(path: Path | str, kind: FileKind, ask: Ask | None = None) -> KeyFile:
     """Reads a key file of that kind; `ask` gives its passphrase, if it has one.
 
-    Raises KeyFileMissing, for a public one PublicKeyMissing; KeyFileLoose where it holds secrets and group or others may read
-    it; KeyFileCorrupt where a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
+    Raises KeyFileMissing, for a public one PublicKeyMissing; KeyFileLoose where it holds secrets and others may read or
+    write it; KeyFileCorrupt where a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
     """
     return _load(Path(path), kind, lambda document: _parse(document, ask))
 
@@ -167,8 +167,9 @@ def load_public_half(path: Path | str, kind: FileKind) -> PublicJson:
 
 def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) -> KeyFile:
     try:
-        mode = path.stat().st_mode
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            loose = looseness(path, os.fstat(file.fileno()), secret=True)
+            raw = file.read()
     except OSError as error:
         missing = PublicKeyMissing if kind is FileKind.PUBLIC else KeyFileMissing
         plain = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
@@ -178,8 +179,8 @@ def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) ->
         found = FileKind(document["kind"])
         if found is not kind:
             raise KeyFileCorrupt(f"it is a {found} file, and a {kind} file is needed here")
-        if kind is not FileKind.PUBLIC and stat.S_IMODE(mode) & 0o077:
-            raise KeyFileLoose
+        if kind is not FileKind.PUBLIC and loose is not None:
+            raise KeyFileLoose(loose)
         return parse(document)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise KeyFileCorrupt from error

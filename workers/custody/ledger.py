@@ -32,7 +32,8 @@ import rfc8785
 
 from schemas.orders import OrderTerms
 from schemas.states import OrderScope
-from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerMissing
+from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerLoose, LedgerMissing
+from workers.custody.guarded import looseness
 from workers.custody.holds import Holds, Portion, Target
 from workers.custody.pinned import PinnedFile
 
@@ -260,7 +261,7 @@ class Ledger:
         except FileNotFoundError:
             raise self._missing() from None
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
+            status = self._guarded(file.fileno())
             version = (status.st_ino, status.st_size, status.st_mtime_ns)
             if self._reading.version != version:
                 self._learn(file.read())
@@ -268,6 +269,14 @@ class Ledger:
             if not self._reading.known.lines:
                 raise LedgerMissing("the file holds no line")
             return self._reading.known
+
+    def _guarded(self, descriptor: int) -> os.stat_result:
+        """The open file's status. Raises LedgerLoose where others may write it."""
+        status = os.fstat(descriptor)
+        loose = looseness(self._path, status)
+        if loose is not None:
+            raise LedgerLoose(loose)
+        return status
 
     def _missing(self) -> LedgerInvalid:
         return LedgerInvalid("this process read it before, and it is gone") if self._reading.size else LedgerMissing()
@@ -294,6 +303,7 @@ class Ledger:
         except FileNotFoundError:
             raise self._missing() from None
         with os.fdopen(descriptor, "r+b") as file:
+            self._guarded(file.fileno())
             fcntl.flock(file, fcntl.LOCK_EX)
             content = file.read()
             known = self._learn(content)

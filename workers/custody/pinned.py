@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import rfc8785
 
+from workers.custody.guarded import looseness
+
 
 class PinnedFile(StrEnum):
     """What is pinned with the custodian; the words stand in the audit trail."""
@@ -26,9 +28,19 @@ class Read(NamedTuple):
     sha256: str
 
 
+class Loose(Exception):
+    """Others may write a pinned file; its text says how that is mended."""
+
+
 def read(path: Path, form: str, version: int) -> Read:
-    """What a pinned file says. Raises OSError where it cannot be read, ValueError where it is damaged or not ours."""
-    raw = path.read_bytes()
+    """What a pinned file says. Raises OSError where it cannot be read, Loose where others may write it, ValueError where it is
+    damaged or not ours.
+    """
+    with path.open("rb") as file:
+        loose = looseness(path, os.fstat(file.fileno()))
+        raw = file.read()
+    if loose is not None:
+        raise Loose(loose)
     document = json.loads(raw)
     if not isinstance(document, dict):
         raise ValueError("not an object")

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.policies import DEFAULT_POLICY, Policy
 from workers.custody import pinned
-from workers.custody.errors import PoliciesInvalid
+from workers.custody.errors import PoliciesInvalid, PoliciesLoose
 
 FORMAT = "refacex-policies"
 VERSION = 1
@@ -33,11 +33,15 @@ class PolicyBook:
 
 
 def load_policies(path: Path) -> PolicyBook:
-    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed."""
+    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed;
+    PoliciesLoose where others may write it.
+    """
     try:
         book, sha256 = pinned.read(path, FORMAT, VERSION)
         bodies = book["policies"]
         found = [_policy(body, number) for number, body in enumerate(bodies, start=1)]
+    except pinned.Loose as error:
+        raise PoliciesLoose(str(error)) from error
     except json.JSONDecodeError as error:
         raise PoliciesInvalid(f"{path}: it is no JSON at line {error.lineno}, column {error.colno}") from error
     except OSError as error:

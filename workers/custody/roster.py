@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.custody import pinned
-from workers.custody.errors import RosterInvalid
+from workers.custody.errors import RosterInvalid, RosterLoose
 from workers.custody.passkeys import Passkey, RelyingParty
 
 FORMAT = "refacex-roster"
@@ -80,13 +80,15 @@ def write_roster(
 
 
 def load_roster(path: Path | str) -> Roster:
-    """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours."""
+    """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours; RosterLoose where others may write it."""
     try:
         body, sha256 = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
         party = body.get("webauthn")
         relying_party = RelyingParty(party["id"], tuple(party["origins"])) if party else None
         _check(people, body["least_quorum"])
+    except pinned.Loose as error:
+        raise RosterLoose(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise RosterInvalid(type(error).__name__) from error
     return Roster({person.id: person for person in people}, body["least_quorum"], relying_party, sha256)

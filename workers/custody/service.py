@@ -318,7 +318,9 @@ def _is_replay(case: Case) -> bool:
 
 
 def _check_reviews(session: Session, terms: RequestTerms, roster: Roster) -> None:
-    """Every broken glass of this requester was looked into, by an auditor's own signature. Raises Refused."""
+    """Every broken glass of this requester was looked into, by the signature of an auditor who had no part in it. Raises
+    Refused.
+    """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(terms.requester, 0))))  # one after another
     query = (
         select(Review, RecoveryRequest.canonical_sha256)
@@ -326,9 +328,15 @@ def _check_reviews(session: Session, terms: RequestTerms, roster: Roster) -> Non
         .where(RecoveryRequest.requester == terms.requester, RecoveryRequest.tenant == terms.tenant)
     )
     for review, sha256 in session.execute(query):
-        auditor = roster.find(review.closed_by or "", terms.tenant, AUDITOR)
+        who = review.closed_by or ""
+        auditor = roster.find(who, terms.tenant, AUDITOR)
         message = review_message(bytes(sha256), review.conclusion or "")
-        if auditor is None or not verifies(auditor.ed25519_public, bytes(review.signature or b""), message):
+        took_part = who == terms.requester or session.get(Approval, (review.request_id, who)) is not None
+        if (
+            auditor is None
+            or took_part
+            or not verifies(auditor.ed25519_public, bytes(review.signature or b""), message)
+        ):
             raise Refused(Refusal.REVIEW)
 
 
@@ -383,12 +391,15 @@ def _record_opening(session: Session, terms: RequestTerms, ticket: TicketTerms) 
 def _record_refusal(session: Session, request_id: UUID, refusal: Refusal, recovery: UUID | None = None) -> None:
     """The event; and an approved request that cannot be opened any more says so. `recovery`: the one that this ended."""
     request = session.get(RecoveryRequest, request_id, with_for_update=True)
-    request_hash = None
+    request_hash, expires = None, False
     if request is not None:
         request_hash = bytes(request.canonical_sha256)
+        expires = request.state is RequestState.APPROVED and refusal is Refusal.EXPIRED
         if request.state is RequestState.APPROVED:
-            request.state = RequestState.EXPIRED if refusal is Refusal.EXPIRED else RequestState.FAILED
+            request.state = RequestState.EXPIRED if expires else RequestState.FAILED
     raise_alert(session, AlertKind.TICKET_REFUSED, request=request_id, refusal=refusal.value)
+    if expires:  # told as where the relay meets it first
+        append(session, AuditEvent.REQUEST_EXPIRED, actor=ACTOR, request=request_id, request_hash=request_hash)
     append(
         session,
         AuditEvent.TICKET_REFUSED,

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms
+from schemas.requests import WHAT_TICKET, FaceRef, KeyBundle, TicketTerms, purpose_sha256
 from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
@@ -74,7 +74,7 @@ class TicketLife:
 
 
 def check_ticket(publics: Collection[bytes], bundle: KeyBundle, worker: str) -> TicketLife:
-    """The life of the ticket in a bundle, if the custodian signed it for just this recovery by this worker.
+    """The life of the ticket in a bundle, if the custodian signed it for just this recovery, purpose and worker.
 
     `publics` are the custodian's raw Ed25519 keys, the replaced ones too (a ticket of theirs opens nothing without face keys
     from the custodian, who trusts none of theirs that it did not issue), `worker` the id of the worker's own. Raises TicketInvalid.
@@ -87,13 +87,15 @@ def check_ticket(publics: Collection[bytes], bundle: KeyBundle, worker: str) -> 
         named = {FaceRef(UUID(each["item"]), each["face"]) for each in ticket["faces"]}
         said = tuple(ticket[name] for name in ("what", "id", "recovery", "request", "request_sha256", "release"))
         bound = (WHAT_TICKET, bundle.ticket, bundle.recovery, bundle.request, bundle.request_sha256, bundle.release)
-        recipient = ticket["recipient"]
+        purpose, recipient = ticket["purpose_sha256"], ticket["recipient"]
         life = TicketLife(*(datetime.fromisoformat(ticket[name]) for name in ("issued_at", "expires_at")))
         meant_for = ticket["worker"]
     except (ValueError, KeyError, TypeError) as error:
         raise TicketInvalid("it cannot be read") from error
     if said != tuple(str(each) for each in bound) or named != faces:
         raise TicketInvalid("it is for another recovery or for other faces")
+    if purpose != purpose_sha256(bundle.purpose):
+        raise TicketInvalid("it is for another purpose")
     if recipient != key_id(KeyType.X25519, bundle.recipient_public) or meant_for != worker:
         raise TicketInvalid("it is for another recipient or another worker")
     return life

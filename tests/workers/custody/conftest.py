@@ -9,6 +9,9 @@ import pytest
 
 from tests.conftest import Database
 from tests.governance import World, build, copied
+from tests.workers.verifying import anchors, nothing_found, signer
+
+__all__ = ["anchors", "nothing_found", "signer"]
 
 
 @pytest.fixture(scope="module")

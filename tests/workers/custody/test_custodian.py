@@ -42,13 +42,15 @@ def state_of(world: World, request: UUID) -> RequestState:
 
 
 def refused(world: World, request: UUID, refusal: Refusal) -> None:
-    """The custodian refuses, says why in the trail, and leaves no ticket and no recovery behind."""
+    """The custodian refuses, says why in the trail and in an alert, and leaves no ticket and no recovery behind."""
     before = world.one(select(func.count()).select_from(Ticket))
     opened = world.custodian().open(request)
     assert (opened.recovery, opened.refusal) == (None, refusal)
     last = world.events()[-1]
     assert (last["event"], last["role"]) == ("ticket:refused", "refacex_custodian")
     assert last["fields"]["detail"] == {"refusal": refusal.value}
+    told = world.one(select(Alert).order_by(Alert.id.desc()).limit(1))
+    assert (told.kind, told.detail) == ("ticket_refused", {"request": str(request), "refusal": refusal.value})
     assert world.one(select(func.count()).select_from(Ticket)) == before
 
 
@@ -525,6 +527,16 @@ def test_expired_is_refused(world: World) -> None:
     sleep((SHORT * 8).total_seconds())
     refused(world, terms.id, Refusal.EXPIRED)
     assert state_of(world, terms.id) is RequestState.EXPIRED
+    expired, last = world.events()[-2:]
+    assert (expired["event"], expired["role"], last["event"]) == (
+        "request:expired",
+        "refacex_custodian",
+        "ticket:refused",
+    )
+    assert expired["fields"]["request_hash"] == last["fields"]["request_hash"] == terms.sha256().hex()
+    refused(world, terms.id, Refusal.NOT_APPROVED)
+    assert [each["event"] for each in world.events()].count("request:expired") == 1
+    assert world.unsigned() == []
 
 
 def test_another_faces_key_in_the_row_is_refused(world: World) -> None:

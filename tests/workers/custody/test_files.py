@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -35,6 +36,7 @@ from workers.custody.errors import (
 from workers.custody.holds import Portion
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed, unwrap
+from workers.custody.passkeys import Passkey
 from workers.custody.roster import add_person, load_roster, write_roster
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey, SealSuite, seal, seal_key
 
@@ -110,8 +112,6 @@ def test_a_key_opens_in_its_own_context_only() -> None:
         "policy": "q",
         "face": 1,
     }
-    from dataclasses import replace
-
     for name, value in changed.items():
         with pytest.raises(Unwrappable):
             unwrap(ring, "k1", DEFAULT_SUITE.value, wrapped, replace(CONTEXT, **{name: value}))
@@ -242,9 +242,15 @@ def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
     assert roster.find("bob", "acme", "requester") is None
     assert roster.find("bob", "another tenant", "approver") is None
     twin = Member("bob2", ("approver",), bob.signing, Member("x", ()).receiving)
-    for taken in (bob.on_roster(), twin.on_roster()):
-        with pytest.raises(RosterInvalid):
-            add_person(path, taken)
+    receiver = Member("bob3", ("requester",), Member("x", ()).signing, bob.receiving)
+    for taken, same in ((bob, "one id"), (twin, "one ed25519_public"), (receiver, "one x25519_public")):
+        with pytest.raises(RosterInvalid, match=same):
+            add_person(path, taken.on_roster())
+    passkey = Passkey("credential", b"public")
+    add_person(path, replace(Member("carol", ("approver",)).on_roster(), passkeys=(passkey,)))
+    for other in (passkey, replace(passkey, id="another"), replace(passkey, public=b"another")):
+        with pytest.raises(RosterInvalid, match="two people with one passkey"):
+            add_person(path, replace(Member("dave", ("approver",)).on_roster(), passkeys=(other,)))
     with pytest.raises(RosterInvalid):
         write_roster(path, [], least_quorum=0)
     with pytest.raises(RosterInvalid):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,8 +22,8 @@ from sqlalchemy.orm import undefer
 from schemas.contexts import LAYOUT_FACE
 from schemas.orders import OrderTerms, order_message
 from schemas.policies import Policy
-from schemas.requests import FaceRef, KeyBundle, RequestTerms, bundle_info, request_message
-from schemas.states import KeyState, OrderKind, OrderScope, OrderState, RecoveryState, RequestState, Urgency
+from schemas.requests import FaceRef, KeyBundle, bundle_info
+from schemas.states import KeyState, OrderKind, OrderScope, OrderState, RecoveryState, RequestState
 from schemas.tables import (
     Alert,
     CustodyOrder,
@@ -36,7 +36,7 @@ from schemas.tables import (
     SealedKey,
     Subject,
 )
-from tests.governance import GROUNDS, POLICY, Member, World, copied
+from tests.governance import POLICY, Member, World, copied
 from tests.kills import kill_before, run_killed
 from workers.custody import keys, ordering, orders, retention, shredding
 from workers.custody.errors import (
@@ -55,7 +55,6 @@ from workers.custody.opening import open_sealed
 from workers.custody.orders import Carried, OrderRefusal, carry_out
 from workers.custody.policies import write_policies
 from workers.outbox.reconciler import Reconciler
-from workers.recoveries import service
 from workers.recoveries.errors import FaceShredded, NothingToFetch, PersonUnknown, SignatureInvalid
 from workers.recoveries.policies import set_policy
 from workers.settings import RelaySettings
@@ -172,26 +171,8 @@ def assert_gone(world: World, *faces: tuple[int, int]) -> None:
 
 
 def past_the_gateway(world: World, face: tuple[int, int]) -> Refusal | None:
-    """A request that a stolen gateway writes without asking, with signatures that are all in order."""
-    now = world.one(select(func.now())).astimezone(UTC)
-    terms = RequestTerms(
-        id=uuid4(),
-        tenant="acme",
-        release=world.release,
-        requester="alice",
-        **vars(GROUNDS),
-        recipient_public=world.people["alice"].on_roster().x25519_public,
-        policy=POLICY,
-        urgency=Urgency.NORMAL,
-        quorum=2,
-        faces=(FaceRef(world.items[face[0]], face[1]),),
-        created_at=now,
-        expires_at=now + timedelta(days=1),
-    )
-    with world.as_("gateway").begin() as session:
-        service._insert_request(session, terms, world.people["alice"].signing.sign(request_message(terms.sha256())))
-    assert world.approve(terms, "bob", "carol") is RequestState.APPROVED
-    return world.custodian().open(terms.id).refusal
+    """What the custodian says to a request for it that the gateway was not asked about."""
+    return world.custodian().open(world.smuggled(FaceRef(world.items[face[0]], face[1])).id).refusal
 
 
 # --- shredding

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from schemas.requests import RequestTerms, decision_message
 from schemas.states import Decision, RequestState
 from tests.governance import World
-from workers.custody.judge import Refusal, Signed
+from tests.workers.custody.test_custodian import forge, refused
+from workers.custody.judge import Refusal, Signed, decided
 from workers.custody.passkeys import Assertion, Passkey, RelyingParty, asserts, challenge
 from workers.custody.roster import load_roster, write_roster
 from workers.recoveries import service
@@ -58,13 +60,22 @@ class Authenticator:
         return Assertion(changes.get("credential", self.passkey.id), seen, data), signature
 
 
-@pytest.mark.parametrize("make", [Authenticator, lambda: Authenticator(Ed25519PrivateKey.generate())])
+MAKERS = [Authenticator, lambda: Authenticator(Ed25519PrivateKey.generate())]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_its_holders_answer_counts(make: Any) -> None:
     one = make()
     assertion, signature = one.sign(MESSAGE)
     assert asserts(CONSOLE, one.passkey, assertion, signature, MESSAGE)
     assert Assertion.of(assertion.as_json()) == assertion
     assert not asserts(CONSOLE, make().passkey, assertion, signature, MESSAGE), "another key"
+
+
+def flipped(data: bytes) -> Iterator[bytes]:
+    """`data` with one bit of one byte changed, for every byte; which bit goes round."""
+    for place in range(len(data)):
+        yield data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -87,15 +98,21 @@ def test_an_answer_to_anything_else_does_not(changes: dict[str, Any]) -> None:
     assert not asserts(CONSOLE, one.passkey, assertion, signature, MESSAGE)
 
 
-def test_no_byte_of_it_may_change() -> None:
-    one = Authenticator()
+@pytest.mark.parametrize("make", MAKERS)
+def test_no_byte_of_it_may_change(make: Any) -> None:
+    one = make()
     assertion, signature = one.sign(MESSAGE)
-    for number in range(len(assertion.authenticator_data)):
-        changed = bytearray(assertion.authenticator_data)
-        changed[number] ^= 1
-        assert not asserts(
-            CONSOLE, one.passkey, replace(assertion, authenticator_data=bytes(changed)), signature, MESSAGE
-        )
+    for data in flipped(assertion.authenticator_data):
+        assert not asserts(CONSOLE, one.passkey, replace(assertion, authenticator_data=data), signature, MESSAGE)
+    for data in flipped(assertion.client_data):
+        assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=data), signature, MESSAGE)
+    for changed in flipped(signature):
+        assert not asserts(CONSOLE, one.passkey, assertion, changed, MESSAGE)
+    spaced = assertion.client_data.replace(b", ", b",  ", 1)
+    assert json.loads(spaced) == json.loads(assertion.client_data)
+    assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=spaced), signature, MESSAGE), (
+        "its bytes, not what they say"
+    )
     assert not asserts(CONSOLE, one.passkey, replace(assertion, client_data=b"[]"), signature, MESSAGE)
     assert not asserts(CONSOLE, one.passkey, replace(assertion, authenticator_data=b""), signature, MESSAGE)
     assert not asserts(CONSOLE, one.passkey, assertion, signature[:-1], MESSAGE)
@@ -105,6 +122,20 @@ def test_no_byte_of_it_may_change() -> None:
     assert not asserts(CONSOLE, Authenticator(other).passkey, assertion, signature, MESSAGE), (
         "a curve we did not agree on"
     )
+
+
+def test_no_byte_of_a_signed_approval_may_change(world: World) -> None:
+    """Each one at the judge, and one of them all the way."""
+    terms, bob = world.request(), world.people["bob"]
+    message, right = decision_message(Decision.APPROVE, terms.sha256()), bob.sign(terms)
+    assert decided(bob.on_roster(), None, Signed(right), message)
+    for wrong in flipped(right):
+        assert not decided(bob.on_roster(), None, Signed(wrong), message)
+    for said in flipped(message):
+        assert not decided(bob.on_roster(), None, Signed(right), said)
+    world.approve(terms, "carol")
+    forge(world, terms, "bob", right[:-1] + bytes([right[-1] ^ 1]))
+    refused(world, terms.id, Refusal.FORGED)
 
 
 def enrol(world: World, who: str, passkey: Passkey, party: RelyingParty | None = CONSOLE) -> None:

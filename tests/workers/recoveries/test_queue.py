@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,15 +17,16 @@ import pytest
 import redis
 from sqlalchemy import func, select
 
-from schemas.messages import Queue, TaskName
+from schemas.messages import Broker, Queue, TaskName
 from schemas.requests import face_info
 from schemas.states import RecoveryState, RequestState
-from schemas.tables import Alert, Recovery, RecoveryRequest, Ticket
+from schemas.tables import Alert, Recovery, RecoveryRequest, SealedKey, Ticket
 from tests.conftest import Brokers, Buckets
 from tests.governance import World
 from workers.app import make_app
 from workers.custody import keys
 from workers.custody.opening import open_sealed
+from workers.outbox.relay import Relay
 from workers.recoveries import service
 from workers.recoveries.worker import MAX_ATTEMPTS
 
@@ -219,6 +221,68 @@ def test_messages_put_straight_into_the_queues(processes: Processes, world: Worl
     processes.start("relay")
     world.approve(terms, "carol")
     processes.until(lambda: recovered(world, terms.id))
+
+
+def published(world: World, brokers: Brokers, queue: Queue) -> bytes:
+    """The one message that the relay has put into this queue, taken off it."""
+    app = make_app("relay", brokers.privileged_for("relay"), [Queue.CUSTODY, Queue.RECOVERY], privileged=True)
+    assert Relay(world.as_("relay"), {Broker.PRIVILEGED: app}).publish_waiting(Broker.PRIVILEGED) == 1
+    app.close()
+    with redis.Redis.from_url(brokers.privileged) as owner:
+        message = owner.rpop(queue.value)
+        assert isinstance(message, bytes) and owner.llen(queue.value) == 0
+    return message
+
+
+def put(brokers: Brokers, queue: Queue, message: bytes, task: TaskName | None = None) -> None:
+    """Puts it back as it was, or saying that it is another task's."""
+    envelope = json.loads(message)
+    assert envelope["headers"]["task"] in list(TaskName)
+    if task is not None:
+        envelope["headers"]["task"] = task.value
+    with redis.Redis.from_url(brokers.privileged) as owner:
+        owner.lpush(queue.value, json.dumps(envelope))
+
+
+@pytest.mark.slow
+def test_the_relays_own_message_under_another_tasks_name(processes: Processes, world: World, brokers: Brokers) -> None:
+    """Who owns the broker takes it off, renames it and puts it back: whatever its id is of, it is not of that."""
+    refusals = 0
+
+    def refused_as(message: bytes, queue: Queue, task: TaskName) -> dict[str, Any]:
+        nonlocal refusals
+        refusals += 1
+        put(brokers, queue, message, task)
+        processes.until(lambda: [each["event"] for each in world.events()].count("message:refused") == refusals)
+        told = world.events()[-1]
+        assert (told["event"], told["role"]) == ("message:refused", f"refacex_{roles[queue]}")
+        kinds = select(func.count()).select_from(Alert).where(Alert.kind == "message_refused")
+        assert world.one(kinds) == refusals
+        return told["fields"]  # type: ignore[no-any-return]
+
+    roles = {Queue.CUSTODY: "custodian", Queue.RECOVERY: "recovery"}
+    terms = world.approved((0, 0))
+    message = published(world, brokers, Queue.CUSTODY)
+    processes.start("custodian")
+    assert refused_as(message, Queue.CUSTODY, TaskName.CARRY_OUT)["detail"] == {"order": str(terms.id)}
+    assert refused_as(message, Queue.CUSTODY, TaskName.RETAIN)["release"] == str(terms.id)
+    assert refused_as(message, Queue.CUSTODY, TaskName.RECOVER)["detail"] == {"task": TaskName.RECOVER.value}
+    assert world.one(select(func.count()).select_from(Ticket)) == 0
+    put(brokers, Queue.CUSTODY, message)
+    recovery = processes.until(lambda: recovery_of(world, terms.id))
+    message = published(world, brokers, Queue.RECOVERY)
+    processes.start("recovery")
+    for task in (TaskName.OPEN, TaskName.CARRY_OUT, TaskName.RETAIN):
+        assert refused_as(message, Queue.RECOVERY, task)["detail"] == {"task": task.value}
+    for task in (TaskName.CARRY_OUT, TaskName.RETAIN):
+        refused_as(message, Queue.CUSTODY, task)
+    found = recovery_of(world, terms.id)
+    assert found is not None and (found.state, found.attempts) == (RecoveryState.BOUND, 0)
+    with world.as_("custodian")() as session:
+        assert not session.scalar(select(func.count()).select_from(SealedKey).where(SealedKey.wrapped.is_(None)))
+    assert world.unsigned() == []
+    put(brokers, Queue.RECOVERY, message)
+    assert processes.until(lambda: recovered(world, terms.id)) == recovery.id
 
 
 def test_each_user_of_the_privileged_broker_reaches_its_own_queue_alone(brokers: Brokers) -> None:

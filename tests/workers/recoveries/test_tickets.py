@@ -72,6 +72,8 @@ CHANGES: dict[str, Change] = {
     "to another recipient": mallorys,
     "of another request": lambda world, bundle: replace(bundle, request=uuid4()),
     "of another release": lambda world, bundle: replace(bundle, release=uuid4()),
+    "for another purpose": lambda world, bundle: replace(bundle, purpose="to see who it is"),
+    "for a purpose that is not said": lambda world, bundle: resigned(world, bundle, purpose_sha256=None),
     "for another worker": lambda world, bundle: resigned(world, bundle, worker="0" * 16),
     "no ticket at all": lambda world, bundle: resigned(world, bundle, what="refacex recovery request"),
     "no faces": lambda world, bundle: resigned(world, bundle, faces=None),
@@ -86,9 +88,16 @@ def test_a_ticket_that_is_not_the_custodians_for_just_this_is_refused(world: Wor
     assert recoverer(world, core=core).recover(recovery) is RecoveryState.FAILED
     assert core.asked == []
     assert world.one(select(func.count()).select_from(RecoveredFace)) == 0
+    told_as_refused(world, recovery)
+
+
+def told_as_refused(world: World, recovery: UUID) -> None:
+    """By the newest event and the only alert."""
     last = world.events()[-1]
-    assert (last["event"], last["fields"]["detail"]["code"]) == ("recovery:refused", "ticket_invalid")
-    assert world.one(select(Alert.kind)) == "recovery_refused"
+    assert (last["event"], last["fields"]["recovery"]) == ("recovery:refused", str(recovery))
+    assert last["fields"]["detail"]["code"] == "ticket_invalid"
+    told = world.one(select(Alert))
+    assert (told.kind, told.detail) == ("recovery_refused", {"recovery": str(recovery), "code": "ticket_invalid"})
 
 
 def test_an_expired_ticket_starts_nothing_and_what_it_started_goes_on(world: World) -> None:
@@ -97,6 +106,8 @@ def test_an_expired_ticket_starts_nothing_and_what_it_started_goes_on(world: Wor
         put(world, recovery, resigned(world, bundle_of(world, recovery), expires_at="2020-01-01T00:00:00.000000Z"))
         world.owner(f"UPDATE recoveries SET attempts = {began} WHERE id = '{recovery}'")
         assert recoverer(world).recover(recovery) is state
+        if state is RecoveryState.FAILED:
+            told_as_refused(world, recovery)
 
 
 def test_a_bundle_kept_in_a_backup_does_not_open_later(world: World) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from schemas.audit_tables import Event
 from schemas.states import ItemState
 from schemas.tables import Item
 from tests.workers.releases.harness import Service
@@ -17,7 +18,7 @@ from workers.storage import Storage
 def test_every_outcome_is_recorded_once(service: Service) -> None:
     service.start_relay()
     service.start_worker()
-    files = {f"{n}.png": b"photograph %d" % n for n in range(6)}
+    files = {f"IMG_{n}.png": b"photograph %d" % n for n in range(6)}
     files |= {"bad.jpg": b"BAD", "hold.webp": b"HOLD", "empty.png": b""}
     release_id = service.submit(files)
     progress = service.await_finished(release_id)
@@ -30,6 +31,10 @@ def test_every_outcome_is_recorded_once(service: Service) -> None:
     assert next(entry for entry in report if entry["name"] == "hold.webp")["reason"] == "no_face"
     for log in (service.log("release"), service.log("relay")):
         assert "photographs" not in log and "bad.jpg" not in log, "a file name reached a log"
+    with service.gateway() as session:
+        trail = b"".join(session.scalars(select(Event.canonical)))
+    assert str(release_id).encode() in trail
+    assert not [name for name in ("photographs", *files) if name.encode() in trail], "a file name reached the trail"
 
 
 def test_a_poison_image_is_quarantined_and_its_neighbours_are_done(service: Service) -> None:
