@@ -53,6 +53,7 @@ class Policy:
 
     `break_glass_quorum` 0: the glass cannot be broken. `purposes` empty: any. `hours` None: always. `retain_days` None:
     keys live until somebody orders them shredded; else they are shredded that many days after the release was finished.
+    `signed_submissions`: what a submitter did not sign is neither taken nor recovered.
     """
 
     tenant: str
@@ -65,14 +66,15 @@ class Policy:
     max_items: int = 100
     ticket_minutes: int = 60
     retain_days: int | None = None
+    signed_submissions: bool = False
 
     def check(self) -> None:
         """Raises ValueError with what is wrong."""
         whole = (self.quorum, self.break_glass_quorum, self.max_items, self.ticket_minutes)
         if any(type(number) is not int for number in whole) or type(self.retain_days) not in (int, type(None)):
             raise ValueError("quorums, max_items, ticket_minutes and retain_days are whole numbers")
-        if type(self.submitter_may_approve) is not bool:
-            raise ValueError("submitter_may_approve is true or false")
+        if type(self.submitter_may_approve) is not bool or type(self.signed_submissions) is not bool:
+            raise ValueError("submitter_may_approve and signed_submissions are true or false")
         texts = (self.tenant, self.name, *self.purposes)
         if any(not isinstance(text, str) for text in texts):
             raise ValueError("tenant, name and purposes are texts")
@@ -90,8 +92,9 @@ class Policy:
             self.hours.check()
 
     def body(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"v": 1, "what": "refacex policy"} | asdict(self)
+        """As plain JSON. `signed_submissions` is in it where it is true alone: older policies keep their bytes and their hash."""
+        body = {"v": 1, "what": "refacex policy"} | asdict(self)
+        return body if self.signed_submissions else {name: body[name] for name in body if name != "signed_submissions"}
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Policy:

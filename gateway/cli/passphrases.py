@@ -22,6 +22,23 @@ def own_key(path: Path) -> KeyFile:
     return keys.load(path, keys.FileKind.PERSON, ask_for(path))
 
 
+def signer(who: str | None, key: Path | None, option: str) -> Callable[[bytes], bytes] | None:
+    """How a person signs who may be named, with `option` and --key; None where nobody is. Raises typer.BadParameter, and as
+    `keys.load` does.
+    """
+    import typer
+
+    from workers.custody.keys import KeyType
+
+    if who is None or key is None:
+        if who is not None or key is not None:
+            raise typer.BadParameter(
+                "one comes with the other: who signs, and their key file", param_hint=f"{option}, --key"
+            )
+        return None
+    return own_key(key).of(KeyType.ED25519).sign
+
+
 def ask_for(path: Path) -> Callable[[], bytes]:
     """How the passphrase of the key file at `path` is got."""
 

@@ -37,9 +37,13 @@ def set_one(
         # The custodian's copy inside the transaction: what counts there and what people are told here go together.
         with sessions.begin() as session:
             version = known.set_policy(session, policy, account())
+            shut_out = known.shut_out(session, policy)
             if not without_custodian:
                 pinned.set_policy(_path(policies, home), policy)
         tell(f"policy {policy.name} of {policy.tenant}, version {version}")
+        if shut_out:
+            were = "release under it was" if shut_out == 1 else "releases under it were"
+            tell(f"{shut_out} {were} submitted unsigned: nothing of that is recovered while it stands")
         if without_custodian:
             tell("nothing of it counts before `refacex policy pin` on the custodian's machine")
 

@@ -11,7 +11,7 @@ from workers.audit.attested import AttestedHistory, is_custodians
 from workers.audit.evidence import About, Evidence, unpack
 from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
-from workers.audit.signed import SIGNED, SignedHistory
+from workers.audit.signed import SignedHistory, signer_of
 from workers.audit.summary import LIMITS, PROVES, counted, released
 
 Body = Mapping[str, Any]
@@ -151,7 +151,7 @@ def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
 
     own = [each for each in fields if of_release_and_request(each)]
     linked = {(name, each[name]) for each in own for name in ("request", "recovery") if name in each}
-    signers = {body["fields"].get("actor") for body in bodies if body["event"] in SIGNED}
+    signers = {who for body in bodies if (who := signer_of(body)) is not None}
     for body in bodies:
         about = body["fields"]
         named = any((name, about[name]) in linked for name in ("request", "recovery") if name in about)

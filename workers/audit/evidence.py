@@ -28,7 +28,7 @@ from workers.audit.canonical import is_canonical, parse
 from workers.audit.errors import EvidenceUnreadable, NotAnchoredYet, NotInTrail
 from workers.audit.heads import Anchors, HeadVerifier, SignedHead
 from workers.audit.merkle import consistency_proof, inclusion_proof
-from workers.audit.signed import SIGNED
+from workers.audit.signed import signer_of
 from workers.audit.store import StoredNodes
 from workers.audit.summary import summarise
 
@@ -290,7 +290,7 @@ def _linked(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
 def _signers(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
     """The events that say who the signers are: their keys, and that they left."""
     bodies = [json.loads(canonical) for canonical in found.values()]
-    signers = {body["fields"]["actor"] for body in bodies if body["event"] in SIGNED}
+    signers = {who for body in bodies if (who := signer_of(body)) is not None}
     kinds = [event.value for event in _PEOPLE]
     return _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(signers)))
 

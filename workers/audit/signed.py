@@ -16,7 +16,7 @@ from schemas.requests import signed_message
 from schemas.states import OrderKind
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Assertion, Passkey, answers
-from workers.custody.roster import APPROVER, AUDITOR, KEY_OFFICER, REQUESTER
+from workers.custody.roster import APPROVER, AUDITOR, KEY_OFFICER, REQUESTER, SUBMITTER
 
 Fields = Mapping[str, Any]
 
@@ -27,6 +27,7 @@ class _Rule:
 
     role: str
     sayings: Callable[[Fields], list[str]]
+    always: bool = True  # False: it may come without a signature, and only one that is there is checked
 
 
 def _saying(words: str) -> Callable[[Fields], list[str]]:
@@ -46,11 +47,23 @@ SIGNED: dict[AuditEvent, _Rule] = {
     AuditEvent.RECOVERY_FETCHED: _Rule(REQUESTER, lambda fields: [f"fetch {fields.get('recovery')}"]),
     AuditEvent.REVIEW_CLOSED: _Rule(AUDITOR, lambda fields: [f"review {fields['detail'].get('conclusion')}"]),
     AuditEvent.ORDER_GIVEN: _Rule(KEY_OFFICER, _order_sayings),
+    AuditEvent.RELEASE_SUBMITTED: _Rule(SUBMITTER, _saying("submit release"), always=False),
 }
 _PEOPLE = (AuditEvent.PERSON_ADDED, AuditEvent.PERSON_REMOVED)
 _TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
 _BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
 KINDS: tuple[AuditEvent, ...] = (*_PEOPLE, *SIGNED, *_TICKETS)
+
+
+def signer_of(event: Mapping[str, Any]) -> str | None:
+    """Whose signature the event has, or should have; None where nobody signs it. `event` is the JSON object that was hashed."""
+    try:
+        rule = SIGNED.get(AuditEvent(event["event"]))
+    except ValueError:
+        return None
+    detail = event["fields"].get("detail")
+    signed = rule is not None and (rule.always or (isinstance(detail, dict) and "signature" in detail))
+    return event["fields"].get("actor") if signed else None
 
 
 @dataclass
@@ -131,8 +144,8 @@ class SignedHistory:
     def _see_signed(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         actor, rule = str(fields.get("actor")), SIGNED[kind]
         signature, sha256 = _hex(fields["detail"].get("signature")), _hex(fields.get("request_hash"))
-        if "signature" not in fields["detail"] and not self._signing:
-            self.unsigned += 1
+        if "signature" not in fields["detail"] and not (rule.always and self._signing):
+            self.unsigned += rule.always
             return
         self._signing = True
         person = self._people.get(actor)
@@ -154,7 +167,7 @@ class SignedHistory:
             self.signatures += 1
 
     def _see_request(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
-        if kind is AuditEvent.ORDER_GIVEN:
+        if kind in (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED):
             return
         actor, sha256 = str(fields.get("actor")), str(fields.get("request_hash"))
         if kind is AuditEvent.REQUEST_OPENED:

@@ -22,7 +22,8 @@ APPROVER = "approver"
 REQUESTER = "requester"
 KEY_OFFICER = "key-officer"  # orders keys shredded or held
 AUDITOR = "auditor"  # closes reviews
-ROLES = (REQUESTER, APPROVER, KEY_OFFICER, AUDITOR)
+SUBMITTER = "submitter"  # signs what they hand in
+ROLES = (SUBMITTER, REQUESTER, APPROVER, KEY_OFFICER, AUDITOR)
 LEAST_QUORUM = 2  # what a roster says that nobody said otherwise for: one person alone opens nothing
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from schemas.audit import AuditEvent
 from schemas.policies import DEFAULT_POLICY, Policy
 from schemas.tables import Policy as Row
+from schemas.tables import Release
 from workers.audit import append
 from workers.errors import PolicyUnknown
 
@@ -42,6 +43,15 @@ def set_policy(session: Session, policy: Policy, actor: str) -> int:
     detail = {"tenant": policy.tenant, "name": policy.name, "version": version, "sha256": policy.sha256().hex()}
     append(session, AuditEvent.POLICY_SET, actor=actor, detail=detail)
     return version
+
+
+def shut_out(session: Session, policy: Policy) -> int:
+    """How many releases there are under the policy's name that it does not let recover: nobody signed their submission."""
+    if not policy.signed_submissions:
+        return 0
+    unsigned = select(func.count()).select_from(Release).where(Release.signature.is_(None))
+    named = func.coalesce(Release.policy["name"].astext, DEFAULT_POLICY) == policy.name
+    return session.execute(unsigned.where(Release.tenant == policy.tenant, named)).scalar_one()
 
 
 def policies(session: Session) -> list[tuple[Policy, int]]:

@@ -29,7 +29,9 @@ SIGNED = {
     "recovery:fetched": "requester",
     "review:closed": "auditor",
     "order:given": "key-officer",
+    "release:submitted": "submitter",
 }
+OPTIONAL = {"release:submitted"}  # nobody need sign it; a signature that is there must hold
 
 
 class Wrong(Exception):
@@ -194,12 +196,17 @@ def check_matter(about: Any, events: list[Any]) -> None:
 
     names = ("request", "recovery")
     linked = {(n, e["fields"][n]) for e in events for n in names if direct(e["fields"]) and n in e["fields"]}
-    signers = {e["fields"].get("actor") for e in events if e["event"] in SIGNED}
+    signers = {e["fields"].get("actor") for e in events if is_signed(e)}
     for event in events:
         said = event["fields"]
         of_matter = direct(said) or any((n, said[n]) in linked for n in names if n in said)
         of_signer = event["event"] in ("person:added", "person:removed") and said.get("subject") in signers
         need(of_matter or of_signer, f"event {event['seq']} is of another matter")
+
+
+def is_signed(event: Any) -> bool:
+    tag = event["event"]
+    return tag in SIGNED and (tag not in OPTIONAL or "signature" in event["fields"].get("detail", {}))
 
 
 def check_people(events: list[Any]) -> None:
@@ -217,7 +224,7 @@ def check_people(events: list[Any]) -> None:
         elif tag == "person:removed":
             gone.add(said["subject"])
         elif tag in SIGNED:
-            if any_signed or "signature" in detail:
+            if "signature" in detail or (any_signed and tag not in OPTIONAL):
                 any_signed = True
                 check_signature(tag, said, people.get(actor), actor in gone)
             check_decision(tag, said, requests)
@@ -238,6 +245,7 @@ def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
         "request:approved": ["approve"],
         "request:denied": ["deny"],
         "request:withdrawn": ["withdraw"],
+        "release:submitted": ["submit release"],
         "recovery:fetched": [f"fetch {said.get('recovery')}"],
         "review:closed": [f"review {said['detail'].get('conclusion')}"],
         "order:given": [
@@ -273,7 +281,7 @@ def answered(keys: dict[str, bytes], assertion: Any, signature: bytes, message: 
 
 
 def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
-    if tag == "order:given":
+    if tag in ("order:given", "release:submitted"):
         return
     if tag == "request:opened":
         need(said["request"] not in requests, "opened twice")

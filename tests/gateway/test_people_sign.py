@@ -1,0 +1,110 @@
+"""What submitters and administrators do with the command line: each signs with a key of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from gateway.cli import governance, releases
+from schemas.tables import Release
+from tests.conftest import Database
+from tests.governance import World, build, copied
+
+Refacex = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def _first_world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build(database, tmp_path_factory.mktemp("people"), people=False)
+
+
+@pytest.fixture
+def world(_first_world: World, tmp_path: Path) -> Iterator[World]:
+    with copied(_first_world.database) as fresh:
+        yield _first_world.moved(fresh, tmp_path / "home")
+
+
+@pytest.fixture
+def refacex(world: World, monkeypatch: pytest.MonkeyPatch) -> Refacex:
+    """The command line, in process, with the gateway's role."""
+    for name in ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"):
+        monkeypatch.setenv(f"REFACEX_{name}", "none is needed")
+    monkeypatch.setenv("REFACEX_DATABASE_URL", world.database.url_for("gateway"))
+    monkeypatch.setenv("REFACEX_SOURCE_ROOTS", json.dumps([str(world.folder)]))
+    monkeypatch.setenv("REFACEX_HOME", str(world.folder))
+    monkeypatch.setenv("COLUMNS", "200")
+    app = typer.Typer()
+    governance.register(app)
+    releases.register(app)
+
+    def run(*arguments: object, ok: bool = True) -> Result:
+        result = CliRunner().invoke(app, [str(each) for each in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert (result.exit_code == 0) is ok, result.output
+        return result
+
+    return run
+
+
+def new_key(refacex: Refacex, world: World, name: str) -> list[object]:
+    refacex("person", "new-key", world.folder / f"{name}.key")
+    return ["--key", world.folder / f"{name}.key"]
+
+
+def add(refacex: Refacex, world: World, name: str, *roles: str, tenant: str = "acme", **options: Any) -> Result:
+    """Their key file is made; with `by`, an administrator signs."""
+    if not (world.folder / f"{name}.key").exists():
+        new_key(refacex, world, name)
+    public = ["--public", world.folder / f"{name}.key.public", "--tenant", tenant, "--roster", world.roster]
+    by = options.pop("by", None)
+    word = ["--by", by, "--key", world.folder / f"{by}.key"] if by else []
+    return refacex(
+        "person", "add", name, *public, *(part for role in roles for part in ("--role", role)), *word, **options
+    )
+
+
+def set_policy(refacex: Refacex, world: World, name: str, *more: object, ok: bool = True, **fields: Any) -> Result:
+    file = world.folder / "policy.in.json"
+    file.write_text(json.dumps({"name": name} | fields))
+    return refacex("policy", "set", file, "--tenant", "acme", "--policies", world.policies, *more, ok=ok)
+
+
+def events(refacex: Refacex, tag: str) -> list[Any]:
+    return [
+        json.loads(line)["fields"] for line in refacex("audit", "events", "--event", tag, "--json").stdout.splitlines()
+    ]
+
+
+def test_a_submitter_signs_what_they_hand_in(refacex: Refacex, world: World) -> None:
+    (world.folder / "a.png").write_bytes(b"a")
+    submit = ["release", "submit", world.folder / "a.png", "--tenant", "acme", "--policy", "signed"]
+    set_policy(refacex, world, "signed", signed_submissions=True)
+    assert "--as ID --key FILE" in refacex(*submit, ok=False).stderr
+    add(refacex, world, "sid", "submitter")
+    add(refacex, world, "bob", "approver")
+    assert "bob as submitter" in refacex(*submit, "--as", "bob", "--key", world.folder / "bob.key", ok=False).stderr
+    assert (
+        "sign with the key file" in refacex(*submit, "--as", "sid", "--key", world.folder / "bob.key", ok=False).stderr
+    )
+    assert "one comes with the other" in refacex(*submit, "--as", "sid", ok=False).stderr
+    release = refacex(*submit, "--as", "sid", "--key", world.folder / "sid.key").stdout.strip()
+    told = events(refacex, "release:submitted")[-1]
+    assert (told["release"], told["actor"], len(told["detail"]["signature"])) == (release, "sid", 128)
+    assert world.one(select(Release.submitted_by).where(Release.id == release)) == "sid"
+    assert "by sid for acme" in refacex("release", "show", release).stdout
+
+
+def test_who_sets_a_policy_learns_what_it_shuts_out(refacex: Refacex, world: World) -> None:
+    said = set_policy(refacex, world, "strict", signed_submissions=True).stderr
+    assert "1 release under it was submitted unsigned" in said
+    assert "unsigned" not in set_policy(refacex, world, "other", signed_submissions=True).stderr
+    assert json.loads(refacex("policy", "show", "other", "--tenant", "acme").stdout)["signed_submissions"] is True
