@@ -85,9 +85,9 @@ def submit(
         if upload:
             found = sources.upload(Storage(settings), settings.bucket_input, release_id, found)
         signed = None
-        if who and signs:
-            terms = releases.draft(tenant, who, options, found, release_id)
-            signed = releases.Submission(terms, signs(submission_message(terms)))
+        if signs is not None:
+            terms = releases.draft(tenant, signs.who, options, found, release_id)
+            signed = releases.Submission(terms, signs.sign(submission_message(terms)))
         with sessions.begin() as session:
             releases.submit(
                 session,

@@ -17,6 +17,8 @@ from gateway.cli import governance, releases
 from schemas.tables import Release
 from tests.conftest import Database
 from tests.governance import World, build, copied
+from workers.custody.policies import load_policies
+from workers.custody.roster import load_roster
 
 Refacex = Callable[..., Result]
 
@@ -108,3 +110,40 @@ def test_who_sets_a_policy_learns_what_it_shuts_out(refacex: Refacex, world: Wor
     assert "1 release under it was submitted unsigned" in said
     assert "unsigned" not in set_policy(refacex, world, "other", signed_submissions=True).stderr
     assert json.loads(refacex("policy", "show", "other", "--tenant", "acme").stdout)["signed_submissions"] is True
+
+
+def test_an_administrator_signs_who_comes_who_goes_and_policies(refacex: Refacex, world: World) -> None:
+    add(refacex, world, "ada", "administrator")
+    for refused in (
+        add(refacex, world, "bob", "approver", ok=False),
+        set_policy(refacex, world, "lax", quorum=1, ok=False),
+        refacex("person", "remove", "ada", "--roster", world.roster, ok=False),
+    ):
+        assert "--by ID --key FILE" in refused.stderr
+    assert load_roster(world.roster).people.keys() == {"ada"}
+    assert ("acme", "lax") not in load_policies(world.policies).policies
+    by = ["--by", "ada", "--key", world.folder / "ada.key"]
+    add(refacex, world, "bob", "approver", "submitter", by="ada")
+    assert "version 1" in set_policy(refacex, world, "lax", *by, quorum=1).stderr
+    assert "bob as administrator" in add(refacex, world, "carol", "approver", by="bob", ok=False).stderr
+    assert "one comes with the other" in set_policy(refacex, world, "lax", "--by", "ada", ok=False).stderr
+    assert "recovered no more" in refacex("person", "remove", "bob", "--roster", world.roster, *by).stderr
+    assert "last administrator" in refacex("person", "remove", "ada", "--roster", world.roster, *by, ok=False).stderr
+    for tag in ("person:added", "person:removed", "policy:set"):
+        told = events(refacex, tag)[-1]
+        assert (told["actor"], len(told["detail"]["signature"])) == ("ada", 128)
+    add(refacex, world, "carol", "approver", tenant="other")  # which has no administrator
+    assert load_roster(world.roster).people.keys() == {"ada", "carol"}
+
+
+def test_a_submitter_who_leaves_may_stay_on_the_roster_as_that_alone(refacex: Refacex, world: World) -> None:
+    for name in ("sid", "sally"):
+        add(refacex, world, name, "submitter", "approver")
+    refacex("person", "remove", "sid", "--roster", world.roster, "--keep-submitter")
+    assert load_roster(world.roster).people["sid"].roles == ("submitter",)
+    refacex("person", "remove", "sally", "--without-roster")
+    assert (
+        "but for what they submitted"
+        in refacex("roster", "remove", "sally", "--keep-submitter", "--roster", world.roster).stderr
+    )
+    assert load_roster(world.roster).people["sally"].roles == ("submitter",)

@@ -15,6 +15,7 @@ from workers.audit.signed import SignedHistory, signer_of
 from workers.audit.summary import LIMITS, PROVES, counted, released
 
 Body = Mapping[str, Any]
+_PEOPLE = ("person:added", "person:removed")
 
 
 @dataclass
@@ -151,14 +152,21 @@ def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
 
     own = [each for each in fields if of_release_and_request(each)]
     linked = {(name, each[name]) for each in own for name in ("request", "recovery") if name in each}
-    signers = {who for body in bodies if (who := signer_of(body)) is not None}
-    for body in bodies:
-        about = body["fields"]
-        named = any((name, about[name]) in linked for name in ("request", "recovery") if name in about)
-        of_matter = named or of_release_and_request(about)
-        of_signer = body["event"] in ("person:added", "person:removed") and about.get("subject") in signers
-        if not of_matter and not of_signer:
-            yield body
+
+    def of_matter(about: Body) -> bool:
+        return of_release_and_request(about) or any(
+            (name, about[name]) in linked for name in ("request", "recovery") if name in about
+        )
+
+    others = [body for body in bodies if not of_matter(body["fields"])]
+    people = [(str(body["fields"].get("subject")), body) for body in others if body["event"] in _PEOPLE]
+    wanted = {signer_of(body) for body in bodies if of_matter(body["fields"])}
+    signers: set[str | None] = set()
+    while wanted - signers:  # and the administrators who signed for the signers, and those who signed for them
+        signers |= wanted
+        wanted = {signer_of(body) for subject, body in people if subject in signers}
+    known = {id(body) for subject, body in people if subject in signers}
+    yield from (body for body in others if id(body) not in known)
 
 
 def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
@@ -168,6 +176,10 @@ def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
     if history.unsigned:
         checked.limits.append(
             f"Who made {history.unsigned} of the decisions: they are of before signatures came into the trail, or carry none."
+        )
+    if history.enrolled:
+        checked.limits.append(
+            f"That {history.enrolled} of the people are who they say: an identity provider's word stands for them, and no administrator's."
         )
 
 

@@ -179,6 +179,10 @@ def _check_signed(session: Session, result: Verification) -> None:
         result.notes.append(
             f"{history.unsigned} decisions are of before signatures came into the trail: nothing proves who made them"
         )
+    if history.enrolled:
+        result.notes.append(
+            f"{history.enrolled} people enrolled by their identity provider's word, and no administrator signed for them"
+        )
 
 
 def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
@@ -193,9 +197,13 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
             f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
             "it tells with its next work, or this is an older copy"
         )
-    rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
+    everybody = session.execute(select(Person)).scalars().all()
+    rows = {row.id: row for row in everybody if row.removed_at is None}
+    gone = {row.id: row for row in everybody if row.removed_at is not None}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
+        if row is None and pinned is not None and _kept(gone.get(who), pinned):
+            continue
         if row is None:
             result.found(Problem.ROSTER, f"person {who}", "is on the roster, and the service knows nobody of that id")
         elif pinned is None:
@@ -203,6 +211,14 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
         else:
             for words in _differences(row, pinned):
                 result.found(Problem.ROSTER, f"person {who}", words)
+
+
+def _kept(gone: Person | None, pinned: RosterPerson) -> bool:
+    """Whether somebody who was removed is still on the roster for what they submitted, and for nothing else."""
+    if gone is None or pinned.roles != (SUBMITTER,) or SUBMITTER not in gone.roles:
+        return False
+    keys = bytes(gone.ed25519_public), bytes(gone.x25519_public)
+    return (gone.tenant, *keys) == (pinned.tenant, pinned.ed25519_public, pinned.x25519_public)
 
 
 def _told_roster(canonical: bytes) -> str | None:

@@ -288,11 +288,21 @@ def _linked(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
 
 
 def _signers(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
-    """The events that say who the signers are: their keys, and that they left."""
-    bodies = [json.loads(canonical) for canonical in found.values()]
-    signers = {who for body in bodies if (who := signer_of(body)) is not None}
+    """The events that say who the signers are: their keys, and that they left; and the same of the administrators who signed those."""
     kinds = [event.value for event in _PEOPLE]
-    return _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(signers)))
+    told: dict[int, bytes] = {}
+    known: set[str] = set()
+    wanted = _signed_by(found)
+    while wanted:
+        more = _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(wanted)))
+        told |= more
+        known |= wanted
+        wanted = _signed_by(more) - known
+    return told
+
+
+def _signed_by(found: dict[int, bytes]) -> set[str]:
+    return {who for canonical in found.values() if (who := signer_of(json.loads(canonical))) is not None}
 
 
 def _read(session: Session, where: Any) -> dict[int, bytes]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from schemas.administration import policy_message
 from schemas.audit import AuditEvent
 from schemas.policies import DEFAULT_POLICY, Policy
 from schemas.tables import Policy as Row
 from schemas.tables import Release
 from workers.audit import append
 from workers.errors import PolicyUnknown
+from workers.recoveries.people import Word, check_word
 
 
 def load_policy(session: Session, tenant: str, name: str) -> Policy:
@@ -24,11 +26,22 @@ def load_policy(session: Session, tenant: str, name: str) -> Policy:
     return Policy.of(body)
 
 
-def set_policy(session: Session, policy: Policy, actor: str) -> int:
-    """Records a new version of a policy, in the caller's transaction; gives its number. Two at once: one of them fails."""
-    policy.check()
+def next_version(session: Session, policy: Policy) -> int:
+    """The number that the policy's next version gets."""
     query = select(func.coalesce(func.max(Row.version), 0)).where(Row.tenant == policy.tenant, Row.name == policy.name)
-    version = session.execute(query).scalar_one() + 1
+    return session.execute(query).scalar_one() + 1
+
+
+def set_policy(session: Session, policy: Policy, actor: str, word: Word | None = None) -> int:
+    """Records a new version of a policy, in the caller's transaction; gives its number. Two at once: one of them fails.
+
+    `word`: an administrator's, over `policy_message`; without one it is the `actor` who does it, for as long as the tenant has
+    no administrator. Raises AdministratorNeeded, PersonUnknown, SignatureInvalid.
+    """
+    policy.check()
+    version = next_version(session, policy)
+    check_word(session, policy.tenant, policy_message(policy.sha256(), version), word)
+    by, signed = (word.by, policy.sha256()) if word is not None else (actor, None)
     session.execute(
         insert(Row).values(
             tenant=policy.tenant,
@@ -37,11 +50,12 @@ def set_policy(session: Session, policy: Policy, actor: str) -> int:
             body=policy.body(),
             canonical=policy.canonical(),
             canonical_sha256=policy.sha256(),
-            set_by=actor,
+            set_by=by,
         )
     )
     detail = {"tenant": policy.tenant, "name": policy.name, "version": version, "sha256": policy.sha256().hex()}
-    append(session, AuditEvent.POLICY_SET, actor=actor, detail=detail)
+    detail |= {"signature": word.signature.hex()} if word is not None else {}
+    append(session, AuditEvent.POLICY_SET, actor=by, request_hash=signed, detail=detail)
     return version
 
 

@@ -1,15 +1,20 @@
-"""Submissions that a submitter signed: the trail vouches for them, and what is done behind its back is found."""
+"""What submitters and administrators signed: the trail vouches for it, and what is done behind its back is found."""
 # ruff: noqa: S608  the statements are put together from this file's own words
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import func, update
 
+from schemas.administration import add_message, policy_message, remove_message
 from schemas.audit import AuditEvent
 from schemas.policies import Policy
 from schemas.submissions import submission_message
+from schemas.tables import Person
 from tests.governance import POLICY, Member, World
 from tests.workers.audit import independent_checker
 from tests.workers.audit.harness import as_superuser, new_notary, verified, write
@@ -18,8 +23,9 @@ from workers.audit.checking import check_bundle
 from workers.audit.evidence import About, gather, pack
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
+from workers.custody.roster import RosterPerson, add_person, load_roster, remove_person
 from workers.recoveries import people
-from workers.recoveries.policies import set_policy
+from workers.recoveries.policies import next_version, set_policy
 from workers.releases import service as releases
 from workers.releases.sources import Source
 
@@ -134,3 +140,159 @@ def test_evidence_shows_who_signed_the_submission(
     checked = check_bundle(data, signer.verifier)
     assert checked.ok, checked.problems
     assert f"{1 if who else 0} signatures of people verify" in checked.facts
+
+
+# --- administrators
+
+
+def word(world: World, by: str, person: RosterPerson, message: Callable[[bytes], bytes] = add_message) -> people.Word:
+    return people.Word(by, world.people[by].signing.sign(message(people.terms_of(person).sha256())))
+
+
+def administered(world: World) -> None:
+    """An administrator, whom somebody added as before; two people whom she added, and one of whom she removed; a policy of hers."""
+    enter(world, Member("ada", ("administrator",)))
+    for name in ("new", "old"):
+        world.people[name] = Member(name, ("approver", "submitter"))
+        person = world.people[name].on_roster()
+        with world.as_("gateway").begin() as session:
+            people.add(session, person, "root", word(world, "ada", person))
+    with world.as_("gateway").begin() as session:
+        person = world.people["old"].on_roster()
+        people.remove(session, "old", "root", word(world, "ada", person, remove_message))
+    policy = Policy("acme", POLICY, quorum=3)
+    with world.as_("gateway").begin() as session:
+        message = policy_message(policy.sha256(), next_version(session, policy))
+        set_policy(session, policy, "root", people.Word("ada", world.people["ada"].signing.sign(message)))
+
+
+def told(world: World, tag: str) -> dict[str, Any]:
+    return next(each["fields"] for each in reversed(world.events()) if each["event"] == tag)  # type: ignore[no-any-return]
+
+
+def test_what_an_administrator_signs_verifies(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    administered(world)
+    for tag in ("person:added", "person:removed", "policy:set"):
+        assert told(world, tag)["actor"] == "ada"
+        assert len(told(world, tag)["detail"]["signature"]) == 128
+    result = verified(world.database, anchors, signer)
+    assert (result.findings, result.notes, result.signatures) == ([], [], 4)
+
+
+def forge(world: World, name: str, **fields: Any) -> dict[str, Any]:
+    """What a `person:added` of somebody new would say; row and event are then a stolen gateway's."""
+    person = Member(name, ("approver",)).on_roster()
+    with world.as_("gateway").begin() as session:
+        session.add(
+            Person(
+                id=name,
+                tenant="acme",
+                roles=["approver"],
+                ed25519_public=person.ed25519_public,
+                x25519_public=person.x25519_public,
+            )
+        )
+    keys = {"ed25519": person.ed25519_public.hex(), "x25519": person.x25519_public.hex()}
+    detail = {"tenant": "acme", "roles": ["approver"], **keys} | fields
+    return {"actor": "ada", "subject": name, "detail": detail, "request_hash": people.terms_of(person).sha256()}
+
+
+def test_a_forged_addition_is_found(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Unsigned; with an administrator's signature for somebody else; signed by who is none; by oneself; with one of another tenant."""
+    administered(world)
+    copied = told(world, "person:added")["detail"]["signature"]
+    with world.as_("gateway").begin() as session:
+        people.add(session, Member("tess", ("administrator",)).on_roster("other"), "root")
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+        ("mal1", {}, {}, "acme has an administrator, and none signed it"),
+        ("mal2", {"signature": copied}, {}, "the signature is not one by the key that ada was added with"),
+        ("mal3", {"signature": "00" * 64}, {"actor": "bob"}, "bob is no administrator"),
+        ("mal4", {"signature": "00" * 64}, {"actor": "mal4"}, "no person:added before it gives the public key of mal4"),
+        ("mal5", {"issuer": "https://id", "roles": ["administrator"]}, {}, "none signed it"),
+        ("mal6", {"signature": "00" * 64}, {"actor": "tess"}, "tess is of another tenant than acme"),
+    ]
+    for name, detail, fields, words in cases:
+        with world.as_("gateway").begin() as session:
+            append(session, AuditEvent.PERSON_ADDED, **(forge(world, name, **detail) | fields))
+        found = [each.words for each in verified(world.database, anchors, signer).findings]
+        assert [each for each in found if words in each], (name, found)
+
+
+def test_a_signature_for_another_person_removal_or_policy_is_found(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """A good signature of hers, with its hash, moved to an event that says something else."""
+    administered(world)
+    added, removed, policy = (told(world, tag) for tag in ("person:added", "person:removed", "policy:set"))
+    other = forge(world, "mallory")
+    with world.as_("gateway").begin() as session:
+        session.execute(update(Person).where(Person.id.in_(["bob", "carol"])).values(removed_at=func.now()))
+        mallory = other["detail"] | {"signature": added["detail"]["signature"]}
+        moved = other | {"detail": mallory, "request_hash": added["request_hash"]}
+        append(session, AuditEvent.PERSON_ADDED, **moved)
+        append(session, AuditEvent.PERSON_REMOVED, **(removed | {"subject": "bob"}))
+        append(session, AuditEvent.PERSON_REMOVED, actor="ada", subject="carol")
+        for version in (3, 2):
+            detail = policy["detail"] | {"version": version, "sha256": Policy("acme", POLICY).sha256().hex()}
+            append(session, AuditEvent.POLICY_SET, **(policy | {"detail": detail}))
+    result = verified(world.database, anchors, signer)
+    found = [each.words for each in result.findings if each.problem is Problem.SIGNATURE]
+    moved_words = "what was signed is something else than it says"
+    assert [words.split(": ", 1) for words in found] == [
+        ["person:added", moved_words],
+        ["person:removed", moved_words],
+        ["person:removed", "acme has an administrator, and none signed it"],
+        ["policy:set", "the signature is not one by the key that ada was added with"],
+        ["policy:set", moved_words],
+        ["policy:set", moved_words],
+    ]
+
+
+def test_an_enrolment_in_a_tenant_with_an_administrator_is_a_note(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    administered(world)
+    with world.as_("gateway").begin() as session:
+        people.add(session, Member("gus", ("approver",)).on_roster(), "gus", issuer="https://id", identity="7")
+    result = verified(world.database, anchors, signer)
+    assert (result.findings, len(result.notes)) == ([], 1)
+    assert "1 people enrolled by their identity provider's word" in result.notes[0]
+
+
+def test_evidence_holds_the_administrator_who_signed_for_a_signer(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    administered(world)
+    release = hand_in(world, "new")
+    new_notary(world.database, anchors, signer).anchor()
+    with world.as_("gateway")() as session:
+        evidence = gather(session, anchors, signer.verifier, About.RELEASE, release)
+    data = pack(evidence)
+    independent_checker.check(data, signer.verifier.public)
+    checked = check_bundle(data, signer.verifier)
+    assert checked.ok, checked.problems
+    assert "2 signatures of people verify" in checked.facts
+    tags = [(body["event"], body["fields"].get("subject")) for body in (each.body() for each in evidence.events)]
+    assert tags == [("person:added", "ada"), ("person:added", "new"), ("release:submitted", None)]
+    without = pack(replace(evidence, events=evidence.events[1:]))
+    assert "gives the public key of ada" in str(check_bundle(without, signer.verifier).problems)
+    with pytest.raises(independent_checker.Wrong):
+        independent_checker.check(without, signer.verifier.public)
+
+
+def test_who_left_may_stay_on_the_roster_for_what_they_submitted(
+    world: World, anchors: Anchors, signer: HeadSigner
+) -> None:
+    """And for nothing else."""
+    for name in ("sid", "sally"):
+        add_person(world.roster, world.people[name].on_roster())
+    with world.as_("gateway").begin() as session:
+        people.remove(session, "sally", "root")
+
+    def found() -> list[str]:
+        return [each.where for each in verified(world.database, anchors, signer, load_roster(world.roster)).findings]
+
+    assert found() == ["person sally"]
+    remove_person(world.roster, "sally", keep_submitter=True)
+    assert load_roster(world.roster).people["sally"].roles == ("submitter",)
+    assert found() == []
