@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import typer
 from click.testing import Result
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 from typer.testing import CliRunner
 
@@ -134,6 +137,30 @@ def test_an_administrator_signs_who_comes_who_goes_and_policies(refacex: Refacex
         assert (told["actor"], len(told["detail"]["signature"])) == ("ada", 128)
     add(refacex, world, "carol", "approver", tenant="other")  # which has no administrator
     assert load_roster(world.roster).people.keys() == {"ada", "carol"}
+
+
+def test_groups_of_an_identity_provider_give_both_roles(refacex: Refacex, world: World) -> None:
+    """The first administrator comes by their group; another one by an administrator's signature."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    jwks = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())) | {"kid": "k"}
+    (world.folder / "jwks.json").write_text(json.dumps({"keys": [jwks]}))
+    about = {"issuer": "https://id", "audience": "refacex", "tenant": "acme", "jwks": str(world.folder / "jwks.json")}
+    groups = {"groups": {"it": "administrator", "photographers": "submitter"}}
+    (world.folder / "provider.json").write_text(json.dumps(about | groups))
+
+    def enrol(name: str, group: str, *, ok: bool = True) -> Result:
+        now = int(time.time())
+        claims = {"iss": "https://id", "aud": "refacex", "sub": name, "iat": now, "exp": now + 60, "groups": [group]}
+        token = world.folder / "token"
+        token.write_text(jwt.encode(claims | {"preferred_username": name}, key, "ES256", headers={"kid": "k"}))
+        new_key(refacex, world, name)
+        options = ["--token", token, "--provider", world.folder / "provider.json"]
+        return refacex("person", "enrol", "--public", world.folder / f"{name}.key.public", *options, ok=ok)
+
+    assert "ada of acme enrolled (administrator)" in enrol("ada", "it").stderr
+    assert "sid of acme enrolled (submitter)" in enrol("sid", "photographers").stderr
+    assert "person add" in enrol("abe", "it", ok=False).stderr
+    add(refacex, world, "abe", "administrator", by="ada")
 
 
 def test_a_submitter_who_leaves_may_stay_on_the_roster_as_that_alone(refacex: Refacex, world: World) -> None:
