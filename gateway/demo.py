@@ -40,6 +40,7 @@ from workers.releases import service as releases
 from workers.releases.sources import collect, path_of
 from workers.settings import GatewaySettings
 from workers.storage import Storage
+from workers.words import number_of
 
 TENANT = "demo"
 PEOPLE = {
@@ -207,7 +208,7 @@ class Steps:
             release = releases.submit(
                 session, tenant=TENANT, actor=submitter, name="demo", sources=sources, options=options, signed=signed
             )
-        self._say(f"{submitter} submits {len(sources)} photographs, signed, as release {str(release)[:8]}")
+        self._say(f"{submitter} submits {number_of(len(sources), 'photograph')}, signed, as release {str(release)[:8]}")
         with self._console.status("the release worker loads the networks and replaces faces"):
             for progress in releases.wait(self._sessions, release, timeout=RELEASE_SECONDS):
                 now = progress
@@ -248,7 +249,7 @@ class Steps:
             photograph.released = folder / f"{photograph.stem}{suffix}"
             photograph.released.parent.mkdir(parents=True, exist_ok=True)
             photograph.released.write_bytes(self._storage.get(self._settings.bucket_releases, key))
-        self._say(f"fetched {len(self._done())} released files from storage")
+        self._say(f"fetched {number_of(len(self._done()), 'released file')} from storage")
 
     def _recover(self, release: UUID) -> None:
         """Ask for every face, have two people approve, let custodian and recovery worker do theirs, fetch once."""
@@ -265,7 +266,7 @@ class Steps:
                 session, release_id=release, requester=requester, grounds=grounds, faces=faces
             )
             recoveries.open_request(session, terms, self._sign(requester, request_message(terms.sha256())))
-        self._say(f"{requester} asks for {len(faces)} faces back; {terms.quorum} approvals are needed")
+        self._say(f"{requester} asks for {number_of(len(faces), 'face')} back; {terms.quorum} approvals are needed")
         try:
             self._approve(terms.id, requester)
         except OwnRequest:
@@ -285,7 +286,7 @@ class Steps:
         except NothingToFetch:
             self._result.refusals.append("fetching a second time")
         self._say(
-            f"fetched {len(sealed)} faces, opened with {requester}'s key; refused: {', '.join(self._result.refusals)}"
+            f"fetched {number_of(len(sealed), 'face')}, opened with {requester}'s key; refused: {', '.join(self._result.refusals)}"
         )
 
     def _approve(self, request: UUID, approver: str) -> RequestState:
@@ -326,9 +327,9 @@ class Steps:
         with self._console.status("the export is written"):
             done = fetching.wait(self._sessions, export, timeout=EXPORT_SECONDS)
         folder = self._out / "export" / str(export)[:8]
-        names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder)
+        names = fetching.fetch(self._storage, self._settings.bucket_exports, done, folder).names
         self._result.export_files = len(names)
-        self._say(f"exported: {len(names)} files, every checksum right")
+        self._say(f"exported: {number_of(len(names), 'file')}, every checksum right")
 
     def _report(self, release: UUID) -> None:
         sha256 = reporting.wait(self._sessions, release, timeout=EXPORT_SECONDS)

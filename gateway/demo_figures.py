@@ -24,6 +24,7 @@ from refacex_core.recognisers import REGISTRY, Recogniser
 from refacex_core.release import psnr
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import RGB, ItemInput, ItemKeys, RecoveredFace, RecoveryKeys, Released, SealContext
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from gateway.demo import Photograph, Run
@@ -247,10 +248,9 @@ def _table(measured: list[Figures], run: Run) -> Table:
             _numbers(one.lpips, 3),
         )
     rate = _faces_a_second(measured)
-    events = f"{run.verification.events} audit events {'verified' if run.verification.ok else '[red]NOT verified[/]'}"
-    table.caption = (
-        f"{rate if rate is not None else '-'} faces a second in the core; {events}; {run.export_files} files exported"
-    )
+    files = number_of(run.export_files, "file")
+    events = f"{number_of(run.verification.events, 'audit event')} {'verified' if run.verification.ok else '[red]NOT verified[/]'}"
+    table.caption = f"{rate if rate is not None else '-'} faces a second in the core; {events}; {files} exported"
     table.caption_justify = "left"
     return table
 

@@ -57,10 +57,11 @@ def process_json(running: Mapping[str, ProcessId]) -> str:
     return json.dumps({name: {"pid": one.pid, "started": one.started} for name, one in running.items()})
 
 
-def running_processes(home: Home) -> dict[str, bool]:
-    """Whether each process of a system that was started from this home runs now; empty where none was."""
+def running_processes(home: Home) -> dict[str, ProcessId]:
+    """The processes of a system that was started from this home, of those that run now; empty where none was."""
     try:
         noted = json.loads((home.run / "processes.json").read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return {name: ProcessId(one["pid"], one["started"]).alive for name, one in noted.items()}
+    known = {name: ProcessId(one["pid"], one["started"]) for name, one in noted.items()}
+    return {name: process for name, process in known.items() if process.alive}

@@ -7,6 +7,7 @@ pinned with the custodian, outside Postgres; the database's copy is for early an
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, time
@@ -31,14 +32,30 @@ class Hours:
 
     def check(self) -> None:
         """Raises ValueError with what is wrong."""
-        if not (_CLOCK.fullmatch(self.start) and _CLOCK.fullmatch(self.end) and self.start < self.end):
-            raise ValueError("hours run from HH:MM to a later HH:MM of the same day")
-        if not self.days or not set(self.days) <= set(range(1, 8)):
-            raise ValueError("days are 1 (Monday) to 7")
+        for name, clock in (("start", self.start), ("end", self.end)):
+            if not isinstance(clock, str) or not _CLOCK.fullmatch(clock):
+                raise ValueError(f"hours.{name} is a time as 08:00, and not {_shown(clock)}")
+        if self.start >= self.end:
+            raise ValueError("hours.end is later than hours.start, on the same day")
+        if not self.days or not {(type(day), day) for day in self.days} <= {(int, day) for day in range(1, 8)}:
+            raise ValueError(f"hours.days are 1 (Monday) to 7, and not {_shown(list(self.days))}")
         try:
             ZoneInfo(self.time_zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"no time zone {self.time_zone[:40]}") from error
+        except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError) as error:
+            raise ValueError(f"hours.time_zone is one as Europe/Berlin, and not {_shown(self.time_zone)}") from error
+
+    @classmethod
+    def of(cls, body: Any) -> Hours:
+        """The hours of such JSON. Raises ValueError with what is wrong."""
+        names = [each.name for each in fields(cls)]
+        if not isinstance(body, dict) or not {"start", "end"} <= body.keys() <= set(names):
+            raise ValueError(
+                f"hours is an object with start and end, and may have days and time_zone, and not {_shown(body)}"
+            )
+        days = body.get("days", cls.days)
+        if not isinstance(days, list | tuple):
+            raise ValueError(f"hours.days is a list of 1 (Monday) to 7, and not {_shown(days)}")
+        return cls(**(body | {"days": tuple(days)}))
 
     def include(self, moment: datetime) -> bool:
         """Whether that moment is within them."""
@@ -70,24 +87,42 @@ class Policy:
 
     def check(self) -> None:
         """Raises ValueError with what is wrong."""
-        whole = (self.quorum, self.break_glass_quorum, self.max_items, self.ticket_minutes)
-        if any(type(number) is not int for number in whole) or type(self.retain_days) not in (int, type(None)):
-            raise ValueError("quorums, max_items, ticket_minutes and retain_days are whole numbers")
-        if type(self.submitter_may_approve) is not bool or type(self.signed_submissions) is not bool:
-            raise ValueError("submitter_may_approve and signed_submissions are true or false")
-        texts = (self.tenant, self.name, *self.purposes)
-        if any(not isinstance(text, str) for text in texts):
-            raise ValueError("tenant, name and purposes are texts")
-        if not self.tenant or not _NAME.fullmatch(self.name):
-            raise ValueError("a policy has a tenant, and a name of lower-case letters, digits and . _ -")
-        if self.quorum < 1 or not 0 <= self.break_glass_quorum <= self.quorum:
-            raise ValueError("quorum is 1 or more, and the quorum for breaking the glass at most that (0: never)")
-        if self.max_items < 1 or not 1 <= self.ticket_minutes <= 24 * 60:
-            raise ValueError("max_items is 1 or more, ticket_minutes 1 to 1440")
+        for name in ("quorum", "break_glass_quorum", "max_items", "ticket_minutes", "retain_days"):
+            number = getattr(self, name)
+            if type(number) is not int and (name, number) != ("retain_days", None):
+                raise ValueError(f"{name} is a whole number, and not {_shown(number)}")
+        for name in ("submitter_may_approve", "signed_submissions"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is true or false, and not {_shown(getattr(self, name))}")
+        for name, text in (
+            ("tenant", self.tenant),
+            ("name", self.name),
+            *(("purposes", each) for each in self.purposes),
+        ):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{name} is {'a list of texts' if name == 'purposes' else 'a text'}, and not {_shown(text)}"
+                )
+        if not self.tenant:
+            raise ValueError("tenant is empty")
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name is of lower-case letters, digits and . _ -, at most 64, and not {_shown(self.name)}"
+            )
+        if self.quorum < 1:
+            raise ValueError(f"quorum is 1 or more, and not {self.quorum}")
+        if not 0 <= self.break_glass_quorum <= self.quorum:
+            raise ValueError(
+                f"break_glass_quorum is 0 (never) to quorum ({self.quorum}), and not {self.break_glass_quorum}"
+            )
+        if self.max_items < 1:
+            raise ValueError(f"max_items is 1 or more, and not {self.max_items}")
+        if not 1 <= self.ticket_minutes <= 24 * 60:
+            raise ValueError(f"ticket_minutes is 1 to 1440, and not {self.ticket_minutes}")
         if self.retain_days is not None and self.retain_days < 0:
-            raise ValueError("retain_days is 0 or more")
+            raise ValueError(f"retain_days is 0 or more, or null, and not {self.retain_days}")
         if any(not purpose.strip() for purpose in self.purposes):
-            raise ValueError("a purpose is not empty")
+            raise ValueError("purposes holds an empty text")
         if self.hours is not None:
             self.hours.check()
 
@@ -102,15 +137,15 @@ class Policy:
         given = {name: value for name, value in body.items() if name not in ("v", "what")}
         unknown = given.keys() - {each.name for each in fields(cls)}
         if unknown:
-            raise ValueError(f"a policy has no {', '.join(sorted(unknown))}")
-        try:
-            if given.get("hours") is not None:
-                hours = dict(given["hours"])
-                given["hours"] = Hours(**(hours | ({"days": tuple(hours["days"])} if "days" in hours else {})))
-            policy = cls(**(given | {"purposes": tuple(given.get("purposes", ()))}))
-            policy.check()
-        except TypeError as error:
-            raise ValueError("a field has a value of the wrong type") from error
+            known = ", ".join(each.name for each in fields(cls))
+            raise ValueError(f"a policy has no {', '.join(sorted(unknown))}; it has {known}")
+        purposes = given.get("purposes", [])
+        if not isinstance(purposes, list | tuple):
+            raise ValueError(f"purposes is a list of texts, and not {_shown(purposes)}")
+        if given.get("hours") is not None:
+            given["hours"] = Hours.of(given["hours"])
+        policy = cls(**(given | {"purposes": tuple(purposes)}))
+        policy.check()
         return policy
 
     def canonical(self) -> bytes:
@@ -124,3 +159,9 @@ class Policy:
     def quorum_for(self, *, break_glass: bool) -> int:
         """The approvals needed; 0 where the glass cannot be broken."""
         return self.break_glass_quorum if break_glass else self.quorum
+
+
+def _shown(value: Any) -> str:
+    """A value as its JSON has it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -372,7 +372,10 @@ class CustodyOrder(Base):
 
 
 class Alert(Base):
-    """What somebody must be told at once. The relay delivers it; `detail` holds ids and codes, as the trail does."""
+    """What somebody must be told at once. The relay delivers it; `detail` holds ids and codes, as the trail does.
+
+    `delivered_at`: when the webhook took it; just `at` where there was none, and it stands in the relay's log and here alone.
+    """
 
     __tablename__ = "alerts"
     __table_args__ = (Index("alerts_undelivered", "id", postgresql_where=text("delivered_at IS NULL")),)
@@ -382,6 +385,11 @@ class Alert(Base):
     kind: Mapped[str]
     detail: Mapped[dict[str, Any]]
     delivered_at: Mapped[datetime | None]
+
+    @property
+    def here_only(self) -> bool:
+        """Whether nobody was sent it, because there was no webhook."""
+        return self.delivered_at == self.at
 
 
 class ExportSchedule(Base):

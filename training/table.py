@@ -37,6 +37,7 @@ def table(result: dict[str, Any]) -> str:
     sets = [result[key] for key, _ in SETS]
     rows.append(row("images: released / held / failed", [outcomes(s["outcomes"]) for s in sets]))
     rows += [identity_row(sets, name, kind) for name in ("sface", "dlib") for kind in KINDS]
+    rows += [line for name in ("sface", "dlib") if (line := leak_row(sets, name)) is not None]
     missed = ("yunet", "centerface", "both")
     rows += [row(f"face missed by {n}", [percent(s[f"face_missed_by_{n}"]) for s in sets]) for n in missed]
     rows.append(row("face found again in the release", [percent(s["face_found_again"]) for s in sets]))
@@ -75,6 +76,15 @@ def identity_row(sets: list[dict[str, Any]], name: str, kind: str) -> str:
     by = [s["identity"][name] for s in sets]
     cells = [f"{cell(c[kind]['cosine'], 3)} ({c['impostor_cosine']:.3f}), {percent(c[kind]['rank1'])}" for c in by]
     return row(f"{name}, {kind.replace('_', ' ')}: cosine to the original (impostors), rank-1", cells)
+
+
+def leak_row(sets: list[dict[str, Any]], name: str) -> str | None:
+    """What is left of a person between strangers (0) and another photograph (1), and rank-1 by that photograph alone."""
+    cells = [
+        f"{cell(released['leak'], 3)}, {percent(released['rank1_another_photograph'])}" if "leak" in released else ""
+        for released in (s["identity"][name]["released"] for s in sets)
+    ]
+    return row(f"{name}, released: leak, rank-1 by another photograph", cells) if any(cells) else None
 
 
 def recovery_row(sets: list[dict[str, Any]], key: str) -> str:

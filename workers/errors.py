@@ -206,6 +206,12 @@ class FolderTaken(FolderUnusable):
     code = "folder_taken"
 
 
+class FolderMixed(FolderTaken):
+    """The folder holds other files, which would mix with the export, and nothing in it was touched: choose an empty one or a new one."""
+
+    code = "folder_mixed"
+
+
 class ScheduleInvalid(WorkerError):
     """The schedule needs a cron line of five fields and a time zone such as Europe/Berlin."""
 

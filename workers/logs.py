@@ -122,6 +122,12 @@ def configure_logs(process: str, log_format: str = "json", level: str = "INFO") 
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def silence_logs() -> None:
+    """For a command that people run: what it has to say are its own lines, and errors."""
+    configure_logs("cli", "console")
+    logging.getLogger().setLevel(logging.CRITICAL + 1)
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of a module: `log = get_logger(__name__)`."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)

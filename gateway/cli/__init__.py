@@ -25,11 +25,25 @@ def build() -> typer.Typer:
     return app
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        from refacex_core.versions import CURRENT, version_name  # names alone: no network is loaded
+
+        print(f"refacex {version('refacex')}, model {version_name(CURRENT)}")
+        raise typer.Exit
+
+
 def root(
     passphrase_file: Annotated[
         Path | None,
         typer.Option(help="The passphrase of the key file in use; without it, you are asked on the terminal."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is, and end."),
+    ] = False,
 ) -> None:
     """What all commands share."""
     passphrases.NAMED.set(passphrase_file)

@@ -15,6 +15,8 @@ from typing import Any
 
 import typer
 
+from workers.words import number_of
+
 
 @dataclass(frozen=True)
 class Job:
@@ -47,14 +49,25 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
         return jobs
     twice = [path for path, count in Counter(str(job.output).casefold() for job in jobs).items() if count > 1]
     if twice:
-        raise stop(f"{len(twice)} outputs would be written twice: give the folders one at a time.", 2)
+        raise stop(f"{number_of(len(twice), 'output')} would be written twice: give the folders one at a time.", 2)
     originals = {job.source.resolve() for job in jobs}
     if any(job.output.resolve() in originals for job in jobs):
         raise stop("an output would overwrite its input: choose another --out.", 2)
     there = sum(job.output.is_file() for job in jobs)
     if there and not replace:
-        raise stop(f"{there} of the {len(jobs)} outputs are there already: choose another --out, or give --replace.", 2)
+        raise stop(
+            f"{there} of {number_of(len(jobs), 'output')} there already: choose another --out, or give --replace.", 2
+        )
+    _tell_of_others(out, jobs)
     return jobs
+
+
+def _tell_of_others(out: Path, jobs: list[Job]) -> None:
+    """Says that the output folder holds what is none of this run's: an original among released files may be published with them."""
+    own = {job.output for job in jobs} | {job.source for job in jobs}
+    if any(Path(here) / file not in own for here, _, files in os.walk(out) for file in files):
+        said = "holds other files already, which stay as they are: look at them before you hand the folder on."
+        typer.echo(f"refacex: {out} {said}", err=True)
 
 
 def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
@@ -142,7 +155,7 @@ class Run:
         """The summary; exit code 1 unless all went well."""
         for problem in self.problems:
             typer.echo(problem, err=True)
-        typer.echo(f"{self.done} of {len(self.jobs)} images {word}.", err=self.out is None)
+        typer.echo(f"{self.done} of {number_of(len(self.jobs), 'image')} {word}.", err=self.out is None)
         if self.problems:
             raise typer.Exit(1)
 

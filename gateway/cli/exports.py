@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli.releases import Id, release_id_of
 from gateway.cli.service import Home, Json, account, lines, service, table, tell
+from workers.words import number_of
 
 app = typer.Typer(no_args_is_help=True, help="Export finished releases.")
 
@@ -25,7 +26,10 @@ def run_export(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for it at the longest.")] = 3600.0,
     home: Home = None,
 ) -> None:
-    """Export a finished release, fetch it, and check every file against its checksum."""
+    """Export a finished release, fetch it, and check every file against its checksum.
+
+    The folder is empty or new, or has the same export from before; nothing mixes with other files.
+    """
     with service(home) as (settings, sessions):
         from workers.exports import fetching
         from workers.exports import service as exports
@@ -35,10 +39,13 @@ def run_export(
             release_id = release_id_of(session, release)
             export_id = exports.export_release(session, release_id, account())
         done = fetching.wait(sessions, export_id, timeout=timeout)
-        names = fetching.fetch(Storage(settings), settings.bucket_exports, done, out)
+        fetched = fetching.fetch(Storage(settings), settings.bucket_exports, done, out)
         with sessions() as session:
             fetching.write_audit(session, done, out)
-        tell(f"{len(names)} files checked and written; the trail's events beside them in {fetching.AUDIT}")
+        there = f", {fetched.there} of them there already" if fetched.there else ""
+        tell(
+            f"{number_of(len(fetched.names), 'file')} checked and written{there}; the trail's events beside them in {fetching.AUDIT}"
+        )
         print(out)
 
 

@@ -5,7 +5,9 @@ Approvals are signed here, on the approver's own machine, with a key file that n
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +16,12 @@ from uuid import UUID
 import typer
 
 from gateway.cli import orders, people, policies, reviews, roster, trail
+from gateway.cli.assertions import answered, relying_party
 from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
+from gateway.cli.roster import RosterFile
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -29,6 +34,10 @@ app = typer.Typer(no_args_is_help=True, help="Ask for faces back, decide on it, 
 RequestId = Annotated[str, typer.Argument(help="The request's id, or as much of its beginning as tells it apart.")]
 As = Annotated[str, typer.Option("--as", help="Who you are.")]
 KeyOption = Annotated[Path, typer.Option("--key", help="Your own key file.")]
+MaybeKey = Annotated[Path | None, typer.Option("--key", help="Your own key file.")]
+AssertionOption = Annotated[
+    Path | None, typer.Option("--assertion", help="JSON: what your passkey answered to `refacex request challenge`.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask again.")]
 
 
@@ -89,8 +98,11 @@ def new(
             )
             requests.open_request(session, terms, signing.sign(request_message(terms.sha256())))
     print(terms.id)
-    needed = f"{terms.quorum} approval{'s are' if terms.quorum > 1 else ' is'} needed"
-    tell(f"{needed}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE")
+    if break_glass:
+        tell("the glass is broken: an alert is given, and a review stays open until an auditor closes it")
+    tell(
+        f"it needs {number_of(terms.quorum, 'approval')}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE"
+    )
 
 
 @app.command("list")
@@ -132,38 +144,94 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
 
         from schemas.tables import Approval, RecoveryRequest
         from workers.recoveries import service as requests
+        from workers.refusals import why_no_face
 
         terms = requests.load_terms(session, find_request(session, request))
         row = session.get_one(RecoveryRequest, terms.id)
         decisions = session.execute(select(Approval).where(Approval.request_id == terms.id)).scalars().all()
         recovery = requests.find_recovery(session, terms.id)
-        became = recovery.state.value + (f" ({recovery.error_code})" if recovery.error_code else "") if recovery else ""
+        became, code = recovery.state.value if recovery else "", requests.failure_of(session, terms.id)
+        why = f"{why_no_face(code)} [{code}]" if code else ""
         said = {each.approver: each.decision.value for each in decisions}
         if as_json:
             import json
 
             entry = json.loads(terms.canonical()) | {"sha256": terms.sha256().hex(), "state": row.state.value}
-            lines([entry | {"decisions": said, "recovery": became or None}])
+            lines([entry | {"decisions": said, "recovery": became or None, "why": why or None}])
             return
         rows = [*_terms_rows(session, terms), ["state", row.state.value]]
         rows += [["decisions", ", ".join(f"{who}: {what}" for who, what in said.items()) or "none yet"]]
-        table(["request", str(terms.id)], [*rows, ["recovery", became or "none yet"]])
+        rows += [["recovery", became or "none yet"], *([["why", why]] if why else [])]
+        table(["request", str(terms.id)], rows)
 
 
 @app.command()
-def approve(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
-    """Approve a request: shows what you sign, signs it here, and hands in the signature alone."""
+def approve(
+    request: RequestId,
+    who: As,
+    key: MaybeKey = None,
+    assertion: AssertionOption = None,
+    yes: Yes = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Approve a request: shows what you sign, signs it here with your key file, and hands in the signature alone.
+
+    Or hands in what your passkey answered to `refacex request challenge`.
+    """
     from schemas.states import Decision
 
-    _decide(request, who, key, yes, home, Decision.APPROVE)
+    _decide(request, who, Means(key, assertion, yes, roster, home), Decision.APPROVE)
 
 
 @app.command()
-def deny(request: RequestId, who: As, key: KeyOption, yes: Yes = False, home: Home = None) -> None:
+def deny(
+    request: RequestId,
+    who: As,
+    key: MaybeKey = None,
+    assertion: AssertionOption = None,
+    yes: Yes = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
     """Deny a request, signed as an approval is; one denial closes it."""
     from schemas.states import Decision
 
-    _decide(request, who, key, yes, home, Decision.DENY)
+    _decide(request, who, Means(key, assertion, yes, roster, home), Decision.DENY)
+
+
+@app.command()
+def challenge(
+    request: RequestId,
+    who: As,
+    to_deny: Annotated[bool, typer.Option("--deny", help="For a denial; without it, for an approval.")] = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
+    """Print what a browser asks your passkey with (PublicKeyCredentialRequestOptions, JSON), for a console of your own.
+
+    What the passkey answers (the credential's toJSON()) goes to `refacex request approve | deny --assertion FILE`. The console has to show
+    what `refacex request show` does: the challenge is the hash of just that.
+    """
+    with service(home) as (_, sessions), sessions() as session:
+        from schemas.requests import decision_message
+        from schemas.states import Decision
+        from workers.custody import passkeys
+        from workers.custody.roster import APPROVER
+        from workers.recoveries import service as requests
+        from workers.recoveries.people import acting
+
+        terms = requests.load_terms(session, find_request(session, request))
+        requests.check_decider(session, terms, who, None)
+        person = acting(session, who, terms.tenant, APPROVER)
+        message = decision_message(Decision.DENY if to_deny else Decision.APPROVE, terms.sha256())
+        options = {
+            "challenge": passkeys.challenge(message),
+            "rpId": relying_party(roster, home).id,
+            "allowCredentials": [{"type": "public-key", "id": one["id"]} for one in person.passkeys],
+            "userVerification": "required",
+        }
+        print(json.dumps(options))
 
 
 @app.command()
@@ -212,36 +280,59 @@ def fetch(
         recovery = _wait(sessions, terms.id, timeout)
         signature = both.of(keys.KeyType.ED25519).sign(fetch_message(terms.sha256(), recovery))
         open_all(out, take(sessions, recovery, who, signature, out), names, pair.secret())
+        with sessions() as session:
+            if code := requests.failure_of(session, terms.id):
+                from workers.refusals import why_no_face
+
+                tell(f"not every face came back: {why_no_face(code)} [{code}]")
 
 
-def _decide(given: str, who: str, key: Path, yes: bool, home: Path | None, decision: Decision) -> None:
-    with service(home) as (_, sessions):
+@dataclass(frozen=True)
+class Means:
+    """How somebody decides: with a key file, or with what their passkey answered."""
+
+    key: Path | None
+    assertion: Path | None
+    yes: bool
+    roster: Path | None
+    home: Path | None
+
+
+def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
+    if (means.key is None) == (means.assertion is None):
+        raise typer.BadParameter("give your key file (--key) or your passkey's answer (--assertion), one of the two")
+    with service(means.home) as (_, sessions):
         from schemas.requests import decision_message
         from schemas.states import Decision, RequestState
         from workers.custody import keys
         from workers.custody.judge import Signed
         from workers.recoveries import service as requests
 
-        signing = own_key(key).of(keys.KeyType.ED25519)
+        signing = own_key(means.key).of(keys.KeyType.ED25519) if means.key is not None else None
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
-            requests.check_decider(session, terms, who, signing.public)
+            requests.check_decider(session, terms, who, signing.public if signing is not None else None)
             if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
                 requests.check_faces(session, terms.release, terms.faces)
             table([decision.value, str(terms.id)], _terms_rows(session, terms))
         try:
-            if not yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
+            if not means.yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
                 raise typer.Exit(1)
         except typer.Abort:
             raise stop("nobody answered: read it with `refacex request show`, then give --yes") from None
-        signature = signing.sign(decision_message(decision, terms.sha256()))
+        party = None
+        if signing is not None:
+            signed = Signed(signing.sign(decision_message(decision, terms.sha256())))
+        else:
+            assert means.assertion is not None
+            signed, party = answered(means.assertion), relying_party(means.roster, means.home)
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
-            state = record(session, terms.id, who, Signed(signature))
+            state = record(session, terms.id, who, signed, party)
         tell(f"recorded; the request is {state.value}")
         if state is RequestState.OPEN:
-            tell(f"it needs {terms.quorum} approvals in all")
+            tell(f"it needs {number_of(terms.quorum, 'approval')} in all")
         elif state is RequestState.APPROVED:
             tell(f"{terms.requester} can fetch it in a moment: `refacex request fetch {str(terms.id)[:8]}`")
 
@@ -308,13 +399,14 @@ def _item_names(session: Session, terms: RequestTerms) -> dict[UUID, str]:
 
 
 def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUID:
-    """The recovery of a request, once it has ended or the time is up. Raises NothingToFetch where there is none."""
+    """The recovery of a request, once it has ended or the time is up. Raises NothingToFetch and, with why, RecoveryFailed."""
     import time
 
     from schemas.states import RecoveryState, RequestState
     from schemas.tables import RecoveryRequest
     from workers.recoveries import service as requests
-    from workers.recoveries.errors import NothingToFetch
+    from workers.recoveries.errors import NothingToFetch, RecoveryFailed
+    from workers.refusals import why_no_face
 
     waiting = (RequestState.APPROVED, RequestState.RECOVERING)  # on people nobody waits
     end = time.monotonic() + timeout
@@ -322,9 +414,11 @@ def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUI
         with sessions() as session:
             recovery = requests.find_recovery(session, request)
             state = session.get_one(RecoveryRequest, request).state
+            code = requests.failure_of(session, request)
+        came = recovery is not None and recovery.state in (RecoveryState.RECOVERED, RecoveryState.FETCHED)
+        if code and not came and state not in waiting:
+            raise RecoveryFailed(f"{code}: {why_no_face(code)}")
         if recovery is not None and recovery.state is not RecoveryState.BOUND:
-            if recovery.state is RecoveryState.FAILED:
-                raise NothingToFetch(f"the recovery failed: {recovery.error_code}")
             return recovery.id
         if state not in waiting or time.monotonic() >= end:
             raise NothingToFetch(f"the request is {state.value}")

@@ -14,6 +14,7 @@ import typer
 
 from gateway.cli.passphrases import ask_for
 from gateway.cli.service import Home, Json, account, database_told, home_folder, lines, printable, stop, table, tell
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
@@ -57,7 +58,10 @@ def list_keys(as_json: Json = False, home: Home = None) -> None:
 
 @app.command()
 def rotate(
-    kms: Annotated[bool, typer.Option("--kms", help="To the first of REFACEX_CUSTODY_KMS_KEYS.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(help="To a key service, by its suite: aws-kms is the first of REFACEX_CUSTODY_KMS_KEYS."),
+    ] = None,
     no_new_key: Annotated[
         bool, typer.Option("--no-new-key", help="Only wrap again what older keys still hold, under the active one.")
     ] = False,
@@ -71,12 +75,12 @@ def rotate(
         rest = sum(key.wrapped for key in keeper.overview() if key.state != "rotating")
         try:
             with shown("wrapped again", rest) as step:
-                done = replace(keeper, told=step, batch=batch).rotate(to_kms=kms, new_key=not no_new_key)
+                done = replace(keeper, told=step, batch=batch).rotate(to=to, new_key=not no_new_key)
         except Away as error:
             raise stop(f"an engine went away ({error.code}): run this again, it goes on where it stopped") from None
-        tell(f"{done.rewrapped} sealed keys are wrapped again under {done.to}")
-        if kms:
-            tell("new releases are sealed there once REFACEX_CUSTODY_KMS_KEY names it for the release workers")
+        tell(f"{number_of(done.rewrapped, 'sealed key')} wrapped again under {done.to}")
+        if to is not None:
+            tell("new releases are sealed there once the release workers' settings name it (REFACEX_CUSTODY_KMS_KEY)")
         else:
             tell(
                 f"new releases are sealed to {keeper.public}: copy it to release workers elsewhere; back up the key ring"
@@ -92,11 +96,11 @@ def check(home: Home = None) -> None:
 
         again = shred_again(keeper)
         if again:
-            tell(f"{again} keys that had been shredded were back, as from a backup: shredded again")
+            tell(f"{number_of(again, 'key')} had come back after being shredded, as from a backup: shredded again")
         rows = sum(key.wrapped for key in keeper.overview())
         with shown("checked", rows) as step:
             tally = replace(keeper, told=step).check()
-        tell(f"{tally.opened} sealed keys open")
+        tell(f"{number_of(tally.opened, 'sealed key')} opened")
     report(tally)
 
 
@@ -160,10 +164,12 @@ def begin_ledger(
         recalled = begin(sessions, settings.tombstones, _signer(settings), account(), accept_loss=accept_loss)
         tell(f"begun: {settings.tombstones}; a custodian that runs goes on with it when it is started again")
         if recalled is not None:
-            tell(
-                f"recalled: {len(recalled.openings)} spent tickets, {len(recalled.portions)} items with shredded keys, "
-                f"{len(recalled.answers)} orders; see `refacex hold list --ledger {settings.tombstones}` and order again what is missing"
+            tickets, orders = (
+                number_of(len(recalled.openings), "spent ticket"),
+                number_of(len(recalled.answers), "order"),
             )
+            tell(f"recalled: {tickets}, {number_of(len(recalled.portions), 'item')} with shredded keys, {orders};")
+            tell(f"see `refacex hold list --ledger {settings.tombstones}` and order again what is missing")
 
 
 @contextmanager
@@ -177,10 +183,10 @@ def office(home: Path | None) -> Iterator[KeyOffice]:
 def _custodians(home: Path | None) -> Iterator[tuple[CustodianSettings, sessionmaker[Session]]]:
     with database_told():
         from workers.db import session_factory
-        from workers.logs import configure_logs
+        from workers.logs import silence_logs
         from workers.settings import CustodianSettings
 
-        configure_logs("keys", "console", "ERROR")
+        silence_logs()
         env_file = home_folder(home) / "env" / "custodian.env"
         settings = CustodianSettings.load(env_file if env_file.is_file() else None)
         sessions = session_factory(settings.database_url)
@@ -199,18 +205,15 @@ def _signer(settings: CustodianSettings) -> EventSigner:
 
 def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> KeyOffice:
     from workers.custody.ledger import Ledger
+    from workers.custody.providers.services import held
     from workers.custody.providers.unwrappers import passphrase_of, unwrapper_of
     from workers.custody.recall import catch_up
     from workers.custody.rotation import RETIREMENT_STEPS, ROTATION_STEPS, KeyOffice
     from workers.releases.faults import Faults
 
-    ring, kms = settings.custody_keyring, None
+    ring = settings.custody_keyring
     found = passphrase_of(settings) or (ask_for(ring) if ring is not None else None)
     ask = cache(found) if found is not None else None  # typed once, though the ring is read several times
-    if settings.custody_kms_keys:
-        from workers.custody.providers.kms import KmsClients, KmsSealer
-
-        kms = KmsSealer(settings.custody_kms_keys[0], KmsClients(settings))
     ledger, signer = Ledger(settings.tombstones), _signer(settings)
     # As the custodian does at its start: with a ledger of yesterday nobody would know here what was shredded since.
     catch_up(sessions, ledger, signer)
@@ -223,8 +226,7 @@ def _office(settings: CustodianSettings, sessions: sessionmaker[Session]) -> Key
         ring=ring,
         public=settings.custody_public_key or (ring.with_name("custody.public.json") if ring is not None else None),
         ask=ask,
-        kms_keys=settings.custody_kms_keys,
-        kms=kms,
+        services=held(settings),
         reach=Faults(settings, (*ROTATION_STEPS, *RETIREMENT_STEPS)).reach,
     )
 
@@ -247,7 +249,7 @@ def shown(what: str, total: int) -> Iterator[Callable[[int], None]]:
 def report(tally: Tally) -> None:
     """Says what does not open; raises exit code 1 where there is such."""
     if tally.buried:
-        tell(f"{tally.buried} were shredded before and came back with a backup: they were left as they are")
+        tell(f"left as found: {number_of(tally.buried, 'key')} shredded before that came back with a backup")
     for failure in tally.failures[:SHOWN]:
         what = "layout key" if failure.face < 0 else f"face {failure.face}"
         under = printable(failure.custody_key_id[:100])  # a release worker wrote it, whoever that was

@@ -15,14 +15,21 @@ import typer
 from gateway.cli.passphrases import own_key
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell, told
 from schemas.states import OrderKind, OrderScope, OrderState
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from schemas.orders import OrderTerms
+    from schemas.tables import CustodyOrder
     from workers.custody.holds import Target
 
 _VERBS = {OrderKind.SHRED: "Shred the keys of", OrderKind.HOLD: "Hold", OrderKind.LIFT: "Lift the hold on"}
+_QUESTIONS = {
+    OrderKind.SHRED: "Shred these keys for ever",
+    OrderKind.HOLD: "Hold this, so that its keys are not shredded",
+    OrderKind.LIFT: "Lift the hold on this, so that its keys may be shredded again",
+}
 _WHAT = {
     OrderScope.FACE: "one face and no other of its item: TARGET is ITEM:FACE, the item by its id or the id's beginning",
     OrderScope.ITEM: "an item with all of its faces: TARGET is its id or the id's beginning",
@@ -74,12 +81,12 @@ def list_orders(
     as_json: Json = False,
     home: Home = None,
 ) -> None:
-    """List orders, the newest first. The outcome of a shredding is how many keys of its target are gone."""
+    """List orders, the newest first. The outcome of a shredding as JSON is how many keys of its target are gone."""
     with service(home) as (_, sessions), sessions() as session:
         from sqlalchemy import select
 
         from schemas.tables import CustodyOrder
-        from workers.custody.ordering import target_of
+        from workers.custody.holds import Target
 
         query = select(CustodyOrder).order_by(CustodyOrder.created_at.desc()).limit(limit)
         if state is not None:
@@ -90,11 +97,11 @@ def list_orders(
             {
                 "id": str(order.id),
                 "order": order.kind.value,
-                "target": str(target_of(order)),
+                "target": str(Target.of(order)),
                 "by": order.ordered_by,
                 "ordered": _minute(order.created_at),
                 "state": order.state.value,
-                "outcome": order.outcome or "",
+                "outcome": (order.outcome or "") if as_json else _outcome(order),
             }
             for order in session.execute(query).scalars()
         ]
@@ -111,14 +118,14 @@ def show(
     with service(home) as (_, sessions), sessions() as session:
         from schemas.tables import CustodyOrder
         from workers.custody.errors import OrderUnknown
-        from workers.custody.ordering import terms_of
+        from workers.custody.rows import order_terms
 
         found = by_beginning(session, CustodyOrder.id, order)
         row = session.get(CustodyOrder, found) if found is not None else None
         if row is None:
             raise OrderUnknown
-        terms = terms_of(row)
-        became = {"state": row.state.value, "outcome": row.outcome}
+        terms = order_terms(row)
+        became, told_as = {"state": row.state.value, "outcome": row.outcome}, _outcome(row, whole=True)
     if as_json:
         import json
 
@@ -126,7 +133,7 @@ def show(
         return
     table(
         ["order", str(terms.id)],
-        [*_terms_rows(terms), *([name, value or "none yet"] for name, value in became.items())],
+        [*_terms_rows(terms), ["state", row.state.value], ["outcome", told_as]],
     )
 
 
@@ -162,8 +169,13 @@ def retention(
         ]
         asked = 0 if dry_run else keeping.ask(session, [each.release for each in found if each.is_due])
     _print(["release", "name", "policy", "keys", "due", "held"], entries, as_json)
-    if asked:
-        tell(f"the custodian is asked to shred {asked} release{'s' if asked > 1 else ''}; what is held stays")
+    due = sum(each.is_due for each in found)
+    if dry_run:
+        tell(f"{number_of(due, 'release')} would be shredded, but for what is held; nothing was done")
+    elif asked:
+        tell(f"the custodian is asked to shred {number_of(asked, 'release')}; what is held stays")
+    else:
+        tell("no release is due: nothing was done")
 
 
 def _shred_command(scope: OrderScope) -> Callable[..., None]:
@@ -187,10 +199,15 @@ def _shred_command(scope: OrderScope) -> Callable[..., None]:
 
 def _command(kind: OrderKind, scope: OrderScope) -> Callable[..., None]:
     def command(
-        target: TargetArgument, who: As = None, key: KeyOption = None, reason: Reason = None, home: Home = None
+        target: TargetArgument,
+        who: As = None,
+        key: KeyOption = None,
+        reason: Reason = None,
+        yes: Yes = False,
+        home: Home = None,
     ) -> None:
         with service(home) as (_, sessions):
-            _order(sessions, kind, _find(sessions, scope, target), who, key, reason, yes=True)
+            _order(sessions, kind, _find(sessions, scope, target), who, key, reason, yes)
 
     return command
 
@@ -215,10 +232,10 @@ def _order(
         terms = ordering.draft_order(session, kind, target, ordered_by=who, reason=reason)
     table(["order", str(terms.id)], _terms_rows(terms))
     try:
-        if not yes and not typer.confirm(f"Shred these keys for ever, as {who}?"):
+        if not yes and not typer.confirm(f"{_QUESTIONS[kind]}, as {who}?"):
             raise typer.Exit(1)
     except typer.Abort:
-        raise stop("nobody answered: look at it with --dry-run, then give --yes") from None
+        raise stop("nobody answered: read what would be signed above, then give --yes") from None
     with sessions.begin() as session:
         ordering.give_order(session, terms, signing.sign(order_message(terms)))
     tell(f"given to the custodian; what becomes of it: refacex order show {str(terms.id)[:8]}")
@@ -238,7 +255,8 @@ def _survey(sessions: sessionmaker[Session], target: Target) -> None:
         ["items", str(found.items)],
         ["keys to shred", f"{found.keys.left} ({faces} of faces, {found.keys.layout} of layouts)"],
         ["shredded before", str(found.keys.gone)],
-        ["recoveries that end", str(found.recoveries)],
+        ["open requests it ends", str(found.requests)],
+        ["waiting recoveries it ends", str(found.recoveries)],
         ["forbidden by", "\n".join(forbids) or "nothing that the database knows"],
     ]
     table(["shred", str(target)], rows)
@@ -280,13 +298,29 @@ def _terms_rows(terms: OrderTerms) -> list[list[str]]:
     ]
 
 
+def _outcome(order: CustodyOrder, *, whole: bool = False) -> str:
+    """What became of an order; where it was refused, with `whole`, also what to do."""
+    from workers.refusals import why_no_order
+
+    if order.state is OrderState.GIVEN:
+        return "waits for the custodian"
+    if order.state is OrderState.REFUSED:
+        code = order.outcome or ""
+        return f"{why_no_order(code)} [{code}]" if whole else f"refused: {code.replace('_', ' ')}"
+    if order.kind is OrderKind.SHRED:
+        keys = order.outcome or "0"
+        return f"{number_of(int(keys), 'key') if keys.isdecimal() else keys} shredded"
+    return "held" if order.kind is OrderKind.HOLD else "lifted"
+
+
 def _known_holds(home: Path | None) -> list[dict[str, str]]:
     with service(home) as (_, sessions), sessions() as session:
-        from workers.custody.ordering import standing_holds, target_of
+        from workers.custody.holds import Target
+        from workers.custody.ordering import standing_holds
 
         return [
             {
-                "target": str(target_of(order)),
+                "target": str(Target.of(order)),
                 "ordered": _minute(order.created_at),
                 "by": order.ordered_by,
                 "reason": order.reason,

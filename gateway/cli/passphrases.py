@@ -59,11 +59,13 @@ def ask_for(path: Path) -> Callable[[], bytes]:
 
 
 def new_passphrase(path: Path) -> bytes:
-    """A passphrase for a new key file; typed twice where it is typed. Raises PassphraseNeeded and PassphraseWrong."""
-    from workers.custody.errors import PassphraseNeeded, PassphraseWrong
+    """A passphrase for a new key file; typed twice where it is typed. Raises PassphraseNeeded, PassphraseUnasked, PassphraseWrong."""
+    from workers.custody.errors import PassphraseNeeded, PassphraseUnasked, PassphraseWrong
 
     given = _given()
     if given is None:
+        if not sys.stdin.isatty():
+            raise PassphraseUnasked
         given = _typed(f"New passphrase for {path.name}: ")
         if _typed("The same again: ") != given:
             raise PassphraseWrong("the two differ")

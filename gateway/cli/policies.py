@@ -11,8 +11,11 @@ import typer
 from gateway.cli.passphrases import signer
 from gateway.cli.people import By, ByKey
 from gateway.cli.service import Home, Json, account, home_folder, lines, service, stop, table, tell, told
+from workers.words import number_of
 
 app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
+
+_EXAMPLE = 'as {"name": "medical", "quorum": 2}; `refacex policy show` prints one'
 
 Tenant = Annotated[str, typer.Option(help="Whose policy it is.")]
 Pinned = Annotated[
@@ -45,14 +48,15 @@ def set_one(
         with sessions.begin() as session:
             message = policy_message(policy.sha256(), known.next_version(session, policy))
             word = Word(admin.who, admin.sign(message)) if admin else None
-            version = known.set_policy(session, policy, account(), word)
             shut_out = known.shut_out(session, policy)
+            version = known.set_policy(session, policy, account(), word)
             if not without_custodian:
                 pinned.set_policy(_path(policies, home), policy)
         tell(f"policy {policy.name} of {policy.tenant}, version {version}")
         if shut_out:
-            were = "release under it was" if shut_out == 1 else "releases under it were"
-            tell(f"{shut_out} {were} submitted unsigned: nothing of that is recovered while it stands")
+            tell(
+                f"submitted unsigned under it: {number_of(shut_out, 'release')}, of which nothing is recovered while it stands"
+            )
         if without_custodian:
             tell("nothing of it counts before `refacex policy pin` on the custodian's machine")
 
@@ -107,8 +111,14 @@ def _read(file: Path, tenant: str) -> Any:
     try:
         body = json.loads(file.read_text("utf-8"))
         if not isinstance(body, dict):
-            raise ValueError("a policy is a JSON object")
+            raise stop(f"{file}: a policy is one JSON object, {_EXAMPLE}")
         return Policy.of({"tenant": tenant} | body)
+    except json.JSONDecodeError as error:
+        raise stop(
+            f"{file}: it is no JSON at line {error.lineno}, column {error.colno}: a policy is one JSON object, {_EXAMPLE}"
+        ) from None
+    except UnicodeDecodeError:
+        raise stop(f"{file}: it is no text in UTF-8: a policy is one JSON object, {_EXAMPLE}") from None
     except OSError as error:
         raise stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:

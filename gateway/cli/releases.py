@@ -12,6 +12,7 @@ import typer
 from gateway.cli import alerts, subjects
 from gateway.cli.passphrases import signer
 from gateway.cli.service import Home, Json, account, by_beginning, lines, service, stop, table, tell
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -101,7 +102,7 @@ def submit(
                 signed=signed,
             )
         print(release_id)
-        tell(f"{len(found)} images submitted; follow them with: refacex release wait {release_id}")
+        tell(f"{number_of(len(found), 'image')} submitted; follow them with: refacex release wait {release_id}")
 
 
 @release_app.command("list")

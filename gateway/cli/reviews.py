@@ -14,18 +14,23 @@ app = typer.Typer(no_args_is_help=True, help="Reviews of requests that broke the
 
 
 @app.command("list")
-def list_reviews(as_json: Json = False, home: Home = None) -> None:
+def list_reviews(
+    every: Annotated[bool, typer.Option("--all", help="Closed ones as well, with what was found.")] = False,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
     """List the reviews that are still open, the oldest first."""
     with service(home) as (_, sessions), sessions() as session:
         from schemas.tables import RecoveryRequest
         from workers.recoveries import service as requests
 
         rows = []
-        for review in requests.open_reviews(session):
+        for review in requests.reviews(session) if every else requests.open_reviews(session):
             request = session.get_one(RecoveryRequest, review.request_id)
-            opened = f"{review.opened_at:%Y-%m-%d %H:%M}"
-            rows.append([str(request.id), request.requester, request.case_reference, opened])
-    names = ["request", "requester", "case", "open since"]
+            row = [str(request.id), request.requester, request.case_reference, f"{review.opened_at:%Y-%m-%d %H:%M}"]
+            closed = f"{review.closed_at:%Y-%m-%d %H:%M}" if review.closed_at else ""
+            rows.append(row + ([closed, review.closed_by or "", review.conclusion or ""] if every else []))
+    names = ["request", "requester", "case", "open since", *(["closed", "by", "conclusion"] if every else [])]
     if as_json:
         lines([dict(zip(names, row, strict=True)) for row in rows])
     else:

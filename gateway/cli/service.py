@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
     from workers.settings import GatewaySettings
+
+_GAP = 2  # spaces between two columns
+_LONGEST_WORD = 40  # what is longer, and no id, may be broken
+_ID = re.compile(r"[0-9a-fA-F]{16}|^arn:")  # shorter ones, as those of releases, are no longer than such a word
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Home = Annotated[
@@ -34,11 +39,11 @@ def home_folder(home: Path | None) -> Path:
 def service(home: Path | None) -> Iterator[tuple[GatewaySettings, sessionmaker[Session]]]:
     """The service's settings and database; every expected error becomes one line and exit code 1."""
     from workers.db import session_factory
-    from workers.logs import configure_logs
+    from workers.logs import silence_logs
     from workers.settings import GatewaySettings
 
     with database_told():
-        configure_logs("cli", "console", "WARNING")
+        silence_logs()
         settings = GatewaySettings.from_home(home_folder(home))
         sessions = session_factory(settings.database_url)
         try:
@@ -91,17 +96,78 @@ def lines(entries: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> None:
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:
-    """A table for people. Values are shown as they are: nothing in them is read as markup."""
+    """A table for people. Values are shown as they are: nothing in them is read as markup.
+
+    On a terminal, columns wrap between words until all of them fit. Where ids leave no room for that, a row is its first value on a
+    line of its own, and the others below it. Where the output is no terminal, nothing is wrapped.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, header_style="bold")
-    for name in head:
-        shown.add_column(name, overflow="fold")  # an id or a checksum that is cut cannot be compared
-    for row in rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(shown)
+    console, cells = Console(), [[printable(cell) for cell in row] for row in rows]
+    widths = _widths([head, *cells], console.width if console.is_terminal else None)
+    if widths is None:
+        for line in _stacked(head, cells, console.width):
+            console.print(Text(line), soft_wrap=True)
+        return
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name, width in zip(head, widths, strict=True):
+        shown.add_column(name, overflow="fold", width=width)
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))
+    (console if console.is_terminal else Console(width=_together(widths))).print(shown)
+
+
+def on_terminal() -> bool:
+    """Whether the output goes to somebody who reads it, and not to a file or another program."""
+    from rich.console import Console
+
+    return Console().is_terminal
+
+
+def _widths(rows: list[list[str]], room: int | None) -> list[int] | None:
+    """A width a column: the widest are made narrower until all fit into the room; None where they cannot."""
+    from rich.cells import cell_len
+
+    columns = list(zip(*rows, strict=True))
+    widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    least = [max((_unbroken(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    while room is not None and _together(widths) > room:
+        wide = [number for number, width in enumerate(widths) if width > least[number]]
+        if not wide:
+            return None
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _together(widths: list[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _unbroken(word: str) -> int:
+    """How much of a word stands on one line: all of an id or a checksum, for what is cut cannot be compared or copied."""
+    from rich.cells import cell_len
+
+    return cell_len(word) if _ID.search(word) else min(cell_len(word), _LONGEST_WORD)
+
+
+def _stacked(head: list[str], rows: list[list[str]], room: int) -> Iterator[str]:
+    """The rows where there is no room for a table. Two columns are names and values already."""
+    import textwrap
+
+    pairs = len(head) == 2
+    for row in [head, *rows] if pairs else rows:
+        yield row[0]
+        lines = [""]
+        named = [f"{name} {cell}" for name, cell in zip(head[1:], row[1:], strict=True) if cell]
+        for part in row[1:] if pairs else named:
+            if lines[-1] and len(lines[-1]) + len(part) + _GAP > room - 2:
+                lines.append("")
+            lines[-1] += ("  " if lines[-1] else "") + part
+        for line in lines:
+            for wrapped in textwrap.wrap(line, room - 2, break_long_words=False, break_on_hyphens=False):
+                yield f"  {wrapped}"
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from gateway.cli.service import (
     database_told,
     home_folder,
     lines,
+    on_terminal,
     printable,
     service,
     stop,
@@ -23,6 +25,7 @@ from gateway.cli.service import (
     tell,
     told,
 )
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from workers.audit.heads import Anchors, HeadVerifier
     from workers.audit.verify import Verification
     from workers.settings import GatewaySettings
+
+_HASH = re.compile(r"[0-9a-f]{32,}")  # hashes and signatures, and no id of ours
 
 app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 
@@ -119,9 +124,10 @@ def evidence(
         except OSError as error:
             raise stop(f"the file cannot be written: {error.strerror}") from None
     if made.left_out:
-        tell(f"{made.left_out} events are younger than the newest head, and not in it: make it again in a minute")
+        left_out = number_of(made.left_out, "event")
+        tell(f"left out as younger than the newest head: {left_out}; make it again in a minute")
     print(
-        f"{len(made.events)} events, proven by the head that the notary signed: check it with `refacex audit check {out} "
+        f"{number_of(len(made.events), 'event')}, proven by the head that the notary signed: check it with `refacex audit check {out} "
         "--public-key audit.public.json --custodian-key ticket.public.json`, both from whom you trust"
     )
 
@@ -147,15 +153,11 @@ def check(
     """Check an evidence bundle with the public keys alone: no database, no service. Exit code 0 only if all of it holds."""
     with told():
         from workers.audit.checking import check_bundle
-        from workers.audit.errors import EvidenceUnreadable
         from workers.custody.keys import load_verifiers
 
         verifier = _verifier(public_key, None)
-        try:
-            data = bundle.read_bytes()
-            files = [(path, path.read_bytes()) for path in file or []]
-        except OSError as error:
-            raise EvidenceUnreadable(f"a file cannot be read: {error.strerror}") from None
+        data = _content("the evidence bundle", bundle)
+        files = [(path, _content("the file to look for in the evidence", path)) for path in file or []]
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
         checked = check_bundle(data, verifier, custodian, before_signatures=before_signatures)
     _show_checked(checked)
@@ -171,7 +173,7 @@ def check(
     if not checked.ok:
         print("THIS EVIDENCE DOES NOT HOLD")
     elif strange:
-        print(f"the evidence holds, and {strange} of {len(known)} files ARE NONE THAT IT PROVES RELEASED")
+        print(f"the evidence holds, and {strange} of {number_of(len(known), 'file')} NOT PROVEN RELEASED BY IT")
     else:
         print("all of it holds")
     if not checked.ok or strange:
@@ -192,9 +194,9 @@ def accept_fork(
         from workers.audit import forks
         from workers.audit.notary import NotaryOptions, keeper_from
         from workers.db import session_factory
-        from workers.logs import configure_logs
+        from workers.logs import silence_logs
 
-        configure_logs("cli", "console", "ERROR")
+        silence_logs()
         env = home_folder(home) / "env" / "notary.env"
         settings = NotaryOptions.load(env if env.is_file() else None)
         anchors, signer = keeper_from(settings)
@@ -229,7 +231,7 @@ def events(
     if as_json:
         lines(found)
         return
-    table(["seq", "time", "event", "actor", "what"], [_row(each) for each in found])
+    table(["seq", "time", "event", "actor", "what"], [_row(each, whole=not on_terminal()) for each in found])
 
 
 def _events(session: Session, wanted: dict[str, str | None], event: str | None, limit: int) -> Iterator[dict[str, Any]]:
@@ -251,13 +253,15 @@ def _events(session: Session, wanted: dict[str, str | None], event: str | None, 
         yield json.loads(canonical)
 
 
-def _row(event: dict[str, Any]) -> list[str]:
+def _row(event: dict[str, Any], *, whole: bool) -> list[str]:
     fields = event["fields"]
     names = ("release", "item", "request", "ticket", "recovery")
-    what = [f"{name} {fields[name][:8]}" for name in names if name in fields]
+    what = [f"{name} {fields[name]}" for name in names if name in fields]
     detail = fields.get("detail", {})
-    what += [f"{name}={value}" for name, value in detail.items() if isinstance(value, str | int)]
-    return [str(event["seq"]), event["at"][:19], event["event"], fields.get("actor", ""), " ".join(what)[:100]]
+    said = [f"{name}={value}" for name, value in detail.items() if isinstance(value, str | int)]
+    what += said if whole else [_HASH.sub(lambda found: f"{found[0][:12]}…", words) for words in said]
+    time = event["at"][:19].replace("T", " ")
+    return [str(event["seq"]), time, event["event"], fields.get("actor", ""), " ".join(what)]
 
 
 def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
@@ -273,6 +277,15 @@ def _anchors(settings: GatewaySettings) -> Anchors:
     from workers.storage import Storage
 
     return Anchors(Storage(settings), settings.bucket_anchors)
+
+
+def _content(what: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise stop(
+            f"{what} cannot be read ({path}: {error.strerror}): nothing was checked; see that its path is right"
+        ) from None
 
 
 def _show_checked(checked: Checked) -> None:
@@ -291,11 +304,11 @@ def _show(result: Verification) -> None:
         tell(f"note: {note}")
     younger = result.events - result.anchored_to
     head = (
-        f"{result.events} events, {result.signatures} signatures of people, {result.attested} of the custodian, "
-        f"{result.heads} heads, {result.anchors} anchors; anchored to {result.anchored_to}"
+        f"{number_of(result.events, 'event')}, {number_of(result.signatures, 'signature')} of people, {result.attested} of the custodian, "
+        f"{number_of(result.heads, 'head')}, {number_of(result.anchors, 'anchor')}; anchored to {result.anchored_to}"
     )
     print(head + (f", {younger} younger" if younger > 0 else ""))
-    print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {len(result.findings)} findings")
+    print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {number_of(len(result.findings), 'finding')}")
 
 
 def _show_json(result: Verification) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +42,12 @@ class ProcessId:
     @property
     def alive(self) -> bool:
         return ProcessId.of(self.pid) == self
+
+    @property
+    def started_at(self) -> datetime:
+        """When it was started, by this machine's clock."""
+        boot = time.time() - float(Path("/proc/uptime").read_text().split()[0])
+        return datetime.fromtimestamp(boot + self.started / os.sysconf("SC_CLK_TCK"), UTC)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it is still the same process."""

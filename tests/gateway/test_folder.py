@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import gateway
 from gateway.cli import build, folder
-from gateway.cli.batch import Job
+from gateway.cli.batch import Job, find_jobs
 from refacex_core.images import decode, encode
 
 PHOTOGRAPHS = Path(gateway.__file__).parent / "demo_images"
@@ -254,12 +254,22 @@ def test_other_formats_go_out(world: World, refacex: Any, tmp_path: Path, kind: 
 def test_the_output_folder_inside_the_input_is_no_input(world: World, refacex: Any, tmp_path: Path) -> None:
     shutil.copy(world.originals / "astronaut.png", tmp_path / "a.png")
     command = ["anonymise", tmp_path, "--out", tmp_path / "released", "--keys", world.keys]
-    assert "1 of 1 images released" in refacex(*command).out
+    assert "1 of 1 image released" in refacex(*command).out
     before = (tmp_path / "released" / "a.png").read_bytes()
     refused = refacex(*command)
-    assert refused.code == 2 and "1 of the 1 outputs are there already" in refused.err
+    assert refused.code == 2 and "1 of 1 output there already" in refused.err
     assert (tmp_path / "released" / "a.png").read_bytes() == before
-    assert "1 of 1 images released" in refacex(*command, "--replace").out
+    replaced = refacex(*command, "--replace")
+    assert "1 of 1 image released" in replaced.out and "other files" not in replaced.err
+
+
+def test_an_output_folder_that_holds_other_files_is_told_of(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "original.jpg").write_bytes(b"x")
+    (job,) = find_jobs([world.originals / "astronaut.png"], tmp_path, ".png")
+    assert "holds other files already" in capsys.readouterr().err and job.output.parent == tmp_path
 
 
 def test_a_face_never_takes_the_place_of_another_photograph(world: World, refacex: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import jwt
 import numpy as np
@@ -22,15 +24,21 @@ from typer.testing import CliRunner
 
 from gateway.cli import governance, receiving
 from refacex_core.types import RecoveredFace as CoreFace
+from schemas.policies import Policy
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import POLICY, World, build
+from tests.workers.custody.test_passkeys import CONSOLE, Authenticator
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.custody import keys
-from workers.custody.policies import load_policies
+from workers.custody.judge import Refusal
+from workers.custody.orders import OrderRefusal
+from workers.custody.pinned import write as pin
+from workers.custody.policies import load_policies, write_policies
 from workers.custody.roster import load_roster
 from workers.recoveries.worker import Recoverer
+from workers.refusals import why_no_face, why_no_order
 from workers.settings import NotarySettings
 from workers.storage import Storage
 
@@ -86,9 +94,8 @@ def ask(refacex: Refacex, world: World, *faces: str) -> str:
     return refacex("request", "new", str(world.release)[:8], *named, *who, *GROUNDS).stdout.strip()
 
 
-def recover(world: World, request: str) -> None:
-    """What custodian and recovery worker do when the messages come."""
-    from uuid import UUID
+def recoverer(world: World, read: Callable[[str], bytes]) -> Recoverer:
+    """A recovery worker with networks that always find the same face."""
 
     class Core:
         model_version = "test"
@@ -99,12 +106,14 @@ def recover(world: World, request: str) -> None:
         def mark(self, crop: Any, ticket: bytes) -> Any:
             return crop
 
+    return Recoverer(world.as_("recovery"), world.recovery_key(), (world.ticket_key().public,), read, Core)  # type: ignore[arg-type]
+
+
+def recover(world: World, request: str) -> None:
+    """What custodian and recovery worker do when the messages come."""
     recovery = world.custodian().open(UUID(request)).recovery
     assert recovery is not None
-    publics = (world.ticket_key().public,)
-    read = world.files.__getitem__
-    worker = Recoverer(world.as_("recovery"), world.recovery_key(), publics, read, Core)  # type: ignore[arg-type]  # a stand-in
-    assert worker.recover(recovery) == "recovered"
+    assert recoverer(world, world.files.__getitem__).recover(recovery) == "recovered"
 
 
 def test_keys_and_people(refacex: Refacex, people: dict[str, Path], world: World) -> None:
@@ -190,6 +199,57 @@ def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path],
     )
     assert world.one(select(Recovery.state)) == "fetched"
     assert request in refacex("request", "list", "--state", "done", "--json").stdout
+
+
+def approved(refacex: Refacex, people: dict[str, Path], world: World, face: str) -> str:
+    """A request that two people approved."""
+    request = ask(refacex, world, face)
+    for approver in ("bob", "carol"):
+        refacex("request", "approve", request, "--as", approver, "--key", people[approver], "--yes")
+    return request
+
+
+def test_why_a_request_came_to_nothing_is_told_with_what_to_do(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    """The custodian refused a ticket; a recovery failed; one gave fewer faces than were asked for."""
+    fetch = ["--as", "alice", "--key", people["alice"], "--out", tmp_path]
+    refused = approved(refacex, people, world, "0.png:1")
+    book = world.policies.read_bytes()
+    write_policies(world.policies, [Policy("acme", POLICY, purposes=("another",))])
+    assert world.custodian().open(UUID(refused)).refusal == "purpose_not_allowed"
+    world.policies.write_bytes(book)
+    failed = approved(refacex, people, world, "0.png:1")
+    assert world.custodian().open(UUID(failed)).recovery is not None
+    recoverer(world, lambda key: b"another file").recover(world.custodian().open(UUID(failed)).recovery)  # type: ignore[arg-type]
+    for request, code, words in (
+        (refused, "purpose_not_allowed", "policy does not allow its purpose: see `refacex policy show`"),
+        (failed, "object_changed", "is not the one that was released: nothing was recovered"),
+    ):
+        assert f"{words}" in refacex("request", "show", request).stdout
+        assert code in json.loads(refacex("request", "show", request, "--json").stdout)["why"]
+        said = refacex("request", "fetch", request, *fetch, ok=False).stderr
+        assert words in said and code in said and "nothing to fetch" not in said
+    partly = ask(refacex, world, "0.png:0", "1.png:0")
+    for approver in ("bob", "carol"):
+        refacex("request", "approve", partly, "--as", approver, "--key", people[approver], "--yes")
+    one = next(iter(world.files))
+    recovery = world.custodian().open(UUID(partly)).recovery
+    assert recovery is not None
+    assert recoverer(world, lambda key: world.files[key] if key == one else b"x").recover(recovery) == "recovered"
+    assert "not every face came back: The released file" in refacex("request", "fetch", partly, *fetch).stderr
+
+
+@pytest.mark.parametrize(
+    "code", [*Refusal, "object_changed", "attempts_used_up", "ticket_invalid", "payload_unreadable"]
+)
+def test_every_refusal_has_its_words(code: str) -> None:
+    assert "does not know" not in why_no_face(str(code))
+
+
+@pytest.mark.parametrize("code", OrderRefusal)
+def test_every_refusal_of_an_order_has_its_words(code: OrderRefusal) -> None:
+    assert "does not know" not in why_no_order(code.value) and "does not know" in why_no_order("else")
 
 
 @pytest.fixture
@@ -308,9 +368,42 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
     refacex("policy", "pin", file, "--tenant", "acme", *pinned)
     assert load_policies(world.policies).policies["acme", POLICY].break_glass_quorum == 1
     refacex("policy", "set", file, "--tenant", "acme", *pinned)
-    for wrong in ("[]", "{", '{"name": "x", "quorum": 0}', '{"approvals": 2}'):
+    for wrong, told in (
+        ("[]", "one JSON object"),
+        ("{", "no JSON at line 1, column 2: a policy is one JSON object"),
+        ('{"quorum": 0}', "quorum is 1 or more, and not 0"),
+        ('{"quorum": "2"}', 'quorum is a whole number, and not "2"'),
+        ('{"break_glass_quorum": 3}', "break_glass_quorum is 0 (never) to quorum (2), and not 3"),
+        ('{"max_items": 1.5}', "max_items is a whole number"),
+        ('{"ticket_minutes": 1441}', "ticket_minutes is 1 to 1440"),
+        ('{"retain_days": -1}', "retain_days is 0 or more, or null"),
+        ('{"submitter_may_approve": "no"}', "submitter_may_approve is true or false"),
+        ('{"purposes": "a witness"}', 'purposes is a list of texts, and not "a witness"'),
+        ('{"purposes": [1]}', "purposes is a list of texts, and not 1"),
+        ('{"name": "A"}', "name is of lower-case letters"),
+        ('{"hours": "8"}', "hours is an object with start and end"),
+        ('{"hours": {"start": "8:00", "end": "18:00"}}', 'hours.start is a time as 08:00, and not "8:00"'),
+        ('{"hours": {"start": "08:00", "end": "18:00", "days": [0]}}', "hours.days are 1 (Monday) to 7"),
+        ('{"hours": {"start": "08:00", "end": "18:00", "days": 1}}', "hours.days is a list"),
+        (
+            '{"hours": {"start": "08:00", "end": "18:00", "time_zone": "Mars"}}',
+            "hours.time_zone is one as Europe/Berlin",
+        ),
+        ('{"approvals": 2}', "a policy has no approvals; it has tenant, name, quorum"),
+    ):
         file.write_text(wrong)
-        assert str(file) in refacex("policy", "set", file, *pinned, ok=False).stderr
+        assert f"{file}: " in (line := refacex("policy", "set", file, *pinned, ok=False).stderr) and told in line, line
+    broken = tmp_path / "policies.json"
+    file.write_text("{}")
+    for content, words in (("{", "no JSON at line 1"), ("{}", "format, version or checksum"), (None, "No such file")):
+        broken.unlink(missing_ok=True)
+        if content is not None:
+            broken.write_text(content)
+        line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
+        assert f"{broken}: " in line and words in line, line
+    pin(broken, "refacex-policies", 1, {"policies": [Policy("acme").body() | {"quorum": 0}]})
+    line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
+    assert f"{broken}: policy 1: quorum is 1 or more, and not 0" in line
     assert "cannot be read" in refacex("policy", "set", tmp_path / "none", ok=False).stderr
     assert "no policy of that name" in refacex("policy", "show", "none", ok=False).stderr
 
@@ -326,7 +419,11 @@ def test_a_broken_glass_is_reviewed_and_who_leaves_counts_no_more(
     refacex("person", "add", "olga", "--public", public, *entry)
     alice = ["--as", "alice", "--key", people["alice"]]
     new = ["request", "new", world.release, "--face", "0.png:0", *alice, *GROUNDS, "--break-glass"]
-    request = refacex(*new).stdout.strip()
+    asked = refacex(*new)
+    request = asked.stdout.strip()
+    told = asked.stderr.splitlines()
+    assert told[0].startswith("the glass is broken") and told[1].startswith("it needs 1 approval:"), told
+    assert len(told) == 2, "no line of a log"
     assert "THE GLASS IS BROKEN" in refacex("request", "show", request).stdout
     refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
     recover(world, request)
@@ -337,6 +434,9 @@ def test_a_broken_glass_is_reviewed_and_who_leaves_counts_no_more(
     assert "signature" in refacex(*close, "--as", "olga", "--key", people["bob"], ok=False).stderr
     refacex(*close, "--as", "olga", "--key", olga)
     assert refacex("review", "list", "--json").stdout == ""
+    (closed,) = (json.loads(line) for line in refacex("review", "list", "--all", "--json").stdout.splitlines())
+    assert (closed["request"], closed["by"], closed["conclusion"]) == (request, "olga", "in order") and closed["closed"]
+    assert "in order" in refacex("review", "list", "--all").stdout
     refacex("person", "remove", "olga", "--roster", world.roster)
     assert "olga" not in load_roster(world.roster).people
     assert "olga" not in refacex("person", "list").stdout
@@ -417,3 +517,43 @@ def test_item_names_are_only_names(refacex: Refacex, people: dict[str, Path], wo
         path = _write_face(tmp_path, name, SealedFace(item, item, 0, sealed), alice.secret())
         assert path.parent == tmp_path
         assert path.read_bytes() == b"png"
+
+
+def test_a_passkey_approves_with_the_requests_hash_as_challenge(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    phone, stranger = Authenticator(), Authenticator()
+    passkey, answer = tmp_path / "passkey.json", tmp_path / "answer.json"
+    passkey.write_text(json.dumps({"id": phone.passkey.id, "public": base64.b64encode(phone.passkey.public).decode()}))
+    public = refacex("person", "new-key", tmp_path / "dora.key").stdout.strip()
+    dora = ["dora", "--public", public, "--tenant", "acme", "--role", "approver", "--passkey", passkey]
+    refacex("person", "add", *dora, "--roster", world.roster)
+    on_roster = ["--roster", world.roster]
+    request = ask(refacex, world, str(world.items[0]))
+    assert "roster console" in refacex("request", "challenge", request, "--as", "dora", *on_roster, ok=False).output
+    refacex("roster", "console", CONSOLE.id, "--origin", CONSOLE.origins[0], *on_roster)
+
+    def answers(by: Authenticator, *options: str) -> None:
+        asked = json.loads(refacex("request", "challenge", request, "--as", "dora", *options, *on_roster).stdout)
+        assert (asked["rpId"], asked["userVerification"]) == (CONSOLE.id, "required")
+        assert [each["id"] for each in asked["allowCredentials"]] == [phone.passkey.id]
+        assertion, signature = by.sign(b"", challenge=asked["challenge"])
+        kept = assertion.as_json()
+        response = {
+            "clientDataJSON": kept["client_data"],
+            "authenticatorData": kept["authenticator_data"],
+            "signature": base64.urlsafe_b64encode(signature).decode().rstrip("="),
+        }
+        answer.write_text(json.dumps({"id": kept["credential"], "type": "public-key", "response": response}))
+
+    hand_in = ["request", "approve", request, "--as", "dora", "--yes", "--assertion", answer, *on_roster]
+    answers(stranger)
+    refacex(*hand_in, ok=False)
+    answers(phone, "--deny")
+    refacex(*hand_in, ok=False)
+    answer.write_text("{}")
+    assert "base64url" in refacex(*hand_in, ok=False).output
+    answers(phone)
+    refacex(*hand_in)
+    refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
+    recover(world, request)

@@ -18,13 +18,16 @@ from gateway.cli import governance
 from schemas.policies import Policy
 from schemas.tables import CustodyOrder, Outbox, Release, Subject
 from tests.conftest import Database
-from tests.governance import POLICY, World, build, copied
+from tests.governance import POLICY, Member, World, build, copied
 from workers.custody import retention
 from workers.custody.orders import carry_out
 from workers.custody.policies import write_policies
+from workers.custody.roster import write_roster
+from workers.recoveries import people
 from workers.recoveries.policies import set_policy
 
 Refacex = Callable[..., Result]
+APPROVERS = (("bob", ("approver",)), ("carol", ("approver",)))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,7 @@ def test_a_face_from_the_dry_run_to_its_end(refacex: Refacex, world: World, kim:
     assert world.one(select(func.count()).select_from(CustodyOrder)) == 0, "a dry run writes nothing"
     refacex("shred", "face", face, *kim, answer="n\n", ok=False)
     assert "--yes" in refacex("shred", "face", face, *kim, ok=False).stderr
+    assert "as kim?" in refacex("shred", "face", face, *kim, answer="n\n", ok=False).stdout
     assert world.one(select(func.count()).select_from(CustodyOrder)) == 0
     told = refacex("shred", "face", face, *kim, answer="y\n")
     assert "for ever" in told.stdout
@@ -115,7 +119,8 @@ def test_a_face_from_the_dry_run_to_its_end(refacex: Refacex, world: World, kim:
     entry = json.loads(refacex("order", "show", order, "--json").stdout)
     assert (entry["state"], entry["outcome"], entry["ordered_by"], entry["face"]) == ("done", "1", "kim", 1)
     assert "the case is closed" in refacex("order", "show", order).stdout
-    assert order in refacex("order", "list", "--state", "done").stdout
+    listed = refacex("order", "list", "--state", "done").stdout
+    assert order in listed and "1 key shredded" in listed
     assert refacex("order", "list", "--state", "given", "--json").stdout == ""
     assert "shredded before" in refacex("shred", "face", face, "--dry-run").stdout
 
@@ -137,7 +142,10 @@ def test_targets_by_their_names(refacex: Refacex, world: World) -> None:
 def test_a_hold_is_shown_and_lifted(refacex: Refacex, world: World, kim: list[object]) -> None:
     item = str(world.items[0])[:8]
     assert refacex("hold", "list", "--json").stdout == ""
-    refacex("hold", "face", f"{item}:0", *kim)
+    refacex("hold", "face", f"{item}:0", *kim, answer="n\n", ok=False)
+    assert "--yes" in refacex("hold", "face", f"{item}:0", *kim, ok=False).stderr
+    assert refacex("order", "list", "--json").stdout == ""
+    refacex("hold", "face", f"{item}:0", *kim, "--yes")
     assert refacex("hold", "list", "--json").stdout == "", "the custodian has not carried it out"
     assert carried(world, given(refacex)) == "done"
     (held,) = (json.loads(line) for line in refacex("hold", "list", "--json").stdout.splitlines())
@@ -150,8 +158,11 @@ def test_a_hold_is_shown_and_lifted(refacex: Refacex, world: World, kim: list[ob
     refacex("shred", "release", world.release, *kim, "--yes")
     assert carried(world, given(refacex)) == "refused"
     assert json.loads(refacex("order", "show", given(refacex), "--json").stdout)["outcome"] == "held"
+    assert "A legal hold forbids it" in refacex("order", "show", given(refacex)).stdout
+    assert "refused: held" in refacex("order", "list").stdout
     assert "no hold on just this" in refacex("lift", "item", item, *kim, ok=False).stderr
-    refacex("lift", "face", f"{item}:0", *kim)
+    assert "may be shredded again, as kim?" in refacex("lift", "face", f"{item}:0", *kim, answer="n\n", ok=False).stdout
+    refacex("lift", "face", f"{item}:0", *kim, "--yes")
     assert carried(world, given(refacex)) == "done"
     assert refacex("hold", "list", "--json").stdout == ""
 
@@ -180,15 +191,40 @@ def test_retention_says_what_is_due_and_asks(refacex: Refacex, world: World, kim
     finished = world.one(select(Release.finished_at))
     assert (entry["keys"], entry["held"]) == ("6", "")
     assert entry["due"] == f"{finished + timedelta(days=30):%Y-%m-%d %H:%M}"
-    assert "is asked" not in refacex("retention").stderr
+    assert "0 releases would be shredded" in refacex("retention", "--dry-run").stderr
+    assert "nothing was done" in refacex("retention").stderr
     keep_for(0)
-    refacex("hold", "item", world.items[0], *kim)
+    refacex("hold", "item", world.items[0], *kim, "--yes")
     carried(world, given(refacex))
     shown = json.loads(refacex("retention", "--dry-run", "--json").stdout)
     assert shown["due"].endswith("(now)")
     assert shown["held"] == f"item {world.items[0]}"
     messages = select(func.count()).where(Outbox.task == "custody.retain")
+    said = refacex("retention", "--dry-run").stderr
+    assert "1 release would be shredded, but for what is held; nothing was done" in said
     assert world.one(messages, role="relay") == 0, "a dry run writes nothing"
     assert "asked to shred 1 release;" in refacex("retention").stderr
     assert world.one(messages, role="relay") == 1
     assert retention.retain(world.custodian(), world.release) == retention.Retention(due=True, keys=3, held=1)
+
+
+def test_a_dry_run_counts_what_waits_for_the_faces(refacex: Refacex, world: World) -> None:
+    world.people = {name: Member(name, roles) for name, roles in (("alice", ("requester",)), *APPROVERS)}
+    write_roster(world.roster, [member.on_roster() for member in world.people.values()])
+    for member in world.people.values():
+        with world.as_("gateway").begin() as session:
+            people.add(session, member.on_roster(), "root")
+
+    def ends(scope: str, target: object) -> list[str]:
+        shown = refacex("shred", scope, target, "--dry-run").stdout.splitlines()
+        return [line.split()[-1] for line in shown if " it ends " in line]
+
+    assert ends("release", world.release) == ["0", "0"]
+    world.request((0, 0))
+    world.approved((0, 1))
+    world.withdraw(world.request((0, 0)))
+    assert world.custodian().open(world.approved((1, 0)).id).recovery is not None
+    assert ends("release", world.release) == ["2", "1"]
+    assert ends("item", world.items[0]) == ["2", "0"]
+    assert ends("face", f"{world.items[0]}:1") == ["1", "0"]
+    assert ends("face", f"{world.items[1]}:0") == ["0", "1"]

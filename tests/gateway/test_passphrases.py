@@ -66,6 +66,14 @@ def test_where_nobody_can_be_asked_it_says_so(key: Path, monkeypatch: pytest.Mon
         own_key(key)
 
 
+def test_without_a_terminal_a_new_one_comes_from_a_file_and_it_says_how(tmp_path: Path) -> None:
+    said = refacex("person", "new-key", tmp_path / "bob.json", "--passphrase")
+    line = " ".join(said.output.split())
+    assert said.exit_code == 1 and not (tmp_path / "bob.json").exists()
+    assert "A new passphrase is typed on a terminal" in line and "--passphrase-file FILE person new-key" in line
+    assert "This key file has" not in line
+
+
 def test_a_new_one_is_typed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     types(monkeypatch, "one", "one", "one", "two", "", "")
     assert new_passphrase(tmp_path / "k") == b"one"

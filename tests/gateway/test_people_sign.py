@@ -110,7 +110,7 @@ def test_a_submitter_signs_what_they_hand_in(refacex: Refacex, world: World) -> 
 
 def test_who_sets_a_policy_learns_what_it_shuts_out(refacex: Refacex, world: World) -> None:
     said = set_policy(refacex, world, "strict", signed_submissions=True).stderr
-    assert "1 release under it was submitted unsigned" in said
+    assert "submitted unsigned under it: 1 release," in said
     assert "unsigned" not in set_policy(refacex, world, "other", signed_submissions=True).stderr
     assert json.loads(refacex("policy", "show", "other", "--tenant", "acme").stdout)["signed_submissions"] is True
 

@@ -12,7 +12,7 @@ from click.testing import Result
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from gateway.cli import governance
+from gateway.cli import governance, trail
 from schemas.tables import Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import World, build, copied
@@ -105,6 +105,14 @@ def test_from_evidence_to_a_fork_that_is_accepted(
         assert "is the released file of image" in shown
         assert "not proven: That nothing is missing" in shown
         assert "IS NO FILE" in refacex("audit", "check", out, *public, "--file", other, ok=False).stdout
+    missing = refacex("audit", "check", out, *public, "--file", tmp_path / "none.png", ok=False)
+    assert (
+        f"the file to look for in the evidence cannot be read ({tmp_path / 'none.png'}: No such file" in missing.stderr
+    )
+    missing = refacex("audit", "check", tmp_path / "none.zip", *public, ok=False)
+    assert "the evidence bundle cannot be read" in missing.stderr and "was changed" not in missing.stderr
+    nobodys = refacex("audit", "check", out, "--public-key", tmp_path / "none.json", ok=False).stderr
+    assert "have whoever holds the key send it" in nobodys and str(tmp_path / "none.json") in nobodys
     foreign = refacex("audit", "check", out, "--public-key", tmp_path / "other.json", ok=False).stdout
     assert "WRONG: it names another notary's key than yours" in foreign
     assert "\nproven" not in foreign
@@ -118,7 +126,7 @@ def test_from_evidence_to_a_fork_that_is_accepted(
         assert "only" in refacex("audit", "verify", ok=False, database=backup).stdout
         accept = ["audit", "accept-fork", "--as", "root", "--reason-code", "disk-failure"]
         asked = refacex(*accept, ok=False, role="notary", database=backup)
-        assert "1 anchored heads" in asked.stderr
+        assert "1 anchored head (" in asked.stderr
         accepted = refacex(*accept, "--yes", role="notary", database=backup).stdout
         assert "accepted as epoch 1" in accepted
         verified = refacex("audit", "verify", *roster, database=backup)
@@ -133,3 +141,11 @@ def test_a_stranger_among_the_approvers_is_told(refacex: Refacex, world: World, 
     refacex(*added, "--without-roster")
     result = refacex("audit", "verify", "--roster", world.roster, ok=False).stdout
     assert "person mallory: is not on the roster [roster]" in result
+
+
+def test_an_event_is_shown_with_whole_ids_and_a_hash_that_is_cut_says_so() -> None:
+    fields = {"release": "1" * 8 + "-0000-4000-8000-000000000000", "actor": "ann", "detail": {"sha256": "ab" * 32}}
+    event = {"seq": 7, "at": "2026-01-05T12:00:00Z", "event": "item:released", "fields": fields}
+    what = trail._row(event, whole=False)[-1]
+    assert what == f"release {fields['release']} sha256=abababababab…"
+    assert trail._row(event, whole=True)[-1] == f"release {fields['release']} sha256={'ab' * 32}"

@@ -13,6 +13,7 @@ from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
 from workers.audit.signed import SignedHistory, signer_of
 from workers.audit.summary import LIMITS, PROVES, counted, released
+from workers.words import number_of
 
 Body = Mapping[str, Any]
 _PEOPLE = ("person:added", "person:removed")
@@ -66,7 +67,7 @@ def check_bundle(
     _check_signed(bodies, checked)
     _check_attested(bodies, custodian, checked, before_signatures)
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
-        checked.problems.append("summary.md does not say what the events say")
+        checked.problems.append("summary.md does not say what the events say, in the words of this version")
     checked.files = released(bodies)
     _add_facts(checked, heads[-1], bodies)
     return checked
@@ -74,13 +75,13 @@ def check_bundle(
 
 def _add_facts(checked: Checked, newest: SignedHead, bodies: Sequence[Body]) -> None:
     checked.facts += [
-        f"{len(bodies)} events of a trail of {newest.size}",
+        f"{number_of(len(bodies), 'event')} of a trail of {newest.size}",
         f"signed by the notary's key {newest.key_id} on {newest.at.isoformat(timespec='seconds')}",
         counted(bodies),
     ]
     if newest.epoch:
         checked.facts.append(
-            f"{newest.epoch} forks of this trail were accepted before: ask for what became of the lost events"
+            f"accepted before: {number_of(newest.epoch, 'fork')} of this trail; ask for what became of the lost events"
         )
 
 
@@ -97,7 +98,9 @@ def _check_heads(evidence: Evidence, verifier: HeadVerifier, checked: Checked) -
         return []
     first, newest = heads[0], heads[-1]
     if not check_consistency(first.size, newest.size, first.root, newest.root, evidence.consistency):
-        checked.problems.append(f"the head of {newest.size} events does not extend the head of {first.size}")
+        checked.problems.append(
+            f"the head of {number_of(newest.size, 'event')} does not extend the head of {first.size}"
+        )
         return []
     return heads
 
@@ -172,14 +175,14 @@ def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
 def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
     history = SignedHistory()
     _see(history, bodies, checked)
-    checked.facts.append(f"{history.signatures} signatures of people verify")
+    checked.facts.append(f"{number_of(history.signatures, 'signature')} of people verified")
     if history.unsigned:
         checked.limits.append(
             f"Who made {history.unsigned} of the decisions: they are of before signatures came into the trail, or carry none."
         )
     if history.enrolled:
         checked.limits.append(
-            f"That {history.enrolled} of the people are who they say: an identity provider's word stands for them, and no administrator's."
+            f"That {number_of(history.enrolled, 'enrolment')} was as the identity provider said: no administrator signed for it."
         )
 
 
@@ -190,15 +193,16 @@ def _check_attested(
     if custodian is None:
         if own:
             checked.limits.append(
-                f"That the custodian wrote {len(own)} events of its own: its public key was not given (--custodian-key)."
+                f"That the custodian wrote {number_of(len(own), 'event')} of its own: its public key was not given (--custodian-key)."
             )
         return
     history = AttestedHistory(custodian, signing=not before)
     _see(history, own, checked)
-    checked.facts.append(f"{history.signatures} signatures of the custodian verify")
+    checked.facts.append(f"{number_of(history.signatures, 'signature')} of the custodian verified")
     if history.unsigned:
         checked.limits.append(
-            f"That the custodian wrote {history.unsigned} events, which carry no signature: you say that they are of before it signed."
+            f"That the custodian wrote {number_of(history.unsigned, 'event')} without a signature: you say that this is of "
+            "before it signed."
         )
 
 

@@ -30,6 +30,7 @@ from workers.audit.verify import Problem, Verification
 from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
 from workers.custody.roster import SUBMITTER, Roster, RosterPerson
+from workers.words import number_of
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
 _BATCH = 500
@@ -167,7 +168,8 @@ def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verific
     result.attested = history.signatures
     if history.unsigned:
         result.notes.append(
-            f"{history.unsigned} events of the custodian are of before it signed them: nothing proves that it wrote them"
+            f"of before the custodian signed its events: {number_of(history.unsigned, 'event')} of its own; nothing proves that "
+            "it wrote any"
         )
 
 
@@ -177,11 +179,11 @@ def _check_signed(session: Session, result: Verification) -> None:
     result.signatures = history.signatures
     if history.unsigned:
         result.notes.append(
-            f"{history.unsigned} decisions are of before signatures came into the trail: nothing proves who made them"
+            f"of before signatures came into the trail: {number_of(history.unsigned, 'decision')}; nothing proves who made them"
         )
     if history.enrolled:
         result.notes.append(
-            f"{history.enrolled} people enrolled by their identity provider's word, and no administrator signed for them"
+            f"by an identity provider's word alone: {number_of(history.enrolled, 'enrolment')}, with no administrator's signature"
         )
 
 

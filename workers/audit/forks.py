@@ -27,6 +27,7 @@ from workers.audit.append import append
 from workers.audit.errors import AuditFork, ForkUnfounded, ForkUnsigned
 from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, HeadVerifier, SignedHead
 from workers.audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from workers.words import number_of
 
 WHAT = "refacex trail fork"
 _WHO = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
@@ -68,7 +69,8 @@ class Fork:
         """What became of the old branch, for people."""
         sizes = sorted(head.size for head in self.lost)
         return (
-            f"{len(sizes)} anchored heads (of {sizes[0]} to {sizes[-1]} events) were lost by the fork after event {self.common_size - 1}, "
+            f"{number_of(len(sizes), 'anchored head')} (of {sizes[0]} to {number_of(sizes[-1], 'event')}) lost by the fork after event "
+            f"{self.common_size - 1}, "
             f"accepted on {self.at.isoformat(timespec='seconds')} by {self.by} ({self.reason})"
         )
 

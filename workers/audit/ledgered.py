@@ -26,6 +26,7 @@ from schemas.tables import SealedKey
 from workers.audit.verify import Problem, Verification
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line, Outcome
 from workers.custody.recall import OUTCOMES, WORK
+from workers.words import number_of
 
 IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
 CLOCKS = timedelta(minutes=1)  # that the custodian's clock, the database's and this machine's may be apart
@@ -108,7 +109,9 @@ def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None
         for words in faults if not book.forgave(seq) else ():
             result.found(Problem.LEDGER, f"event {seq}", f"{event}: {words}")
     if forgotten:
-        result.notes.append(f"the ledger was begun again after a loss, and forgot what {forgotten} events tell of")
+        result.notes.append(
+            f"the ledger was begun again after a loss, and forgot what the trail tells of in {number_of(forgotten, 'event')}"
+        )
     seq, known = told.newest
     if not known:
         result.notes.append(

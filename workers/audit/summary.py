@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.audit import AuditEvent
+from workers.words import number_of
 
 Body = Mapping[str, Any]
 
 WORDS: dict[AuditEvent, str] = {
-    AuditEvent.RELEASE_SUBMITTED: "submitted the release of {items} images",
+    AuditEvent.RELEASE_SUBMITTED: "submitted the release of {items:image}",
     AuditEvent.RELEASE_FINISHED: "finished the release",
     AuditEvent.RELEASE_CANCELLED: "cancelled the release",
     AuditEvent.RELEASE_REPORTED: "wrote the risk report",
@@ -21,18 +22,18 @@ WORDS: dict[AuditEvent, str] = {
     AuditEvent.ITEM_HELD: "held image {item} back",
     AuditEvent.ITEM_FAILED: "could not work on image {item}",
     AuditEvent.ITEM_QUARANTINED: "set image {item} aside",
-    AuditEvent.REQUEST_OPENED: "asked for {faces} faces back ({urgency}; {quorum} approvals needed)",
+    AuditEvent.REQUEST_OPENED: "asked for {faces:face} back ({urgency}; {quorum:approval} needed)",
     AuditEvent.REQUEST_APPROVED: "approved the request",
     AuditEvent.REQUEST_DENIED: "denied the request",
     AuditEvent.REQUEST_WITHDRAWN: "took the request back",
     AuditEvent.REQUEST_EXPIRED: "let the request expire",
     AuditEvent.REVIEW_OPENED: "opened the review of the broken glass",
     AuditEvent.REVIEW_CLOSED: "closed the review of the broken glass",
-    AuditEvent.TICKET_ISSUED: "issued a ticket for {faces} faces",
+    AuditEvent.TICKET_ISSUED: "issued a ticket for {faces:face}",
     AuditEvent.TICKET_SPENT: "spent the ticket",
     AuditEvent.TICKET_RENEWED: "sealed the faces' keys to the recovery worker anew",
     AuditEvent.TICKET_REFUSED: "refused a ticket ({refusal})",
-    AuditEvent.RECOVERY_RECOVERED: "recovered {faces} faces",
+    AuditEvent.RECOVERY_RECOVERED: "recovered {faces:face}",
     AuditEvent.RECOVERY_FETCHED: "fetched the recovered faces",
     AuditEvent.RECOVERY_FAILED: "recovered nothing ({code})",
     AuditEvent.RECOVERY_REFUSED: "refused to recover ({code})",
@@ -41,8 +42,8 @@ WORDS: dict[AuditEvent, str] = {
     AuditEvent.PERSON_REMOVED: "removed {subject}",
 }
 PROVES = (
-    "Each event below stands, byte for byte and in this order, in the audit trail whose newest head the notary signed: nobody can have "
-    "changed one since without breaking that signature.",
+    "Every event in this bundle is in the audit trail, letter for letter and under the number that it has here. With the newest head the "
+    "notary signed that trail as a whole: had one of these events been altered, moved or put in afterwards, the signature would not fit.",
     "The earlier head is a part of the newer one: the trail was only added to between the two.",
     "Each signed decision was signed with the key that the trail gave its signer, over the SHA-256 of the request's or order's terms.",
     "A file whose SHA-256 is listed is the one that was released.",
@@ -62,9 +63,10 @@ def summarise(about: str, wanted: str, events: Sequence[Body], heads: Sequence[B
     lines = [
         f"# Evidence about {about} {wanted}",
         "",
-        f"From the audit trail as it stood at {_time(newest['at'])}: {newest['size']} events, signed by the notary's key {newest['key']}"
-        + (f", after {newest['epoch']} accepted forks" if newest.get("epoch") else "")
-        + f". The first event below was signed for by {_time(heads[0]['at'])} at the latest.",
+        f"From the audit trail as it stood at {_time(newest['at'])}: "
+        f"{number_of(newest['size'], 'event')}, signed by the notary's key {newest['key']}"
+        + (f", after {number_of(newest['epoch'], 'accepted fork')}" if newest.get("epoch") else "")
+        + f". By {_time(heads[0]['at'])} at the latest the notary had signed for the first event that is listed here.",
         "",
         "This page proves nothing by itself. `refacex audit check` does, with the notary's public key alone; so does any program written "
         "from `docs/audit-format.md`.",
@@ -95,7 +97,7 @@ def counted(events: Sequence[Body]) -> str:
     ends = (AuditEvent.ITEM_RELEASED, AuditEvent.ITEM_HELD, AuditEvent.ITEM_FAILED, AuditEvent.ITEM_QUARANTINED)
     told = Counter(each["event"].removeprefix("item:") for each in events if each["event"] in ends)
     became = ", ".join(f"{count} {state}" for state, count in sorted(told.items())) or "none of them told of"
-    return f"{submitted} images submitted; {became}"
+    return f"{number_of(submitted, 'image')} submitted; {became}"
 
 
 def released(events: Sequence[Body]) -> dict[str, str]:
@@ -107,7 +109,9 @@ def released(events: Sequence[Body]) -> dict[str, str]:
 def _event_line(event: Body) -> str:
     fields = event["fields"]
     known = {
-        name: _plain(value) for name, value in {**_detail(event), **fields}.items() if isinstance(value, str | int)
+        name: _Word(_plain(value))
+        for name, value in {**_detail(event), **fields}.items()
+        if isinstance(value, str | int)
     }
     template = str(WORDS.get(event["event"], event["event"]))
     words = template.format_map(_Known(known))
@@ -144,6 +148,13 @@ def _plain(value: Any) -> str:
     return text.replace("|", "/").replace("<", "(").replace(">", ")").replace("`", "'")[:200]
 
 
-class _Known(dict[str, str]):
-    def __missing__(self, name: str) -> str:
-        return "?"
+class _Word(str):
+    """A value in a sentence; `{faces:face}` gives it its noun."""
+
+    def __format__(self, noun: str) -> str:
+        return f"{self} {noun}{'' if self == '1' else 's'}" if noun else str(self)
+
+
+class _Known(dict[str, _Word]):
+    def __missing__(self, name: str) -> _Word:
+        return _Word("?")

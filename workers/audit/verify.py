@@ -23,6 +23,7 @@ from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
 from workers.audit.guards import describe, differences, made_by_migrations
 from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import Frontier, leaf_hash
+from workers.words import number_of
 
 MOST_UNANCHORED = timedelta(minutes=5)
 _BATCH = 2_000
@@ -188,7 +189,8 @@ def _check_versions(anchored: Anchored, result: Verification) -> None:
             Problem.ANCHOR, anchored.name, "somebody put a delete marker over it, which hides it from a listing"
         )
     if len(anchored.versions) > 1:
-        words = f"somebody wrote over it: it has {len(anchored.versions)} versions, and the oldest that the notary signed counts"
+        versions = number_of(len(anchored.versions), "version")
+        words = f"somebody wrote over it: it has {versions}, and the oldest that the notary signed counts"
         result.found(Problem.ANCHOR, anchored.name, words)
 
 
@@ -220,7 +222,9 @@ def _walk_events(session: Session, sizes: set[int], result: Verification) -> dic
     result.root = frontier.root()
     size = session.execute(select(AuditTail.size)).scalar_one_or_none()
     if size != result.events:
-        result.found(Problem.TAIL, "tail", f"the tail says {size} events, and there are {result.events}")
+        result.found(
+            Problem.TAIL, "tail", f"the tail says {size}, and the trail has {number_of(result.events, 'event')}"
+        )
     return roots
 
 
@@ -289,7 +293,7 @@ def _check_heads(
         where = f"head {size}"
         if size not in roots:
             lost = "events are missing before it" if size <= result.events else f"only {result.events} are left"
-            result.found(Problem.EVENTS_LOST, where, f"{size} events were signed for, and {lost}")
+            result.found(Problem.EVENTS_LOST, where, f"{number_of(size, 'event')} signed for, and {lost}")
         elif roots[size] != head.root:
             result.found(Problem.HISTORY_CHANGED, where, "the events before it are not those that were signed")
         if size not in outside:

@@ -12,9 +12,18 @@ class CustodyError(WorkerError):
 
 
 class KeyFileMissing(CustodyError):
-    """The key file does not exist: make one with `refacex up` or `refacex person new-key`, or restore your copy."""
+    """There is no key file there: see that the path is right, or restore your copy. Where there never was one, `refacex setup` makes
+    the system's, and `refacex person new-key` a person's.
+    """
 
     code = "key_file_missing"
+
+
+class PublicKeyMissing(KeyFileMissing):
+    """There is no public key file there: see that the path is right, or have whoever holds the key send it to you again. A service has
+    the notary's (`audit.public.json`) and the custodian's (`ticket.public.json`) below keys in its home folder; a person has theirs
+    beside their own key file.
+    """
 
 
 class KeyFileExists(CustodyError):
@@ -41,6 +50,12 @@ class PassphraseNeeded(CustodyError):
     """
 
     code = "passphrase_needed"
+
+
+class PassphraseUnasked(PassphraseNeeded):
+    """A new passphrase is typed on a terminal, and there is none here: run this on one, or write the passphrase to a file that only you
+    can read (`chmod 600`), and name that: `refacex --passphrase-file FILE person new-key ... --passphrase`.
+    """
 
 
 class PassphraseWrong(CustodyError):
@@ -88,15 +103,17 @@ class KeyRingBusy(CustodyError):
 
 
 class KeyRingMissing(CustodyError):
-    """This custodian has no key ring: its keys are in AWS KMS, rotate to the first of REFACEX_CUSTODY_KMS_KEYS with --kms."""
+    """This custodian has no key ring: its keys are in a key service, rotate to it with --to (AWS KMS: --to aws-kms)."""
 
     code = "key_ring_missing"
 
 
-class KmsNotConfigured(CustodyError):
-    """No KMS key was named: set REFACEX_CUSTODY_KMS_KEYS for the custodian, the first of them is what is rotated to."""
+class ServiceNotConfigured(CustodyError):
+    """This custodian's settings name no key of that service: for aws-kms set REFACEX_CUSTODY_KMS_KEYS, the first of them is what is
+    rotated to.
+    """
 
-    code = "kms_not_configured"
+    code = "key_service_not_configured"
 
 
 class RotationUnfinished(CustodyError):

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from schemas.orders import OrderTerms
 from schemas.states import OrderScope
+from schemas.tables import CustodyOrder
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Target:
     face: int | None = None
 
     @classmethod
-    def of(cls, terms: OrderTerms) -> Target:
-        """What an order is about."""
+    def of(cls, terms: OrderTerms | CustodyOrder) -> Target:
+        """What an order is about, by its terms or its row."""
         return cls(terms.scope, terms.target, terms.face)
 
     @property

@@ -28,7 +28,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from workers.custody import passphrase as passphrases
-from workers.custody.errors import KeyFileCorrupt, KeyFileExists, KeyFileLoose, KeyFileMissing, PassphraseNeeded
+from workers.custody.errors import (
+    KeyFileCorrupt,
+    KeyFileExists,
+    KeyFileLoose,
+    KeyFileMissing,
+    PassphraseNeeded,
+    PublicKeyMissing,
+)
 from workers.custody.sealing import PublicKey
 
 FORMAT = "refacex-key"
@@ -147,8 +154,8 @@ def write_public(path: Path | str, public: PublicJson) -> None:
 def load(path: Path | str, kind: FileKind, ask: Ask | None = None) -> KeyFile:
     """Reads a key file of that kind; `ask` gives its passphrase, if it has one.
 
-    Raises KeyFileMissing; KeyFileLoose where it holds secrets and group or others may read it; KeyFileCorrupt where
-    a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
+    Raises KeyFileMissing, for a public one PublicKeyMissing; KeyFileLoose where it holds secrets and group or others may read
+    it; KeyFileCorrupt where a byte of it is off, or it is of another kind; PassphraseNeeded and PassphraseWrong.
     """
     return _load(Path(path), kind, lambda document: _parse(document, ask))
 
@@ -162,10 +169,10 @@ def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) ->
     try:
         mode = path.stat().st_mode
         raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise KeyFileMissing from error
     except OSError as error:
-        raise KeyFileMissing(f"it cannot be read: {error.strerror}") from error
+        missing = PublicKeyMissing if kind is FileKind.PUBLIC else KeyFileMissing
+        plain = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        raise missing(f"{path}" if plain else f"{path} cannot be read: {error.strerror}") from error
     try:
         document = json.loads(raw)
         found = FileKind(document["kind"])

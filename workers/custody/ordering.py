@@ -37,6 +37,7 @@ class Survey:
     tenant: str
     items: int
     keys: scope.KeyCount
+    requests: int
     recoveries: int
     holds: set[Target]
     running: bool
@@ -55,6 +56,7 @@ def survey(session: Session, target: Target) -> Survey:
         tenant=tenant,
         items=len(portions),
         keys=scope.count_keys(session, target),
+        requests=scope.count_requests(session, target),
         recoveries=scope.count_recoveries(session, target),
         holds=known_holds(session).covering(portions),
         running=running,
@@ -106,26 +108,6 @@ def give_order(session: Session, terms: OrderTerms, signature: bytes) -> None:
     )
 
 
-def terms_of(order: CustodyOrder) -> OrderTerms:
-    """The terms put together from the row, whatever `canonical` says."""
-    return OrderTerms(
-        id=order.id,
-        tenant=order.tenant,
-        kind=order.kind,
-        scope=order.scope,
-        target=order.target,
-        face=order.face,
-        reason=order.reason,
-        ordered_by=order.ordered_by,
-        created_at=order.created_at,
-    )
-
-
-def target_of(order: CustodyOrder) -> Target:
-    """What the row says that it is about."""
-    return Target(order.scope, order.target, order.face)
-
-
 def standing_holds(session: Session) -> Sequence[CustodyOrder]:
     """The orders whose holds stand, the oldest first, as far as the database knows: what counts is the custodian's ledger."""
     lift = aliased(CustodyOrder)
@@ -145,7 +127,7 @@ def known_holds(session: Session) -> Holds:
     """The same, to be asked what they forbid."""
     holds = Holds()
     for order in standing_holds(session):
-        holds.put(target_of(order), order.created_at)
+        holds.put(Target.of(order), order.created_at)
     return holds
 
 

@@ -29,8 +29,8 @@ from workers.custody.errors import CustodyError, Held, NotHeld, StillReleasing, 
 from workers.custody.holds import Target
 from workers.custody.judge import verifies
 from workers.custody.ledger import Answered, Outcome
-from workers.custody.ordering import target_of, terms_of
 from workers.custody.roster import KEY_OFFICER, Roster
+from workers.custody.rows import order_terms
 from workers.custody.service import ACTOR, Custodian
 from workers.custody.shredding import Because, Reason, erase_subject, shred_some
 
@@ -109,7 +109,7 @@ def _answer(custodian: Custodian, order: CustodyOrder) -> Answered:
 def _judge(order: CustodyOrder, roster: Roster) -> OrderTerms:
     """The terms, if an officer of the tenant signed just these. Raises OrderRefused."""
     try:
-        terms = terms_of(order)
+        terms = order_terms(order)
     except ValueError:  # a face where none belongs
         raise OrderRefused(OrderRefusal.CHANGED) from None
     if terms.canonical() != bytes(order.canonical):
@@ -199,4 +199,4 @@ def _named(order: CustodyOrder) -> dict[str, Any]:
 
 
 def _record(session: Session, event: AuditEvent, order: CustodyOrder, sha256: str, detail: dict[str, Any]) -> None:
-    append(session, event, actor=ACTOR, request_hash=sha256, detail=detail, **target_of(order).field)
+    append(session, event, actor=ACTOR, request_hash=sha256, detail=detail, **Target.of(order).field)

@@ -4,9 +4,11 @@ a bar.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from schemas.policies import DEFAULT_POLICY, Policy
 from workers.custody import pinned
@@ -34,10 +36,24 @@ def load_policies(path: Path) -> PolicyBook:
     """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed."""
     try:
         book, sha256 = pinned.read(path, FORMAT, VERSION)
-        found = [Policy.of(body) for body in book["policies"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PoliciesInvalid(type(error).__name__) from error
+        bodies = book["policies"]
+        found = [_policy(body, number) for number, body in enumerate(bodies, start=1)]
+    except json.JSONDecodeError as error:
+        raise PoliciesInvalid(f"{path}: it is no JSON at line {error.lineno}, column {error.colno}") from error
+    except OSError as error:
+        raise PoliciesInvalid(f"{path}: {error.strerror}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PoliciesInvalid(f"{path}: policies is a list of objects, one a policy") from error
+    except ValueError as error:
+        raise PoliciesInvalid(f"{path}: {error}") from error
     return PolicyBook({(policy.tenant, policy.name): policy for policy in found}, sha256)
+
+
+def _policy(body: dict[str, Any], number: int) -> Policy:
+    try:
+        return Policy.of(body)
+    except ValueError as error:
+        raise ValueError(f"policy {number}: {error}") from error
 
 
 def write_policies(path: Path, policies: Iterable[Policy]) -> None:

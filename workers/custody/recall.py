@@ -32,7 +32,7 @@ from workers.custody.errors import LedgerBehind, LedgerExists, LedgerMissing, Lo
 from workers.custody.holds import Portion
 from workers.custody.judge import verifies
 from workers.custody.ledger import Ledger, Opening, Outcome, Recalled
-from workers.custody.ordering import terms_of
+from workers.custody.rows import order_terms
 
 Said = TypeVar("Said", bound=tuple[Any, ...])
 ACTOR = "custodian"
@@ -241,7 +241,7 @@ def _answers(session: Session, hashes: Iterator[bytes]) -> Iterator[tuple[OrderT
     for sha256 in dict.fromkeys(hashes):
         for order in session.scalars(select(CustodyOrder.id).where(CustodyOrder.canonical_sha256 == sha256)).all():
             try:
-                terms = terms_of(session.get_one(CustodyOrder, order))
+                terms = order_terms(session.get_one(CustodyOrder, order))
             except (
                 ValueError,
                 LookupError,

@@ -8,7 +8,7 @@ key before the old wrapping is given up.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,17 +28,19 @@ from workers.custody.errors import (
     KeyRingBusy,
     KeyRingMissing,
     KeyUnknown,
-    KmsNotConfigured,
     PassphraseNeeded,
     RotationUnfinished,
+    ServiceNotConfigured,
     Unwrappable,
 )
 from workers.custody.ledger import Ledger
 from workers.custody.providers import Sealer, Unwrapper
 from workers.custody.providers.sealers import ToPublicKey
+from workers.custody.providers.services import Held
 from workers.custody.register import KnownKey
 from workers.custody.rows import context_of, unwrap_row
-from workers.custody.sealing import DEFAULT_SUITE, PublicKey, SealSuite
+from workers.custody.sealing import DEFAULT_SUITE, PublicKey
+from workers.words import number_of
 
 # Where the fault tests kill a rotation and a retirement.
 ROTATION_STEPS = (
@@ -107,8 +109,8 @@ class Listed:
 class KeyOffice:
     """What custody keys are looked after with, on the custodian's machine.
 
-    `events` signs them as the custodian's; `passphrase` is what the ring is written under, None for none; `kms` the key and
-    sealer that `--kms` rotates to; `reach` is told each step's name, `told` how many rows were gone through.
+    `events` signs them as the custodian's; `passphrase` is what the ring is written under, None for none; `services` the key
+    services that a rotation may go to; `reach` is told each step's name, `told` how many rows were gone through.
     """
 
     sessions: sessionmaker[Session]
@@ -119,8 +121,7 @@ class KeyOffice:
     ring: Path | None = None
     public: Path | None = None
     ask: keys.Ask | None = None
-    kms_keys: list[str] = field(default_factory=list)
-    kms: Sealer | None = None
+    services: Sequence[Held] = ()
     reach: Callable[[str], None] = lambda step: None
     told: Callable[[int], None] = lambda rows: None
     batch: int = BATCH
@@ -157,7 +158,7 @@ class KeyOffice:
         return "active" if self._is_active(row.id, ring) else "old"
 
     def _is_active(self, key: str, ring: keys.KeyFile | None) -> bool:
-        return (ring is not None and key == ring.active) or self.kms_keys[:1] == [key]
+        return (ring is not None and key == ring.active) or any(key == each.keys[0] for each in self.services)
 
     def check(self) -> Tally:
         """Unwraps every live row, and says what does not open."""
@@ -176,14 +177,15 @@ class KeyOffice:
 
     # --- rotation
 
-    def rotate(self, *, to_kms: bool = False, new_key: bool = True) -> Rotated:
-        """Goes on with the rotation that is under way, or begins one; `new_key` False makes no new key for it.
+    def rotate(self, *, to: str | None = None, new_key: bool = True) -> Rotated:
+        """Goes on with the rotation that is under way, or begins one: to the key service of suite `to`, or within the ring
+        (`new_key` False makes no new key for it).
 
-        Raises RotationUnfinished where one to another provider is under way, KeyRingMissing, KmsNotConfigured,
+        Raises RotationUnfinished where one to another provider is under way, KeyRingMissing, ServiceNotConfigured,
         KeyRingBusy; Away and the database's errors where an engine went away: running it again goes on.
         """
         with self._alone():
-            target, sealer = self._kms_target() if to_kms else self._ring_target(new_key)
+            target, sealer = self._ring_target(new_key) if to is None else self._service_target(to)
             with self.sessions.begin() as session:
                 register.start(session, target, self.actor)
             self.reach("after-started")
@@ -199,13 +201,14 @@ class KeyOffice:
             self.reach("after-finished")
             return Rotated(target.id, rewrapped, tally)
 
-    def _kms_target(self) -> tuple[KnownKey, Sealer]:
-        if not self.kms_keys or self.kms is None:
-            raise KmsNotConfigured
+    def _service_target(self, suite: str) -> tuple[KnownKey, Sealer]:
+        service = next((each for each in self.services if each.suite == suite), None)
+        if service is None:
+            raise ServiceNotConfigured(suite[:40])
         self._register(self._read_ring())
-        self._refuse_another(self.kms_keys[0])
+        self._refuse_another(service.keys[0])
         self.reach("after-registered")
-        return KnownKey(self.kms_keys[0], SealSuite.AWS_KMS.value, None), self.kms
+        return KnownKey(service.keys[0], service.suite, None), service.sealer
 
     def _ring_target(self, new_key: bool) -> tuple[KnownKey, Sealer]:
         ring = self._read_ring()
@@ -234,8 +237,8 @@ class KeyOffice:
         with self.sessions() as session:
             under_way = register.rotating_to(session)
         if under_way is not None and under_way != target:
-            provider = " --kms" if under_way in self.kms_keys else ""
-            raise RotationUnfinished(f"refacex keys rotate{provider}, to {under_way}")
+            to = next((f" --to {each.suite}" for each in self.services if under_way in each.keys), "")
+            raise RotationUnfinished(f"refacex keys rotate{to}, to {under_way}")
         return under_way is not None
 
     def _origins(self, target: str) -> list[str]:
@@ -307,7 +310,7 @@ class KeyOffice:
         )
         needed = sum(not self.ledger.shredded(*row) for row in session.execute(query))
         if needed:
-            raise KeyInUse(f"{needed} sealed keys open with nothing else")
+            raise KeyInUse(f"nothing else opens {number_of(needed, 'sealed key')}")
 
     def protect(self) -> None:
         """Writes the key ring under the passphrase that `ask` gives. Raises KeyRingMissing, PassphraseNeeded."""
@@ -348,7 +351,7 @@ class KeyOffice:
 
     def _known(self, ring: keys.KeyFile | None) -> list[KnownKey]:
         local = [_known_key(key) for key in ring.keys] if ring is not None else []
-        return local + [KnownKey(arn, SealSuite.AWS_KMS.value, None) for arn in self.kms_keys]
+        return local + [KnownKey(key, each.suite, None) for each in self.services for key in each.keys]
 
     def _read_ring(self) -> keys.KeyFile | None:
         return None if self.ring is None else keys.load(self.ring, keys.FileKind.CUSTODY, self.ask)

@@ -1,9 +1,10 @@
-"""A sealed key's row: what it is bound to, and what is in it."""
+"""What rows stand for: what a sealed key is bound to and what is in it, and what an order says."""
 
 from __future__ import annotations
 
 from schemas.contexts import LAYOUT_FACE, KeyContext
-from schemas.tables import Attempt, Release, SealedKey
+from schemas.orders import OrderTerms
+from schemas.tables import Attempt, CustodyOrder, Release, SealedKey
 from workers.custody.errors import KeyShredded
 from workers.custody.providers import Unwrapper, WrappedKey
 
@@ -27,3 +28,18 @@ def unwrap_row(unwrapper: Unwrapper, row: SealedKey, attempt: Attempt, release: 
         raise KeyShredded
     sealed = WrappedKey(row.suite, row.custody_key_id, bytes(row.wrapped))
     return unwrapper.unwrap(sealed, context_of(row, attempt, release))
+
+
+def order_terms(row: CustodyOrder) -> OrderTerms:
+    """The terms of an order put together from its row, whatever `canonical` says."""
+    return OrderTerms(
+        id=row.id,
+        tenant=row.tenant,
+        kind=row.kind,
+        scope=row.scope,
+        target=row.target,
+        face=row.face,
+        reason=row.reason,
+        ordered_by=row.ordered_by,
+        created_at=row.created_at,
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from schemas.contexts import LAYOUT_FACE
-from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState
-from schemas.tables import Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
+from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState, RequestState
+from schemas.tables import Item, Recovery, RecoveryRequest, Release, RequestFace, SealedKey, Subject, Ticket
 from workers.custody.errors import StillReleasing, TargetUnknown
 from workers.custody.holds import Portion, Target
 
@@ -99,14 +100,24 @@ def count_keys(session: Session, target: Target) -> KeyCount:
     return KeyCount(row.left, row.layout, row.gone)
 
 
+def count_requests(session: Session, target: Target) -> int:
+    """How many requests for faces of the target wait for approvals or the custodian, and would be in vain without its keys."""
+    waiting = RecoveryRequest.state.in_([RequestState.OPEN, RequestState.APPROVED])
+    query = select(func.count()).select_from(RecoveryRequest).where(waiting, RecoveryRequest.expires_at > func.now())
+    return session.execute(query.where(RecoveryRequest.id.in_(_requests(target)))).scalar_one()
+
+
 def count_recoveries(session: Session, target: Target) -> int:
     """How many recoveries of faces of the target have not been fetched, and would end with its keys."""
-    faces = select(RequestFace.request_id).join(Item, Item.id == RequestFace.item_id).where(_within(target))
-    if target.face is not None:
-        faces = faces.where(RequestFace.face == target.face)
     query = select(func.count()).select_from(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id)
     waiting = Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED])
-    return session.execute(query.where(Ticket.request_id.in_(faces), waiting)).scalar_one()
+    return session.execute(query.where(Ticket.request_id.in_(_requests(target)), waiting)).scalar_one()
+
+
+def _requests(target: Target) -> Select[Any]:
+    """The requests that name a face of the target."""
+    query = select(RequestFace.request_id).join(Item, Item.id == RequestFace.item_id).where(_within(target))
+    return query if target.face is None else query.where(RequestFace.face == target.face)
 
 
 def _within(target: Target) -> ColumnElement[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from schemas.states import ExportState
 from schemas.tables import Export
 from workers.audit.merkle import inclusion_proof
 from workers.audit.store import StoredNodes
-from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderTaken, FolderUnusable
+from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderMixed, FolderTaken, FolderUnusable
 from workers.exports import service
 from workers.storage import Storage
 
@@ -39,11 +40,19 @@ def wait(sessions: sessionmaker[Session], export_id: UUID, *, timeout: float, po
         time.sleep(poll)
 
 
-def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> list[str]:
-    """Write the export's files to a folder; gives their names. A file is in place only once its checksum was right.
+@dataclass(frozen=True)
+class Fetched:
+    """The names of an export's files, and how many of them were in the folder already, as they should be."""
 
-    What is in the folder already stays: the same files are checked, others of their names refused before anything is
-    written. Raises ExportCorrupt, FolderTaken, FolderUnusable, StorageAway.
+    names: list[str]
+    there: int
+
+
+def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> Fetched:
+    """Write the export's files to a folder. A file is in place only once its checksum was right.
+
+    The same export in the folder, or a part of it, stays and is checked. Anything else in it is refused before anything is
+    written. Raises ExportCorrupt, FolderTaken, FolderMixed, FolderUnusable, StorageAway.
     """
     entries = {str(entry["name"]): str(entry["sha256"]) for entry in (export.manifest or {}).get("files", ())}
     if any(Path(name).name != name for name in entries):
@@ -54,6 +63,9 @@ def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> list[s
         there = {name for name in entries if (folder / name).exists()}
         if any(_sha256(folder / name) != entries[name] for name in there):
             raise FolderTaken
+        others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - entries.keys()
+        if others - {AUDIT, HEAD}:
+            raise FolderMixed
         for name, sha256 in entries.items():
             names.append(name)
             if name in there:
@@ -67,7 +79,7 @@ def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> list[s
             part.rename(folder / name)
     except OSError as error:
         raise FolderUnusable(type(error).__name__) from error
-    return names
+    return Fetched(names, len(there))
 
 
 def _sha256(path: Path) -> str:

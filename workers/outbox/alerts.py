@@ -45,7 +45,7 @@ class AlertDelivery:
         self._opener = build_opener(_Stay)
 
     def deliver(self) -> int:
-        """Deliver what waits; gives how many. One that is refused keeps none behind it from its turn.
+        """Deliver what waits, or log it where there is no webhook; gives how many. One that is refused keeps none behind it from its turn.
 
         Raises WebhookAway where some have to be sent again.
         """
@@ -60,7 +60,7 @@ class AlertDelivery:
                 refused = f"status {error.code}"
             except (OSError, HTTPException) as error:
                 raise WebhookAway(type(error).__name__) from error
-        if delivered:
+        if delivered and self._settings.alert_webhook:
             log.info("alerts_delivered", alerts=delivered)
         if refused:
             raise WebhookAway(refused)
@@ -77,7 +77,8 @@ class AlertDelivery:
                 self._post(alert)
             else:
                 log.critical("alert_without_webhook", alert=alert.id, kind=alert.kind, detail=alert.detail)
-            session.execute(update(Alert).where(Alert.id == alert_id).values(delivered_at=func.now()))
+            when = func.now() if self._settings.alert_webhook else Alert.at
+            session.execute(update(Alert).where(Alert.id == alert_id).values(delivered_at=when))
         return 1
 
     def _post(self, alert: Alert) -> None:

@@ -127,6 +127,12 @@ class NothingToFetch(RecoveryError):
     code = "nothing_to_fetch"
 
 
+class RecoveryFailed(RecoveryError):
+    """No face comes of this request, now or later."""
+
+    code = "recovery_failed"
+
+
 class BundleUnreadable(RecoveryError):
     """The key bundle does not open with this worker's key: see that custodian and recovery worker have one key pair."""
 

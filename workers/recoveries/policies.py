@@ -1,4 +1,4 @@
-"""Policies as the gateway knows them: for early answers. What counts is the custodian's own copy."""
+"""Policies as the gateway knows and sets them. What counts is the custodian's own copy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from schemas.policies import DEFAULT_POLICY, Policy
 from schemas.tables import Policy as Row
 from schemas.tables import Release
 from workers.audit import append
-from workers.errors import PolicyUnknown
 from workers.recoveries.people import Word, check_word
+from workers.recoveries.rules import load_policy, policies
 
-
-def load_policy(session: Session, tenant: str, name: str) -> Policy:
-    """The newest version of a policy; the defaults for `default` where nobody set it. Raises PolicyUnknown."""
-    query = select(Row.body).where(Row.tenant == tenant, Row.name == name).order_by(Row.version.desc()).limit(1)
-    body = session.execute(query).scalar_one_or_none()
-    if body is None:
-        if name != DEFAULT_POLICY:
-            raise PolicyUnknown(name[:64])
-        return Policy(tenant)
-    return Policy.of(body)
+__all__ = ["load_policy", "next_version", "policies", "set_policy", "shut_out"]
 
 
 def next_version(session: Session, policy: Policy) -> int:
@@ -66,14 +57,3 @@ def shut_out(session: Session, policy: Policy) -> int:
     unsigned = select(func.count()).select_from(Release).where(Release.signature.is_(None))
     named = func.coalesce(Release.policy["name"].astext, DEFAULT_POLICY) == policy.name
     return session.execute(unsigned.where(Release.tenant == policy.tenant, named)).scalar_one()
-
-
-def policies(session: Session) -> list[tuple[Policy, int]]:
-    """Every policy's newest version, with its number."""
-    newest = select(Row.tenant, Row.name, func.max(Row.version).label("version")).group_by(Row.tenant, Row.name)
-    found = newest.subquery()
-    query = select(Row).join(
-        found, (Row.tenant == found.c.tenant) & (Row.name == found.c.name) & (Row.version == found.c.version)
-    )
-    rows = session.execute(query.order_by(Row.tenant, Row.name)).scalars()
-    return [(Policy.of(row.body), row.version) for row in rows]

@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import cast, func, insert, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
+from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
@@ -214,15 +216,16 @@ def approve(
     return state
 
 
-def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes) -> None:
-    """Whether a decision of theirs with this key could be recorded, before anybody is asked to make it.
+def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes | None) -> None:
+    """Whether a decision of theirs with this key (None: a passkey) could be recorded, before anybody is asked to make it.
 
     Raises OwnRequest, SubmitterMayNotApprove, PersonUnknown, SignatureInvalid.
     """
     if who == terms.requester:
         raise OwnRequest
     _check_submitter(session, terms, who)
-    if ed25519_public != acting(session, who, terms.tenant, APPROVER).ed25519_public:
+    person = acting(session, who, terms.tenant, APPROVER)
+    if ed25519_public is not None and ed25519_public != person.ed25519_public:
         raise SignatureInvalid
 
 
@@ -294,6 +297,22 @@ def find_recovery(session: Session, request_id: UUID) -> Recovery | None:
     return session.execute(query).scalar_one_or_none()
 
 
+def failure_of(session: Session, request_id: UUID) -> str | None:
+    """The code of what its recovery failed by, wholly or in part, or of why the custodian made no ticket; None where neither is so."""
+    recovery = find_recovery(session, request_id)
+    if recovery is not None:
+        return recovery.error_code
+    state = session.execute(select(RecoveryRequest.state).where(RecoveryRequest.id == request_id)).scalar_one()
+    if state not in (RequestState.FAILED, RequestState.EXPIRED):
+        return None
+    said = cast(func.convert_from(Event.canonical, "UTF8"), JSONB)["fields"]
+    refused = select(said["detail"]["refusal"].as_string()).order_by(Event.seq.desc()).limit(1)
+    refused = refused.where(
+        Event.event == AuditEvent.TICKET_REFUSED.value, said["request"].as_string() == str(request_id)
+    )
+    return session.execute(refused).scalar_one_or_none()
+
+
 def load_terms(session: Session, request_id: UUID) -> RequestTerms:
     """The terms as the rows have them: what an approver reads and signs. Raises RequestUnknown."""
     request = session.get(RecoveryRequest, request_id)
@@ -301,6 +320,11 @@ def load_terms(session: Session, request_id: UUID) -> RequestTerms:
         raise RequestUnknown
     faces = session.execute(select(RequestFace).where(RequestFace.request_id == request_id)).scalars().all()
     return terms_of(request, faces)
+
+
+def reviews(session: Session) -> Sequence[Review]:
+    """Every review of a broken glass, the oldest first."""
+    return session.execute(select(Review).order_by(Review.opened_at)).scalars().all()
 
 
 def open_reviews(session: Session, *, requester: str | None = None) -> Sequence[Review]:

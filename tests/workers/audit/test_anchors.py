@@ -113,7 +113,7 @@ def test_a_hidden_fork_is_still_told(
         s3_admin.delete_object(Bucket=anchors.bucket, Key=anchors.fork_name(1))
         result = check(backup, anchors, signer)
         assert found(result) == {(Problem.ANCHOR, anchors.fork_name(1))}
-        assert "were lost by the fork" in result.notes[0]
+        assert "lost by the fork" in result.notes[0]
         write(backup, 1)
         head = new_notary(backup, anchors, signer).anchor()
         assert head is not None

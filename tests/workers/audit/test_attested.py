@@ -156,7 +156,7 @@ def test_events_of_before_its_signatures_are_a_note_and_none_after(
     unsigned()
     result = checked(world, anchors, signer)
     assert (words(result), result.attested) == ([], 0)
-    assert "1 events of the custodian are of before it signed them" in result.notes[0]
+    assert "before the custodian signed its events: 1 event of its own" in result.notes[0]
     world.custodian().open(uuid4())
     unsigned()
     assert words(checked(world, anchors, signer)) == ["ticket:refused: the custodian did not sign it"]

@@ -25,6 +25,7 @@ from workers.audit.checking import Checked, check_bundle
 from workers.audit.errors import EvidenceUnreadable, NotAnchoredYet, NotInTrail
 from workers.audit.evidence import About, Evidence, gather, pack, pack_members, unpack
 from workers.audit.heads import Anchors, HeadSigner, HeadVerifier
+from workers.audit.summary import summarise
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -107,7 +108,7 @@ def repacked(fields: dict[str, Any]) -> bytes:
 def test_both_checkers_accept_a_release_and_a_ticket(bundles: Bundles) -> None:
     for data, signatures in ((bundles.release, 5), (bundles.ticket, 4)):
         assert holds(data, bundles.verifier)
-        assert f"{signatures} signatures of people verify" in check_bundle(data, bundles.verifier).facts
+        assert f"{signatures} signatures of people verified" in check_bundle(data, bundles.verifier).facts
         checked = check_bundle(data, bundles.verifier)
         for key, file in bundles.world.files.items():
             item = checked.item_of(file)
@@ -122,7 +123,7 @@ def test_the_custodians_events_are_checked_with_its_key(bundles: Bundles) -> Non
     for data in (bundles.release, bundles.ticket):
         assert holds(data, bundles.verifier, custodian)
         checked = check_bundle(data, bundles.verifier, custodian)
-        assert "2 signatures of the custodian verify" in checked.facts
+        assert "2 signatures of the custodian verified" in checked.facts
         assert not any("--custodian-key" in words for words in checked.limits)
         assert any("--custodian-key" in words for words in check_bundle(data, bundles.verifier).limits)
         (name,) = custodian
@@ -172,7 +173,7 @@ def test_a_ticket_without_any_signature_of_the_custodian_is_a_fault(
     independent_checker.check(data, signer.verifier.public, public, before=True)
     checked = check_bundle(data, signer.verifier, custodian, before_signatures=True)
     assert checked.ok
-    assert any("wrote 2 events, which carry no signature: you say" in words for words in checked.limits)
+    assert any("wrote 2 events without a signature: you say" in words for words in checked.limits)
 
 
 def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:
@@ -182,6 +183,7 @@ def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:
         "| bob | approved the request",
         "spent the ticket",
         "2 images submitted; 2 released",
+        "Every event in this bundle is in the audit trail, letter for letter and under the number that it has here.",
     ):
         assert words in page, page
     for data in (bundles.release, bundles.ticket):
@@ -192,6 +194,8 @@ def test_a_bundle_says_who_did_what_and_no_free_text(bundles: Bundles) -> None:
     tags = [[each.body()["event"] for each in evidence.events] for evidence in (about_release, about_ticket)]
     assert tags[0].count("request:opened") == 2
     assert tags[1].count("request:opened") == 1, "another request of the same release is another matter"
+    one = dict(about_ticket.events[-1].body(), event="ticket:issued", fields={"detail": {"faces": 1}})
+    assert "issued a ticket for 1 face |" in summarise("ticket", "x", [one], [json.loads(about_ticket.heads[-1].body)])
     people = {
         each.body()["fields"]["subject"] for each in about_ticket.events if each.body()["event"] == "person:added"
     }
@@ -231,7 +235,7 @@ def test_another_notarys_key_and_another_summary_are_refused(bundles: Bundles) -
     assert not holds(pack_members(rfc8785.dumps(fields), changed), bundles.verifier)
     fitting = fields | {"summary": hashlib.sha256(changed).hexdigest()}
     (problem,) = check_bundle(pack_members(rfc8785.dumps(fitting), changed), bundles.verifier).problems
-    assert problem == "summary.md does not say what the events say"
+    assert problem == "summary.md does not say what the events say, in the words of this version"
 
 
 @QUICK

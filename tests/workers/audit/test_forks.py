@@ -66,7 +66,7 @@ def test_a_restored_backup_goes_on_once_its_fork_is_accepted(
     result = check(backup, anchors, signer)
     assert (result.findings, result.events, result.anchored_to) == ([], 6, 4)
     (note,) = result.notes
-    assert "2 anchored heads (of 7 to 9 events) were lost by the fork after event 3" in note
+    assert "2 anchored heads (of 7 to 9 events) lost by the fork after event 3" in note
     assert "by root (disk-failure)" in note
     notary = new_notary(backup, anchors, signer)
     write(backup, 3)  # size 9 again, and other events than the lost head of 9

@@ -139,7 +139,7 @@ def test_evidence_shows_who_signed_the_submission(
     independent_checker.check(data, signer.verifier.public)
     checked = check_bundle(data, signer.verifier)
     assert checked.ok, checked.problems
-    assert f"{1 if who else 0} signatures of people verify" in checked.facts
+    assert f"{'1 signature' if who else '0 signatures'} of people verified" in checked.facts
 
 
 # --- administrators
@@ -256,7 +256,7 @@ def test_an_enrolment_in_a_tenant_with_an_administrator_is_a_note(
         people.add(session, Member("gus", ("approver",)).on_roster(), "gus", issuer="https://id", identity="7")
     result = verified(world.database, anchors, signer)
     assert (result.findings, len(result.notes)) == ([], 1)
-    assert "1 people enrolled by their identity provider's word" in result.notes[0]
+    assert "identity provider's word alone: 1 enrolment," in result.notes[0]
 
 
 def test_evidence_holds_the_administrator_who_signed_for_a_signer(
@@ -271,7 +271,7 @@ def test_evidence_holds_the_administrator_who_signed_for_a_signer(
     independent_checker.check(data, signer.verifier.public)
     checked = check_bundle(data, signer.verifier)
     assert checked.ok, checked.problems
-    assert "2 signatures of people verify" in checked.facts
+    assert "2 signatures of people verified" in checked.facts
     tags = [(body["event"], body["fields"].get("subject")) for body in (each.body() for each in evidence.events)]
     assert tags == [("person:added", "ada"), ("person:added", "new"), ("release:submitted", None)]
     without = pack(replace(evidence, events=evidence.events[1:]))

@@ -28,6 +28,7 @@ from workers.custody.errors import (
     KeyUnknown,
     LedgerExists,
     LedgerInvalid,
+    PublicKeyMissing,
     RosterInvalid,
     Unwrappable,
 )
@@ -184,8 +185,12 @@ def test_a_key_file_of_another_kind_loose_or_missing(tmp_path: Path) -> None:
     with pytest.raises(KeyFileLoose):
         keys.load(path, keys.FileKind.KEYPAIR)
     for absent in (tmp_path / "none.json", tmp_path, path / "below"):
-        with pytest.raises(KeyFileMissing):
+        with pytest.raises(KeyFileMissing, match="refacex person new-key") as missing:
             keys.load(absent, keys.FileKind.KEYPAIR)
+        assert missing.value.detail == str(absent)
+        with pytest.raises(PublicKeyMissing, match="whoever holds the key") as missing:
+            keys.load_verifier(absent)
+        assert missing.value.detail == str(absent) and "new-key" not in str(missing.value)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -174,7 +174,7 @@ def test_one_providers_row_under_the_others_name_does_not_open(arn: str, tmp_pat
     sealed = ToPublicKey(public).seal(KEY, CONTEXT)
     keys.create_custody_keyring(tmp_path / "ring.json")
     ring, kms = KeyRing(tmp_path / "ring.json"), KmsUnwrapper([arn], KmsClients(SETTINGS))
-    both = BySuite({DEFAULT_SUITE: ring, SealSuite.AWS_KMS: kms})
+    both = BySuite({DEFAULT_SUITE.value: ring, SealSuite.AWS_KMS.value: kms})
     ring_id = keys.load(tmp_path / "ring.json", keys.FileKind.CUSTODY).active
     for suite, key in ((SealSuite.AWS_KMS.value, arn), (DEFAULT_SUITE.value, ring_id), ("rot13", ring_id)):
         with pytest.raises(Unwrappable):

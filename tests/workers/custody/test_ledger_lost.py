@@ -220,7 +220,7 @@ def test_a_lost_ledger_is_begun_again_only_by_who_accepts_the_loss(world: World,
     assert "restore it from your copy" in refacex("keys", "ledger", "begin", ok=False).stderr
     assert not path_of(world).exists()
     said = refacex("keys", "ledger", "begin", "--accept-loss").stderr
-    assert "1 spent tickets, 1 items with shredded keys, 4 orders" in said
+    assert "1 spent ticket, 1 item with shredded keys, 4 orders" in said
     event = world.events()[-1]
     assert (event["event"], event["role"]) == ("ledger:begun", "refacex_custodian")
     assert event["fields"]["detail"] == {
@@ -309,7 +309,7 @@ def test_what_cannot_be_recalled_is_forgotten_and_said(world: World, refacex: Re
     with sessions(world.database.url_for("gateway"))() as session:
         check_ledger(session, world.ledger, result)
     assert (result.findings, len(result.notes)) == ([], 1)
-    assert "forgot what 4 events tell of" in result.notes[0]
+    assert "forgot what the trail tells of in 4 events" in result.notes[0]
     done = [each["fields"] for each in world.events(marks=True) if each["event"] == "order:done"]
     write(world, "order:done", done[-1])
     assert caught_up(world) == 0, "a copy of what was forgotten makes it refuse nothing"
@@ -363,5 +363,5 @@ def test_the_custodians_signing_key_is_replaced_and_what_it_signed_stands(world:
         caught_up(world)
     path_of(world).unlink()
     said = refacex("keys", "ledger", "begin", "--accept-loss").stderr
-    assert "2 spent tickets, 1 items with shredded keys, 4 orders" in said
+    assert "2 spent tickets, 1 item with shredded keys, 4 orders" in said
     assert begun(world) == [str(world.ledger.id)]

@@ -540,7 +540,7 @@ def test_a_hold_keeps_what_it_names_and_no_more(world: World) -> None:
     assert done(world, SHRED, Target(ITEM, world.items[1])).keys == 3
     with world.as_("gateway")() as session:
         (standing,) = ordering.standing_holds(session)
-    assert ordering.target_of(standing) == target(world, FACE)
+    assert Target.of(standing) == target(world, FACE)
 
 
 def test_lifting_what_is_not_held(world: World) -> None:

@@ -36,13 +36,14 @@ from workers.custody.errors import (
     KeyRingMissing,
     KeyUnknown,
     KmsAway,
-    KmsNotConfigured,
     RotationUnfinished,
+    ServiceNotConfigured,
 )
 from workers.custody.holds import Portion
 from workers.custody.opening import open_sealed
 from workers.custody.providers import WrappedKey
 from workers.custody.providers.kms import KmsClients, KmsSealer, KmsUnwrapper
+from workers.custody.providers.services import Held
 from workers.custody.providers.unwrappers import BySuite, KeyRing
 from workers.custody.rotation import KeyOffice
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey, SealSuite, seal_key
@@ -50,6 +51,7 @@ from workers.settings import KmsSettings
 
 ROOT = Path(__file__).parents[3]
 ROWS = 6  # two images: a layout key and two faces' keys each
+KMS = SealSuite.AWS_KMS.value
 
 
 def office(world: World, **more: Any) -> KeyOffice:
@@ -486,9 +488,9 @@ def test_a_rotation_killed_at(step: str, world: World, refacex: Callable[..., An
     assert keys.load_public(world.folder / "custody.public.json").id == ring.active
     assert all_open(world)
     assert [number for _, number in balanced(world)] == [ROWS] * (2 if killed_too_late else 1)
-    assert f"{ROWS} sealed keys are wrapped again under {ring.active}" in again.stderr
+    assert f"{ROWS} sealed keys wrapped again under {ring.active}" in again.stderr
     checked = refacex("keys", "check")
-    assert (checked.returncode, checked.stderr.strip()) == (0, f"{ROWS} sealed keys open")
+    assert (checked.returncode, checked.stderr.strip()) == (0, f"{ROWS} sealed keys opened")
     assert not list(world.folder.glob(".custody*.tmp"))
 
 
@@ -532,10 +534,10 @@ def test_what_the_command_line_says(world: World, refacex: Callable[..., Any]) -
         assert f"does not open: item {broken.item_id}, face {broken.face}, under {old} (unwrappable)" in said.stderr
         assert "Traceback" not in said.stderr
     refused = refacex("keys", "retire", old, "--yes")
-    assert refused.returncode == 1 and "1 sealed keys open with nothing else" in refused.stderr
+    assert refused.returncode == 1 and "nothing else opens 1 sealed key" in refused.stderr
     asked = refacex("keys", "retire", old)
     assert asked.returncode == 1 and "Aborted" in asked.stderr
-    assert refacex("keys", "rotate", "--kms").returncode == 1
+    assert refacex("keys", "rotate", "--to", "aws-kms").returncode == 1
 
 
 def test_a_ring_with_a_passphrase_rotates_and_stays_under_it(
@@ -569,13 +571,13 @@ def kms_office(world: World) -> Iterator[tuple[KeyOffice, str]]:
         client = boto3.client("kms", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
         arn = client.create_key()["KeyMetadata"]["Arn"]
         ring = KeyRing(world.folder / "custody.json")
-        both = BySuite({DEFAULT_SUITE: ring, SealSuite.AWS_KMS: KmsUnwrapper([arn], clients)})
-        yield office(world, unwrapper=both, kms_keys=[arn], kms=KmsSealer(arn, clients)), arn
+        both = BySuite({DEFAULT_SUITE.value: ring, KMS: KmsUnwrapper([arn], clients)})
+        yield office(world, unwrapper=both, services=[Held(KMS, [arn], KmsSealer(arn, clients))]), arn
 
 
 def test_to_kms_and_back(world: World) -> None:
     with kms_office(world) as (keeper, arn):
-        assert (keeper.rotate(to_kms=True).to, keeper.check().opened) == (arn, ROWS)
+        assert (keeper.rotate(to=KMS).to, keeper.check().opened) == (arn, ROWS)
         assert {(row.custody_key_id, row.suite) for row in rows_of(world)} == {(arn, "aws-kms")}
         opened = replace(world.custodian(), unwrapper=keeper.unwrapper).open(world.approved().id)
         assert opened.recovery is not None, opened.refusal
@@ -593,24 +595,23 @@ def test_kms_goes_away_in_the_middle(world: World) -> None:
             def seal(self, key: bytes, context: KeyContext) -> WrappedKey:
                 if next(calls) == 3:
                     raise KmsAway
-                assert keeper.kms is not None
-                return keeper.kms.seal(key, context)
+                return keeper.services[0].sealer.seal(key, context)
 
         with pytest.raises(KmsAway):
-            replace(keeper, kms=Going()).rotate(to_kms=True)
+            replace(keeper, services=[Held(KMS, [arn], Going())]).rotate(to=KMS)
         assert {row.suite for row in rows_of(world)} == {"aws-kms", DEFAULT_SUITE.value}
         assert keeper.check().opened == ROWS
-        with pytest.raises(RotationUnfinished, match=r"rotate --kms"):
+        with pytest.raises(RotationUnfinished, match=r"rotate --to aws-kms"):
             keeper.rotate()
         with pytest.raises(KeyInUse):
             keeper.retire(arn)
-        assert keeper.rotate(to_kms=True).rewrapped == ROWS
+        assert keeper.rotate(to=KMS).rewrapped == ROWS
         assert balanced(world) == [(arn, ROWS)]
 
 
 def test_what_a_custodian_without_ring_or_kms_is_told(world: World) -> None:
-    with pytest.raises(KmsNotConfigured):
-        office(world).rotate(to_kms=True)
+    with pytest.raises(ServiceNotConfigured):
+        office(world).rotate(to=KMS)
     with pytest.raises(KeyRingMissing):
         office(world, ring=None).rotate()
 
@@ -618,8 +619,8 @@ def test_what_a_custodian_without_ring_or_kms_is_told(world: World) -> None:
 def test_a_key_that_seals_but_does_not_open_stops_the_rotation(world: World) -> None:
     """What was sealed is opened again before the old wrapping goes: else a KMS key without a right to decrypt loses all."""
     with kms_office(world) as (keeper, _), pytest.raises(KeyUnknown):
-        blind = BySuite({DEFAULT_SUITE: KeyRing(world.folder / "custody.json"), SealSuite.AWS_KMS: NoKeys()})
-        replace(keeper, unwrapper=blind).rotate(to_kms=True)
+        blind = BySuite({DEFAULT_SUITE.value: KeyRing(world.folder / "custody.json"), KMS: NoKeys()})
+        replace(keeper, unwrapper=blind).rotate(to=KMS)
     assert all_open(world)
 
 

@@ -132,6 +132,12 @@ def test_an_export_can_be_checked_by_anyone(
     assert not any(name.encode() in everything for name in NAMES), "a submitter's file name is in the export"
     again = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
     assert again.exit_code == 0, again.output
+    files = len(sums.splitlines()) + 2  # SHA256SUMS and its signature
+    assert f"{files} files checked and written, {files} of them there already" in again.output
+    (out / "holiday.jpg").write_bytes(b"x")
+    mixed = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
+    assert mixed.exit_code == 1 and "would mix with the export" in mixed.output
+    (out / "holiday.jpg").unlink()
     (out / "manifest.jsonl").write_text("another release's")
     (out / "SHA256SUMS").unlink()
     taken = CliRunner().invoke(commands.app, ["run", str(release_id), "--out", str(out)])
@@ -159,12 +165,13 @@ def test_no_recipient_is_told_which_images_show_one_person(
     runner.run(export_id := _ask(service, release_id))
     with service.gateway() as session:
         export = exports.export(session, export_id)
-        fetching.fetch(service.storage, service.release_settings.bucket_exports, export, tmp_path)
-        fetching.write_audit(session, export, tmp_path)
+        out = tmp_path / "out"
+        fetching.fetch(service.storage, service.release_settings.bucket_exports, export, out)
+        fetching.write_audit(session, export, out)
         pseudonym, shown = subjects.find(session, "t", "anna")
     assert len(shown) == 2
     assert any(fields.get("subject") == str(pseudonym) for fields in _events(service, "item:claimed"))
-    everything = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    everything = b"".join(path.read_bytes() for path in out.iterdir())
     assert b"item:released" in everything and str(pseudonym).encode() not in everything
 
 

@@ -164,13 +164,34 @@ def test_nobody_listens(service: Service, deliverer: Callable[..., AlertDelivery
     assert delivered(service, waiting) == [False]
 
 
-def test_without_a_webhook_the_log_has_it(service: Service, deliverer: Callable[..., AlertDelivery]) -> None:
+def listed(service: Service, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], str]:
+    """The newest alert as `refacex alerts` tells programs, and what it shows people."""
+    for name, value in service.environment("gateway").items():
+        monkeypatch.setenv(name, value)
+    app = typer.Typer()
+    commands.register(app)
+    newest = json.loads(CliRunner().invoke(app, ["alerts", "--json", "--limit", "1"]).stdout)
+    return newest, CliRunner().invoke(app, ["alerts", "--limit", "1"]).stdout
+
+
+def test_without_a_webhook_the_log_has_it_and_nobody_is_said_to_have_been_told(
+    service: Service, deliverer: Callable[..., AlertDelivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
     waiting = alert(service, AlertKind.TICKET_REFUSED, ticket="t-1")
     with capture_logs() as lines:
         assert deliverer().deliver() == 1
     assert delivered(service, waiting) == [True]
     (line,) = [line for line in lines if line["event"] == "alert_without_webhook"]
     assert (line["log_level"], line["kind"], line["detail"]) == ("critical", "ticket_refused", {"ticket": "t-1"})
+    assert not [line for line in lines if line["event"] == "alerts_delivered"]
+    told, shown = listed(service, monkeypatch)
+    assert (told["id"], told["here_only"], told["delivered_at"]) == (waiting, True, None)
+    assert "shown here only" in shown
+    with Hook().listening() as url:
+        posted = alert(service)
+        deliverer(alert_webhook=url).deliver()
+    told, _ = listed(service, monkeypatch)
+    assert (told["id"], told["here_only"]) == (posted, False) and told["delivered_at"]
 
 
 def test_two_relays_send_it_once(service: Service, deliverer: Callable[..., AlertDelivery]) -> None:

@@ -3,12 +3,12 @@
 A provider has two halves. The sealing half is what release workers hold: a public key, or a right to encrypt. The
 unwrapping half is the custodian's alone. Both are bound to a key's context, so that nothing opens for another face.
 
-One more provider is one more file here, shaped as `kms.py` is: a `Sealer` that asks the service to encrypt 32 bytes under
-`context` (Vault Transit: `encrypt/NAME` with the canonical context as `associated_data`; a PKCS#11 HSM: HPKE to the
-public key that it exports, as in `sealers.py`), an `Unwrapper` that asks it to decrypt, and its own errors turned into
-`KeyUnknown`, `Unwrappable` and an `Away`. What else it needs is a name in `SealSuite`, its settings, and a line each in
-`sealers.sealer_of` and `unwrappers.unwrapper_of`. Rows of several suites live side by side, and `refacex keys rotate`
-takes them from one to the other.
+One more provider is one more file here, shaped as `kms.py` is: a `Service` (`services.py` says what it answers), a `Sealer`
+that asks the service to encrypt 32 bytes under `context` (Vault Transit: `encrypt/NAME` with the canonical context as
+`associated_data`; a PKCS#11 HSM: HPKE to the public key that it exports, as in `sealers.py`), an `Unwrapper` that asks it
+to decrypt, and its own errors turned into `KeyUnknown`, `Unwrappable` and an `Away`. Nothing else has to know of it: files
+here are found by their names. Rows of several suites live side by side, and `refacex keys rotate --to SUITE` takes them
+from one to the other.
 """
 
 from __future__ import annotations

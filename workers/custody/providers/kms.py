@@ -12,9 +12,9 @@ from typing import Any
 
 from schemas.contexts import KeyContext
 from workers.custody.errors import KeyUnknown, KmsAway, KmsRefused, Unwrappable
-from workers.custody.providers import WrappedKey
+from workers.custody.providers import Sealer, Unwrapper, WrappedKey
 from workers.custody.sealing import KEY_BYTES, SealSuite, checked
-from workers.settings import KmsSettings
+from workers.settings import CustodianSettings, KmsSettings, ReleaseSettings
 
 UNWRAPPABLE = {"InvalidCiphertextException", "IncorrectKeyException"}
 UNKNOWN = {"NotFoundException"}
@@ -90,6 +90,33 @@ class KmsUnwrapper:
         if len(key) != KEY_BYTES:
             raise Unwrappable("wrong length")
         return key
+
+
+class Service:
+    """AWS KMS as `workers.custody.providers.services.Service`."""
+
+    suite = SealSuite.AWS_KMS.value
+
+    def sealer(self, settings: ReleaseSettings) -> Sealer | None:
+        """To the key that release workers may encrypt with."""
+        return _sealer(settings.custody_kms_key, settings)
+
+    def unwrapper(self, settings: CustodianSettings) -> Unwrapper | None:
+        """For the keys that the custodian may decrypt with."""
+        arns = settings.custody_kms_keys
+        return KmsUnwrapper(arns, KmsClients(settings)) if arns else None
+
+    def custody_keys(self, settings: CustodianSettings) -> list[str]:
+        """Their ARNs."""
+        return list(settings.custody_kms_keys)
+
+    def target(self, settings: CustodianSettings) -> Sealer | None:
+        """To the first of them."""
+        return _sealer(next(iter(settings.custody_kms_keys), None), settings)
+
+
+def _sealer(arn: str | None, settings: KmsSettings) -> Sealer | None:
+    return None if arn is None else KmsSealer(arn, KmsClients(settings))
 
 
 def _asked(call: Callable[[], Any]) -> Any:

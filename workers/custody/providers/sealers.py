@@ -8,6 +8,7 @@ from schemas.contexts import KeyContext
 from workers.custody import keys
 from workers.custody.errors import CustodyError
 from workers.custody.providers import Sealer, WrappedKey
+from workers.custody.providers.services import services
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey, seal_key
 from workers.custody.watched import Watched
 from workers.errors import SettingsInvalid
@@ -46,10 +47,10 @@ class ToPublicFile:
 
 def sealer_of(settings: ReleaseSettings) -> Sealer:
     """The sealer that the settings name. Raises KeyFileMissing and KeyFileCorrupt for the public file."""
-    if settings.custody_kms_key is not None:
-        from workers.custody.providers.kms import KmsClients, KmsSealer  # boto3's KMS only where it is asked for
-
-        return KmsSealer(settings.custody_kms_key, KmsClients(settings))
+    for service in services():
+        remote = service.sealer(settings)
+        if remote is not None:
+            return remote
     if settings.custody_public_key is None:
         raise SettingsInvalid("REFACEX_CUSTODY_PUBLIC_KEY or REFACEX_CUSTODY_KMS_KEY")
     return ToPublicFile(settings.custody_public_key)

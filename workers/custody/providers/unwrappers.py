@@ -10,7 +10,8 @@ from workers.custody import keys, passphrase
 from workers.custody.errors import Unwrappable
 from workers.custody.opening import unwrap
 from workers.custody.providers import Unwrapper, WrappedKey
-from workers.custody.sealing import DEFAULT_SUITE, SealSuite
+from workers.custody.providers.services import services
+from workers.custody.sealing import DEFAULT_SUITE
 from workers.custody.watched import Watched
 from workers.errors import SettingsInvalid
 from workers.settings import CustodianSettings
@@ -34,12 +35,12 @@ class KeyRing:
 class BySuite:
     """Takes each row to the provider that it was sealed by."""
 
-    def __init__(self, providers: Mapping[SealSuite, Unwrapper]) -> None:
+    def __init__(self, providers: Mapping[str, Unwrapper]) -> None:
         self._providers = providers
 
     def unwrap(self, sealed: WrappedKey, context: KeyContext) -> bytes:
         """See Unwrapper."""
-        provider = next((each for suite, each in self._providers.items() if suite.value == sealed.suite), None)
+        provider = self._providers.get(sealed.suite)
         if provider is None:
             raise Unwrappable(f"no provider here for suite {sealed.suite[:40]}")
         return provider.unwrap(sealed, context)
@@ -50,15 +51,15 @@ def unwrapper_of(settings: CustodianSettings, ask: keys.Ask | None = None) -> Un
 
     Raises SettingsInvalid where they name nothing, and what `keys.load` raises where the ring cannot be read.
     """
-    providers: dict[SealSuite, Unwrapper] = {}
+    providers: dict[str, Unwrapper] = {}
     if settings.custody_keyring is not None:
         ring = KeyRing(settings.custody_keyring, passphrase_of(settings) or ask)
         ring.read()
-        providers[DEFAULT_SUITE] = ring
-    if settings.custody_kms_keys:
-        from workers.custody.providers.kms import KmsClients, KmsUnwrapper  # boto3 only where KMS is in use
-
-        providers[SealSuite.AWS_KMS] = KmsUnwrapper(settings.custody_kms_keys, KmsClients(settings))
+        providers[DEFAULT_SUITE.value] = ring
+    for service in services():
+        remote = service.unwrapper(settings)
+        if remote is not None:
+            providers[service.suite] = remote
     if not providers:
         raise SettingsInvalid("REFACEX_CUSTODY_KEYRING or REFACEX_CUSTODY_KMS_KEYS")
     return BySuite(providers)
