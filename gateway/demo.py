@@ -18,6 +18,7 @@ from gateway.provision import Home
 from gateway.up import System
 from schemas.requests import FaceRef, decision_message, face_info, fetch_message, request_message
 from schemas.states import Decision, ItemState, RecoveryState, RequestState
+from schemas.submissions import submission_message
 from schemas.tables import Item
 from workers.audit.crosscheck import crosscheck
 from workers.audit.heads import Anchors, HeadVerifier
@@ -25,7 +26,7 @@ from workers.audit.verify import Verification, verify
 from workers.custody import keys
 from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
-from workers.custody.roster import APPROVER, REQUESTER, RosterPerson, add_person, load_roster
+from workers.custody.roster import APPROVER, REQUESTER, SUBMITTER, RosterPerson, add_person, load_roster
 from workers.db import make_engine
 from workers.errors import WorkerError
 from workers.exports import fetching
@@ -43,6 +44,7 @@ from workers.words import number_of
 
 TENANT = "demo"
 PEOPLE = {
+    "sami-submitter": (SUBMITTER,),
     "rita-requester": (REQUESTER, APPROVER),  # an approver too: to show that nobody approves their own request
     "ada-approver": (APPROVER,),
     "bela-approver": (APPROVER,),
@@ -194,14 +196,19 @@ class Steps:
                 add_person(roster, person)
             with self._sessions.begin() as session:
                 people.add(session, person, "demo")
-        self._say(f"{len(PEOPLE)} people with keys of their own: one asks, two decide")
+        self._say(f"{len(PEOPLE)} people with keys of their own: one submits, one asks, two decide")
 
     def _release(self) -> UUID:
         sources = collect([str(self._folder)], [self._folder])
         started = time.monotonic()
+        submitter, options = next(iter(PEOPLE)), releases.ReleaseOptions()
+        terms = releases.draft(TENANT, submitter, options, sources)
+        signed = releases.Submission(terms, self._sign(submitter, submission_message(terms)))
         with self._sessions.begin() as session:
-            release = releases.submit(session, tenant=TENANT, actor="demo", name="demo", sources=sources)
-        self._say(f"submitted {number_of(len(sources), 'photograph')} as release {str(release)[:8]}")
+            release = releases.submit(
+                session, tenant=TENANT, actor=submitter, name="demo", sources=sources, options=options, signed=signed
+            )
+        self._say(f"{submitter} submits {number_of(len(sources), 'photograph')}, signed, as release {str(release)[:8]}")
         with self._console.status("the release worker loads the networks and replaces faces"):
             for progress in releases.wait(self._sessions, release, timeout=RELEASE_SECONDS):
                 now = progress
@@ -253,7 +260,7 @@ class Steps:
         grounds = recoveries.Grounds(
             reason="demonstration", legal_basis="consent", case_reference="DEMO-1", purpose="to see the faces again"
         )
-        requester, *approvers = PEOPLE
+        _, requester, *approvers = PEOPLE
         with self._sessions.begin() as session:
             terms = recoveries.draft_request(
                 session, release_id=release, requester=requester, grounds=grounds, faces=faces

@@ -70,6 +70,7 @@ class Policy:
 
     `break_glass_quorum` 0: the glass cannot be broken. `purposes` empty: any. `hours` None: always. `retain_days` None:
     keys live until somebody orders them shredded; else they are shredded that many days after the release was finished.
+    `signed_submissions`: what a submitter did not sign is neither taken nor recovered.
     """
 
     tenant: str
@@ -82,6 +83,7 @@ class Policy:
     max_items: int = 100
     ticket_minutes: int = 60
     retain_days: int | None = None
+    signed_submissions: bool = False
 
     def check(self) -> None:
         """Raises ValueError with what is wrong."""
@@ -89,8 +91,9 @@ class Policy:
             number = getattr(self, name)
             if type(number) is not int and (name, number) != ("retain_days", None):
                 raise ValueError(f"{name} is a whole number, and not {_shown(number)}")
-        if type(self.submitter_may_approve) is not bool:
-            raise ValueError(f"submitter_may_approve is true or false, and not {_shown(self.submitter_may_approve)}")
+        for name in ("submitter_may_approve", "signed_submissions"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is true or false, and not {_shown(getattr(self, name))}")
         for name, text in (
             ("tenant", self.tenant),
             ("name", self.name),
@@ -124,8 +127,9 @@ class Policy:
             self.hours.check()
 
     def body(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"v": 1, "what": "refacex policy"} | asdict(self)
+        """As plain JSON. `signed_submissions` is in it where it is true alone: older policies keep their bytes and their hash."""
+        body = {"v": 1, "what": "refacex policy"} | asdict(self)
+        return body if self.signed_submissions else {name: body[name] for name in body if name != "signed_submissions"}
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Policy:

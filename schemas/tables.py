@@ -44,7 +44,9 @@ from schemas.states import (
 
 
 class Release(Base):
-    """A job: many items under one policy. `policy["name"]` is what the keys and payloads are bound to."""
+    """A job: many items under one policy. `policy["name"]` is what the keys and payloads are bound to. `signature`: the
+    submitter's own, where they signed the submission.
+    """
 
     __tablename__ = "releases"
     __table_args__ = (Index("releases_unreported", "created_at", postgresql_where=text("report_sha256 IS NULL")),)
@@ -63,6 +65,7 @@ class Release(Base):
     created_at: Mapped[datetime] = now()
     finished_at: Mapped[datetime | None]
     report_sha256: Mapped[str | None]
+    signature: Mapped[bytes | None]
 
     @property
     def policy_name(self) -> str:

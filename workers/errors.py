@@ -110,6 +110,18 @@ class OptionsInvalid(WorkerError):
     code = "options_invalid"
 
 
+class SubmissionUnsigned(WorkerError):
+    """This policy takes signed submissions alone: submit with --as ID --key FILE, as somebody who is a submitter in this tenant."""
+
+    code = "submission_unsigned"
+
+
+class SubmissionInvalid(WorkerError):
+    """The submission's signature is not its submitter's over just this release: sign with the key file that was added for them."""
+
+    code = "submission_invalid"
+
+
 class ReleaseUnknown(WorkerError):
     """There is no release of that id: see `refacex release list`."""
 

@@ -24,6 +24,8 @@ REQUESTS: dict[Refusal, str] = {
     Refusal.APPROVER: f"The custodian's roster does not have an approver as one: see `refacex roster list`, {_AGAIN}.",
     Refusal.OWN_REQUEST: "Its requester approved it, and nobody decides on their own request: open another, which others approve.",
     Refusal.SUBMITTER: "Who submitted the release approved it, which its policy forbids: open another request, which others approve.",
+    Refusal.SUBMISSION: "Its policy takes signed submissions alone, and no submitter on the custodian's roster signed this release: see "
+    f"`refacex audit verify`, put one who left back with `refacex roster add`, {_AGAIN}.",
     Refusal.DENIED: "An approver denied it: settle that with them before anybody asks again.",
     Refusal.QUORUM: "The custodian needs more approvals than it asks for or has: compare `refacex policy show` with what is pinned there, "
     f"{_AGAIN}, with --quorum.",

@@ -6,6 +6,7 @@ import getpass
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,31 @@ def own_key(path: Path) -> KeyFile:
     from workers.custody import keys
 
     return keys.load(path, keys.FileKind.PERSON, ask_for(path))
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Somebody with their own key at hand."""
+
+    who: str
+    sign: Callable[[bytes], bytes]
+
+
+def signer(who: str | None, key: Path | None, option: str) -> Signer | None:
+    """Who signs, where somebody is named with `option` and --key; None where nobody is. Raises typer.BadParameter, and as
+    `keys.load` does.
+    """
+    import typer
+
+    from workers.custody.keys import KeyType
+
+    if who is None or key is None:
+        if who is not None or key is not None:
+            raise typer.BadParameter(
+                "one comes with the other: who signs, and their key file", param_hint=f"{option}, --key"
+            )
+        return None
+    return Signer(who, own_key(key).of(KeyType.ED25519).sign)
 
 
 def ask_for(path: Path) -> Callable[[], bytes]:

@@ -8,11 +8,17 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.passphrases import new_passphrase
+from gateway.cli.passphrases import new_passphrase, signer
 from gateway.cli.roster import Passkeys, PersonId, Public, Roles, RosterFile, Tenant, enter, member, roster_path
 from gateway.cli.service import Home, Json, account, lines, service, stop, table, tell, told
 
-app = typer.Typer(no_args_is_help=True, help="People who ask, approve and receive.")
+app = typer.Typer(no_args_is_help=True, help="People who submit, ask, approve and administer.")
+
+By = Annotated[str | None, typer.Option("--by", help="Which administrator signs it; needed once the tenant has one.")]
+ByKey = Annotated[Path | None, typer.Option("--key", help="That administrator's own key file.")]
+KeepSubmitter = Annotated[
+    bool, typer.Option("--keep-submitter", help="Stay on the roster as a submitter: for what they signed in the past.")
+]
 
 
 @app.command("new-key")
@@ -44,17 +50,22 @@ def add(
     without_roster: Annotated[
         bool, typer.Option("--without-roster", help="Only the service: the custodian has its roster elsewhere.")
     ] = False,
+    by: By = None,
+    key: ByKey = None,
     home: Home = None,
 ) -> None:
     """Add a person, to the service and to the custodian's roster. Run it as whoever owns the roster."""
     with service(home) as (_, sessions):
+        from schemas.administration import add_message
         from workers.custody.keys import KeyType, key_id
         from workers.recoveries import people
 
         new = member(person, public, role, tenant, passkey)
+        admin = signer(by, key, "--by")
+        word = people.Word(admin.who, admin.sign(add_message(people.terms_of(new).sha256()))) if admin else None
         # The roster inside the transaction: without a place on it nobody counts, and then they are not added either.
         with sessions.begin() as session:
-            people.add(session, new, account())
+            people.add(session, new, account(), word)
             if not without_roster:
                 enter(roster_path(roster, home), new)
         signs, receives = key_id(KeyType.ED25519, new.ed25519_public), key_id(KeyType.X25519, new.x25519_public)
@@ -98,18 +109,29 @@ def remove(
     without_roster: Annotated[
         bool, typer.Option("--without-roster", help="Only the service: the custodian has its roster elsewhere.")
     ] = False,
+    keep_submitter: KeepSubmitter = False,
+    by: By = None,
+    key: ByKey = None,
     home: Home = None,
 ) -> None:
     """Remove a person, from the service and from the custodian's roster: what they sign counts no more."""
     with service(home) as (_, sessions):
-        from workers.custody.roster import remove_person
+        from schemas.administration import remove_message
+        from workers.custody.roster import SUBMITTER, remove_person
         from workers.recoveries import people
 
+        admin = signer(by, key, "--by")
         with sessions.begin() as session:
-            people.remove(session, person, account())
+            gone = people.find(session, person)
+            message = remove_message(people.terms_of(gone).sha256())
+            people.remove(session, person, account(), people.Word(admin.who, admin.sign(message)) if admin else None)
             if not without_roster:
-                remove_person(roster_path(roster, home), person)
+                remove_person(roster_path(roster, home), person, keep_submitter=keep_submitter)
         tell(f"{person} is removed")
+        if SUBMITTER in gone.roles and not keep_submitter and not without_roster:
+            tell(
+                f"what {person} submitted is recovered no more where its policy has signed_submissions: see `refacex roster add`"
+            )
         if without_roster:
             tell(f"what {person} signs still counts before `refacex roster remove` on the custodian's machine")
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli.passphrases import signer
+from gateway.cli.people import By, ByKey
 from gateway.cli.service import Home, Json, account, home_folder, lines, service, stop, table, tell, told
+from workers.words import number_of
 
 app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
 
@@ -28,20 +31,32 @@ def set_one(
     without_custodian: Annotated[
         bool, typer.Option("--without-custodian", help="Only the service: the custodian has its policies elsewhere.")
     ] = False,
+    by: By = None,
+    key: ByKey = None,
     home: Home = None,
 ) -> None:
     """Set a policy, in the service and with the custodian. Run it as whoever owns the custodian's policies."""
     with service(home) as (_, sessions):
+        from schemas.administration import policy_message
         from workers.custody import policies as pinned
         from workers.recoveries import policies as known
+        from workers.recoveries.people import Word
 
         policy = _read(file, tenant)
+        admin = signer(by, key, "--by")
         # The custodian's copy inside the transaction: what counts there and what people are told here go together.
         with sessions.begin() as session:
-            version = known.set_policy(session, policy, account())
+            message = policy_message(policy.sha256(), known.next_version(session, policy))
+            word = Word(admin.who, admin.sign(message)) if admin else None
+            shut_out = known.shut_out(session, policy)
+            version = known.set_policy(session, policy, account(), word)
             if not without_custodian:
                 pinned.set_policy(_path(policies, home), policy)
         tell(f"policy {policy.name} of {policy.tenant}, version {version}")
+        if shut_out:
+            tell(
+                f"submitted unsigned under it: {number_of(shut_out, 'release')}, of which nothing is recovered while it stands"
+            )
         if without_custodian:
             tell("nothing of it counts before `refacex policy pin` on the custodian's machine")
 

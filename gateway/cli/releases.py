@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import typer
 
 from gateway.cli import alerts, subjects
+from gateway.cli.passphrases import signer
 from gateway.cli.service import Home, Json, account, by_beginning, lines, service, stop, table, tell
 from workers.words import number_of
 
@@ -50,11 +51,16 @@ def submit(
     release_without_face: Annotated[
         bool, typer.Option("--release-without-face", help="Do not hold images in which no face is found.")
     ] = False,
+    who: Annotated[
+        str | None, typer.Option("--as", help="Who you are, to sign the submission. [default: this account, unsigned]")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Your own key file, to sign with.")] = None,
     home: Home = None,
 ) -> None:
-    """Submit photographs; prints the release's id."""
+    """Submit photographs, signed where you say who you are; prints the release's id."""
     with service(home) as (settings, sessions):
         from refacex_core.types import DonorPolicy, Profile
+        from schemas.submissions import submission_message
         from workers.errors import OptionsInvalid
         from workers.releases import service as releases
         from workers.releases import sources
@@ -72,22 +78,28 @@ def submit(
         except ValueError:
             raise OptionsInvalid("profile is robust or archive, donor policy random, stable or matched") from None
         options.check()
+        signs = signer(who, key, "--as")
         found = sources.collect(paths, None if upload else settings.source_roots)
         with sessions() as session:  # before anything is copied
-            releases.check(session, tenant, options, found)
+            releases.check(session, tenant, options, found, who)
         release_id = uuid4()
         if upload:
             found = sources.upload(Storage(settings), settings.bucket_input, release_id, found)
+        signed = None
+        if signs is not None:
+            terms = releases.draft(tenant, signs.who, options, found, release_id)
+            signed = releases.Submission(terms, signs.sign(submission_message(terms)))
         with sessions.begin() as session:
             releases.submit(
                 session,
                 tenant=tenant,
-                actor=account(),
+                actor=who or account(),
                 name=name or f"release {str(release_id)[:8]}",
                 sources=found,
                 options=options,
                 chunk=settings.chunk,
                 release_id=release_id,
+                signed=signed,
             )
         print(release_id)
         tell(f"{number_of(len(found), 'image')} submitted; follow them with: refacex release wait {release_id}")

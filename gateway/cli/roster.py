@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Who counts for the custodian: run 
 
 PersonId = Annotated[str, typer.Argument(metavar="PERSON", help="An id: lower-case letters, digits and . _ @ -")]
 Public = Annotated[Path, typer.Option(help="The public half of their key file.")]
-Roles = Annotated[list[str], typer.Option(help="requester, approver, key-officer or auditor; may be repeated.")]
+Roles = Annotated[list[str], typer.Option(help="submitter, requester, approver, key-officer, auditor, administrator.")]
 Tenant = Annotated[str, typer.Option(help="Whose person it is.")]
 RosterFile = Annotated[
     Path | None, typer.Option(help="The custodian's roster. [default: keys/roster.json in the home folder]")
@@ -51,14 +51,21 @@ def add(
 
 
 @app.command()
-def remove(person: PersonId, roster: RosterFile = None, home: Home = None) -> None:
+def remove(
+    person: PersonId,
+    keep_submitter: Annotated[
+        bool, typer.Option("--keep-submitter", help="Stay as a submitter alone: for what they signed in the past.")
+    ] = False,
+    roster: RosterFile = None,
+    home: Home = None,
+) -> None:
     """Take a person off the roster: nothing that they signed or sign counts with the custodian any more."""
     with told():
         from workers.custody.roster import remove_person
 
-        if not remove_person(roster_path(roster, home), person):
+        if not remove_person(roster_path(roster, home), person, keep_submitter=keep_submitter):
             raise stop(f"{person} is not on the roster")
-        tell(f"{person} is off the roster")
+        tell(f"{person} is off the roster" + (", but for what they submitted" if keep_submitter else ""))
 
 
 @app.command()

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gateway.identity import NoRole, Provider, ProviderInvalid, TokenRefused
+from workers.custody.roster import ROLES
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 OTHER = ec.generate_private_key(ec.SECP256R1())
@@ -52,6 +53,15 @@ def test_its_groups_become_roles(provider: Provider) -> None:
     assert (who.person, who.tenant, who.roles, who.subject) == ("ann", "acme", ("approver",), "8f14e45f")
     both = provider.identify(token(RSA, "RS256", "k2", groups=["keys", "dpo"]))
     assert both.roles == ("approver", "key-officer")
+
+
+def test_a_group_may_name_every_role(provider: Provider, tmp_path: Path) -> None:
+    file = tmp_path / "provider.json"
+    groups = {f"{role}s": role for role in ROLES}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"groups": groups}))
+    assert Provider.load(file).identify(token(groups=list(groups))).roles == tuple(sorted(ROLES))
+    assert Provider.load(file).identify(token(groups=["submitters"])).roles == ("submitter",)
+    assert {"submitter", "approver", "auditor", "key-officer", "administrator"} < set(ROLES)
 
 
 @pytest.mark.parametrize(

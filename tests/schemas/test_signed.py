@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from schemas.administration import PersonTerms, add_message, policy_message, remove_message
 from schemas.orders import OrderTerms, order_message
 from schemas.policies import Hours, Policy
 from schemas.requests import (
@@ -23,6 +24,7 @@ from schemas.requests import (
     withdraw_message,
 )
 from schemas.states import Decision, OrderKind, OrderScope, Urgency
+from schemas.submissions import SubmissionTerms, submission_message
 
 VECTORS = json.loads(Path(__file__).with_name("vectors.json").read_text("utf-8"))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -62,8 +64,20 @@ TICKET = TicketTerms(
 )
 ORDER = OrderTerms(IDS[6], "acme", OrderKind.SHRED, OrderScope.FACE, IDS[4], 1, "erasure asked", "kim", AT)
 POLICY = Policy("acme", "strict", 3, 1, purposes=("a witness",), hours=Hours("08:00", "18:00"), retain_days=30)
+SUBMISSION = SubmissionTerms(REQUEST.release, "acme", "strict", "sid", (IDS[4], IDS[3]))
+PERSON = PersonTerms(
+    "zoë", "acme", ("submitter", "approver"), bytes(range(32)), bytes(32), (("cred_1", b"\x30\x2a"), ("a", b"\x00"))
+)
 
-CANONICAL = {"request": REQUEST, "ticket": TICKET, "order": ORDER, "policy": POLICY}
+CANONICAL = {
+    "request": REQUEST,
+    "ticket": TICKET,
+    "order": ORDER,
+    "policy": POLICY,
+    "signed_submissions": Policy("acme", "strict", signed_submissions=True),
+    "submission": SUBMISSION,
+    "person": PERSON,
+}
 MESSAGES = {
     "open": request_message(REQUEST.sha256()),
     "approve": decision_message(Decision.APPROVE, REQUEST.sha256()),
@@ -72,6 +86,10 @@ MESSAGES = {
     "fetch": fetch_message(REQUEST.sha256(), TICKET.recovery),
     "review": review_message(REQUEST.sha256(), "in order"),
     "order": order_message(ORDER),
+    "submit": submission_message(SUBMISSION),
+    "add": add_message(PERSON.sha256()),
+    "remove": remove_message(PERSON.sha256()),
+    "set": policy_message(POLICY.sha256(), 7),
 }
 
 

@@ -11,11 +11,12 @@ from workers.audit.attested import AttestedHistory, is_custodians
 from workers.audit.evidence import About, Evidence, unpack
 from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
-from workers.audit.signed import SIGNED, SignedHistory
+from workers.audit.signed import SignedHistory, signer_of
 from workers.audit.summary import LIMITS, PROVES, counted, released
 from workers.words import number_of
 
 Body = Mapping[str, Any]
+_PEOPLE = ("person:added", "person:removed")
 
 
 @dataclass
@@ -154,14 +155,21 @@ def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
 
     own = [each for each in fields if of_release_and_request(each)]
     linked = {(name, each[name]) for each in own for name in ("request", "recovery") if name in each}
-    signers = {body["fields"].get("actor") for body in bodies if body["event"] in SIGNED}
-    for body in bodies:
-        about = body["fields"]
-        named = any((name, about[name]) in linked for name in ("request", "recovery") if name in about)
-        of_matter = named or of_release_and_request(about)
-        of_signer = body["event"] in ("person:added", "person:removed") and about.get("subject") in signers
-        if not of_matter and not of_signer:
-            yield body
+
+    def of_matter(about: Body) -> bool:
+        return of_release_and_request(about) or any(
+            (name, about[name]) in linked for name in ("request", "recovery") if name in about
+        )
+
+    others = [body for body in bodies if not of_matter(body["fields"])]
+    people = [(str(body["fields"].get("subject")), body) for body in others if body["event"] in _PEOPLE]
+    wanted = {signer_of(body) for body in bodies if of_matter(body["fields"])}
+    signers: set[str | None] = set()
+    while wanted - signers:  # and the administrators who signed for the signers, and those who signed for them
+        signers |= wanted
+        wanted = {signer_of(body) for subject, body in people if subject in signers}
+    known = {id(body) for subject, body in people if subject in signers}
+    yield from (body for body in others if id(body) not in known)
 
 
 def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
@@ -171,6 +179,10 @@ def _check_signed(bodies: Sequence[Body], checked: Checked) -> None:
     if history.unsigned:
         checked.limits.append(
             f"Who made {history.unsigned} of the decisions: they are of before signatures came into the trail, or carry none."
+        )
+    if history.enrolled:
+        checked.limits.append(
+            f"That {number_of(history.enrolled, 'enrolment')} was as the identity provider said: no administrator signed for it."
         )
 
 

@@ -61,6 +61,11 @@ COMPARISONS: tuple[Comparison, ...] = (
         f"{number('subjects')} <> r.subjects THEN 'shows another number of subjects than the trail says'",
         "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
         "THEN 'has another policy than the trail says'",
+        _OTHER_SIGNATURE.format("r"),
+        "r.signature IS NOT NULL AND NOT coalesce(t.detail ? 'signature', false) THEN 'is signed, and the trail does not say so'",
+        "r.signature IS NULL AND EXISTS (SELECT FROM policies AS p WHERE p.tenant = r.tenant AND encode(p.canonical_sha256, 'hex') = "
+        "t.detail ->> 'policy_sha256' AND p.body ->> 'signed_submissions' = 'true') "
+        "THEN 'was submitted unsigned, and its policy takes signed submissions alone'",
     ),
     compare(
         "finished releases",

@@ -8,9 +8,10 @@ the events of its own kinds alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
+from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
@@ -18,16 +19,17 @@ from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
-from schemas.tables import Person, RecoveryRequest, RequestFace, Ticket
+from schemas.submissions import submission_message
+from schemas.tables import Item, Person, RecoveryRequest, Release, RequestFace, Ticket
 from workers.audit.attested import KINDS as CUSTODIANS
 from workers.audit.attested import AttestedHistory
 from workers.audit.comparisons import COMPARISONS
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.statements import Comparison
 from workers.audit.verify import Problem, Verification
-from workers.custody.judge import terms_of, verifies
+from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
-from workers.custody.roster import Roster, RosterPerson
+from workers.custody.roster import SUBMITTER, Roster, RosterPerson
 from workers.words import number_of
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
@@ -50,6 +52,7 @@ def crosscheck(
     for comparison in COMPARISONS:
         _compare(session, comparison, result)
     _check_requests(session, result)
+    _check_submissions(session, result)
     _check_signed(session, result)
     if custodian is not None:
         _check_tickets(session, custodian, result)
@@ -97,6 +100,28 @@ def _check_requests(session: Session, result: Verification) -> None:
                     Problem.ROW, f"request {request.id}", "its columns or faces are not the terms that were signed"
                 )
         session.expunge_all()
+
+
+def _check_submissions(session: Session, result: Verification) -> None:
+    """A signed release holds what its submitter signed: their signature is over its columns and its items as they are now."""
+    query = select(Release, Person).outerjoin(Person, Person.id == Release.submitted_by)
+    query = query.where(Release.signature.is_not(None)).order_by(Release.id)
+    for release, person in session.execute(query.execution_options(yield_per=_BATCH)):
+        items = session.execute(select(Item.id).where(Item.release_id == release.id).order_by(Item.position)).scalars()
+        if not _submitted(release, items.all(), person):
+            words = "its columns or items are not what a submitter of its tenant signed"
+            result.found(Problem.SIGNATURE, f"release {release.id}", words)
+        session.expunge(release)
+
+
+def _submitted(release: Release, items: Sequence[UUID], person: Person | None) -> bool:
+    if person is None or person.tenant != release.tenant or SUBMITTER not in person.roles:
+        return False
+    try:
+        message = submission_message(submission_of(release, items))
+    except AttributeError:  # a policy that is no object: the owner may have written anything
+        return False
+    return verifies(bytes(person.ed25519_public), bytes(release.signature or b""), message)
 
 
 def _check_tickets(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
@@ -156,6 +181,10 @@ def _check_signed(session: Session, result: Verification) -> None:
         result.notes.append(
             f"of before signatures came into the trail: {number_of(history.unsigned, 'decision')}; nothing proves who made them"
         )
+    if history.enrolled:
+        result.notes.append(
+            f"by an identity provider's word alone: {number_of(history.enrolled, 'enrolment')}, with no administrator's signature"
+        )
 
 
 def _check_roster(session: Session, roster: Roster, result: Verification) -> None:
@@ -170,9 +199,13 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
             f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
             "it tells with its next work, or this is an older copy"
         )
-    rows = {row.id: row for row in session.execute(select(Person).where(Person.removed_at.is_(None))).scalars()}
+    everybody = session.execute(select(Person)).scalars().all()
+    rows = {row.id: row for row in everybody if row.removed_at is None}
+    gone = {row.id: row for row in everybody if row.removed_at is not None}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
+        if row is None and pinned is not None and _kept(gone.get(who), pinned):
+            continue
         if row is None:
             result.found(Problem.ROSTER, f"person {who}", "is on the roster, and the service knows nobody of that id")
         elif pinned is None:
@@ -180,6 +213,14 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
         else:
             for words in _differences(row, pinned):
                 result.found(Problem.ROSTER, f"person {who}", words)
+
+
+def _kept(gone: Person | None, pinned: RosterPerson) -> bool:
+    """Whether somebody who was removed is still on the roster for what they submitted, and for nothing else."""
+    if gone is None or pinned.roles != (SUBMITTER,) or SUBMITTER not in gone.roles:
+        return False
+    keys = bytes(gone.ed25519_public), bytes(gone.x25519_public)
+    return (gone.tenant, *keys) == (pinned.tenant, pinned.ed25519_public, pinned.x25519_public)
 
 
 def _told_roster(canonical: bytes) -> str | None:

@@ -28,7 +28,7 @@ from workers.audit.canonical import is_canonical, parse
 from workers.audit.errors import EvidenceUnreadable, NotAnchoredYet, NotInTrail
 from workers.audit.heads import Anchors, HeadVerifier, SignedHead
 from workers.audit.merkle import consistency_proof, inclusion_proof
-from workers.audit.signed import SIGNED
+from workers.audit.signed import signer_of
 from workers.audit.store import StoredNodes
 from workers.audit.summary import summarise
 
@@ -288,11 +288,21 @@ def _linked(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
 
 
 def _signers(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
-    """The events that say who the signers are: their keys, and that they left."""
-    bodies = [json.loads(canonical) for canonical in found.values()]
-    signers = {body["fields"]["actor"] for body in bodies if body["event"] in SIGNED}
+    """The events that say who the signers are: their keys, and that they left; and the same of the administrators who signed those."""
     kinds = [event.value for event in _PEOPLE]
-    return _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(signers)))
+    told: dict[int, bytes] = {}
+    known: set[str] = set()
+    wanted = _signed_by(found)
+    while wanted:
+        more = _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(wanted)))
+        told |= more
+        known |= wanted
+        wanted = _signed_by(more) - known
+    return told
+
+
+def _signed_by(found: dict[int, bytes]) -> set[str]:
+    return {who for canonical in found.values() if (who := signer_of(json.loads(canonical))) is not None}
 
 
 def _read(session: Session, where: Any) -> dict[int, bytes]:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.administration import PersonTerms
 from schemas.audit import AuditEvent
 from schemas.requests import signed_message
 from schemas.states import OrderKind
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Assertion, Passkey, answers
-from workers.custody.roster import APPROVER, AUDITOR, KEY_OFFICER, REQUESTER
+from workers.custody.roster import ADMINISTRATOR, APPROVER, AUDITOR, KEY_OFFICER, REQUESTER, SUBMITTER
 
 Fields = Mapping[str, Any]
 
@@ -27,6 +28,7 @@ class _Rule:
 
     role: str
     sayings: Callable[[Fields], list[str]]
+    always: bool = True  # False: it may come without a signature, and only one that is there is checked
 
 
 def _saying(words: str) -> Callable[[Fields], list[str]]:
@@ -46,17 +48,38 @@ SIGNED: dict[AuditEvent, _Rule] = {
     AuditEvent.RECOVERY_FETCHED: _Rule(REQUESTER, lambda fields: [f"fetch {fields.get('recovery')}"]),
     AuditEvent.REVIEW_CLOSED: _Rule(AUDITOR, lambda fields: [f"review {fields['detail'].get('conclusion')}"]),
     AuditEvent.ORDER_GIVEN: _Rule(KEY_OFFICER, _order_sayings),
+    AuditEvent.RELEASE_SUBMITTED: _Rule(SUBMITTER, _saying("submit release"), always=False),
+    AuditEvent.PERSON_ADDED: _Rule(ADMINISTRATOR, _saying("add person"), always=False),
+    AuditEvent.PERSON_REMOVED: _Rule(ADMINISTRATOR, _saying("remove person"), always=False),
+    AuditEvent.POLICY_SET: _Rule(
+        ADMINISTRATOR, lambda fields: [f"set policy {fields['detail'].get('version')}"], always=False
+    ),
 }
 _PEOPLE = (AuditEvent.PERSON_ADDED, AuditEvent.PERSON_REMOVED)
+_ADMINISTERED = (*_PEOPLE, AuditEvent.POLICY_SET)
+_OF_NO_REQUEST = (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED, *_ADMINISTERED)
 _TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
 _BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
-KINDS: tuple[AuditEvent, ...] = (*_PEOPLE, *SIGNED, *_TICKETS)
+KINDS: tuple[AuditEvent, ...] = (*SIGNED, *_TICKETS)
+
+
+def signer_of(event: Mapping[str, Any]) -> str | None:
+    """Whose signature the event has, or should have; None where nobody signs it. `event` is the JSON object that was hashed."""
+    try:
+        rule = SIGNED.get(AuditEvent(event["event"]))
+    except ValueError:
+        return None
+    detail = event["fields"].get("detail")
+    signed = rule is not None and (rule.always or (isinstance(detail, dict) and "signature" in detail))
+    return event["fields"].get("actor") if signed else None
 
 
 @dataclass
 class _Person:
     public: bytes | None
+    tenant: str
     roles: frozenset[str]
+    sha256: str | None  # of their canonical form
     passkeys: tuple[Passkey, ...] = ()
     removed: bool = False
 
@@ -84,15 +107,18 @@ class _Request:
 class SignedHistory:
     """Follows the events of `KINDS` and says what is wrong with each; others are passed over.
 
-    `unsigned` counts what was never signed because it is older than revision 0002. Keeps people and requests, not events.
+    `unsigned` counts what was never signed because it is older than revision 0002; `enrolled` the people of a tenant with an
+    administrator for whom an identity provider's word stands alone. Keeps people and requests, not events.
     """
 
     def __init__(self) -> None:
         self.unsigned = 0
         self.signatures = 0
+        self.enrolled = 0
         self._signing = False
         self._people: dict[str, _Person] = {}
         self._requests: dict[str, _Request] = {}
+        self._administered: set[str] = set()  # tenants that have, or had, an administrator
 
     def see(self, event: Mapping[str, Any]) -> Iterator[str]:
         """What is wrong with this event, in words; `event` is the JSON object that was hashed."""
@@ -103,11 +129,14 @@ class SignedHistory:
             return
         if not isinstance(fields["detail"], dict):
             yield "its detail is no object"
-        elif kind in _PEOPLE:
-            yield from self._see_person(kind, fields)
         elif kind in SIGNED:
             yield from self._see_signed(kind, fields)
-            yield from self._see_request(kind, fields)
+            if kind in _ADMINISTERED:
+                yield from self._see_administered(kind, fields)
+            if kind in _PEOPLE:
+                yield from self._see_person(kind, fields)
+            elif kind not in _OF_NO_REQUEST:
+                yield from self._see_request(kind, fields)
         elif kind in _TICKETS:
             yield from self._see_ticket(kind, fields)
 
@@ -123,16 +152,39 @@ class SignedHistory:
         if known is not None:
             yield f"{who} was added before: a key cannot be replaced"
             return
-        public, roles = _hex(fields["detail"].get("ed25519")), fields["detail"].get("roles")
-        held = frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
-        passkeys = _passkeys(fields["detail"].get("passkeys"))
-        self._people[who] = _Person(public if public and len(public) == 32 else None, held, passkeys)
+        public, tenant = _hex(fields["detail"].get("ed25519")), str(fields["detail"].get("tenant"))
+        roles, passkeys = _roles(fields), _passkeys(fields["detail"].get("passkeys"))
+        key = public if public and len(public) == 32 else None
+        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), passkeys)
+        if ADMINISTRATOR in roles:
+            self._administered.add(tenant)
+
+    def _see_administered(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        """Who was added or removed, or which policy was set, is what an administrator of that tenant signed, once there is one."""
+        detail, known = fields["detail"], self._people.get(str(fields.get("subject")))
+        tenant = str(detail.get("tenant"))
+        if kind is AuditEvent.PERSON_REMOVED:
+            tenant = known.tenant if known is not None else ""
+        if "signature" not in detail:
+            enrolled = kind is AuditEvent.PERSON_ADDED and "issuer" in detail and ADMINISTRATOR not in _roles(fields)
+            if tenant in self._administered and not enrolled:
+                yield f"{tenant} has an administrator, and none signed it"
+            self.enrolled += tenant in self._administered and enrolled
+            return
+        actor = self._people.get(str(fields.get("actor")))
+        if actor is not None and actor.tenant != tenant:
+            yield f"{fields.get('actor')} is of another tenant than {tenant}"
+        said = detail.get("sha256") if kind is AuditEvent.POLICY_SET else _person_sha256(fields)
+        if kind is AuditEvent.PERSON_REMOVED:
+            said = known.sha256 if known is not None else None
+        if said is None or fields.get("request_hash") != said:
+            yield "what was signed is something else than it says"
 
     def _see_signed(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         actor, rule = str(fields.get("actor")), SIGNED[kind]
         signature, sha256 = _hex(fields["detail"].get("signature")), _hex(fields.get("request_hash"))
-        if "signature" not in fields["detail"] and not self._signing:
-            self.unsigned += 1
+        if "signature" not in fields["detail"] and not (rule.always and self._signing):
+            self.unsigned += rule.always
             return
         self._signing = True
         person = self._people.get(actor)
@@ -154,8 +206,6 @@ class SignedHistory:
             self.signatures += 1
 
     def _see_request(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
-        if kind is AuditEvent.ORDER_GIVEN:
-            return
         actor, sha256 = str(fields.get("actor")), str(fields.get("request_hash"))
         if kind is AuditEvent.REQUEST_OPENED:
             if str(fields.get("request")) in self._requests:
@@ -198,6 +248,22 @@ class SignedHistory:
                 if known.denied
                 else f"it was issued on {len(known.approvers)} approvals, and {known.quorum} are needed"
             )
+
+
+def _roles(fields: Fields) -> frozenset[str]:
+    roles = fields["detail"].get("roles")
+    return frozenset(map(str, roles)) if isinstance(roles, list) else frozenset()
+
+
+def _person_sha256(fields: Fields) -> str | None:
+    """The SHA-256, in hex, of the person that a `person:added` tells of; None where it tells of none."""
+    detail = fields["detail"]
+    signs, receives = _hex(detail.get("ed25519")), _hex(detail.get("x25519"))
+    who, tenant = fields.get("subject"), detail.get("tenant")
+    if signs is None or receives is None or not isinstance(who, str) or not isinstance(tenant, str):
+        return None
+    passkeys = tuple((one.id, one.public) for one in _passkeys(detail.get("passkeys")))
+    return PersonTerms(who, tenant, tuple(_roles(fields)), signs, receives, passkeys).sha256().hex()
 
 
 def _passkeys(given: Any) -> tuple[Passkey, ...]:

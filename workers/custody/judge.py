@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,11 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from schemas.policies import Policy
 from schemas.requests import FaceRef, RequestTerms, decision_message, request_message
 from schemas.states import Decision, RequestState, Urgency
+from schemas.submissions import SubmissionTerms, submission_message
 from schemas.tables import Approval, RecoveryRequest, Release, RequestFace
 from workers.custody.errors import TicketRefused
 from workers.custody.passkeys import Assertion, RelyingParty, asserts
 from workers.custody.policies import PolicyBook
-from workers.custody.roster import APPROVER, REQUESTER, Roster, RosterPerson
+from workers.custody.roster import APPROVER, REQUESTER, SUBMITTER, Roster, RosterPerson
 
 LONGEST_LIFE = timedelta(days=90)  # of a request
 
@@ -42,6 +44,7 @@ class Refusal(StrEnum):
     APPROVER = "approver_not_on_roster"
     OWN_REQUEST = "approved_by_requester"
     SUBMITTER = "approved_by_submitter"
+    SUBMISSION = "submission_not_signed_by_submitter"
     DENIED = "denied"
     QUORUM = "quorum_not_reached"
     POLICY = "policy_unknown"
@@ -68,13 +71,16 @@ class Refused(TicketRefused):
 
 @dataclass(frozen=True)
 class Case:
-    """A request as the database has it. `now` is the database's clock."""
+    """A request as the database has it. `now` is the database's clock. `items`: of the whole release, in their order, where its
+    submission was signed.
+    """
 
     request: RecoveryRequest
     release: Release
     faces: Sequence[RequestFace]
     approvals: Sequence[Approval]
     now: datetime
+    items: Sequence[UUID] = ()
 
 
 def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestTerms:
@@ -98,6 +104,11 @@ def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestT
     )
 
 
+def submission_of(release: Release, items: Sequence[UUID]) -> SubmissionTerms:
+    """What its submitter signed, put together from the rows; `items` in their order."""
+    return SubmissionTerms(release.id, release.tenant, release.policy_name, release.submitted_by, items)
+
+
 def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerms, Policy]:
     """The terms and the policy that they meet, if every rule holds. Raises Refused."""
     request = case.request
@@ -113,6 +124,8 @@ def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerm
     if policy is None or (terms.tenant, terms.policy) != (policy.tenant, policy.name):
         raise Refused(Refusal.POLICY)
     _judge_by_policy(terms, policy, roster)
+    if policy.signed_submissions:
+        _judge_submission(case, roster)
     for approval in case.approvals:
         _judge_approval(approval, terms, roster)
         if approval.approver == case.release.submitted_by and not policy.submitter_may_approve:
@@ -132,6 +145,15 @@ def _judge_requester(request: RecoveryRequest, terms: RequestTerms, roster: Rost
         raise Refused(Refusal.RECIPIENT)
     if not verifies(requester.ed25519_public, bytes(request.signature or b""), request_message(terms.sha256())):
         raise Refused(Refusal.UNSIGNED)
+
+
+def _judge_submission(case: Case, roster: Roster) -> None:
+    """Whoever the row names as submitter signed just this release: else who submitted could hide behind another's name."""
+    release = case.release
+    submitter = roster.find(release.submitted_by, release.tenant, SUBMITTER)
+    message = submission_message(submission_of(release, case.items))
+    if submitter is None or not verifies(submitter.ed25519_public, bytes(release.signature or b""), message):
+        raise Refused(Refusal.SUBMISSION)
 
 
 def _judge_by_policy(terms: RequestTerms, policy: Policy, roster: Roster) -> None:

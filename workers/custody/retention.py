@@ -25,7 +25,7 @@ from workers.custody import scope
 from workers.custody.holds import Target
 from workers.custody.service import ACTOR, Custodian
 from workers.custody.shredding import Because, Reason, shred_some
-from workers.recoveries.policies import policies
+from workers.recoveries.rules import policies
 
 ASK_EVERY = timedelta(days=1)
 _ENDED = (ReleaseState.FINISHED, ReleaseState.CANCELLED)

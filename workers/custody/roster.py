@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,11 @@ APPROVER = "approver"
 REQUESTER = "requester"
 KEY_OFFICER = "key-officer"  # orders keys shredded or held
 AUDITOR = "auditor"  # closes reviews
-ROLES = (REQUESTER, APPROVER, KEY_OFFICER, AUDITOR)
+SUBMITTER = "submitter"  # signs what they hand in
+ADMINISTRATOR = (
+    "administrator"  # signs who is added and removed, and policies: with the service, not with the custodian
+)
+ROLES = (SUBMITTER, REQUESTER, APPROVER, KEY_OFFICER, AUDITOR, ADMINISTRATOR)
 LEAST_QUORUM = 2  # what a roster says that nobody said otherwise for: one person alone opens nothing
 
 
@@ -100,15 +104,19 @@ def add_person(path: Path | str, person: RosterPerson) -> None:
     write_roster(path, [*roster.people.values(), person], roster.least_quorum, roster.relying_party)
 
 
-def remove_person(path: Path | str, person: str) -> bool:
+def remove_person(path: Path | str, person: str, *, keep_submitter: bool = False) -> bool:
     """Takes a person off the roster: nothing they signed or sign counts any more; False where they were not on it.
 
-    Raises RosterInvalid where there is none.
+    `keep_submitter`: a submitter stays, as that alone, so that what they submitted can still be recovered. Raises RosterInvalid
+    where there is none.
     """
     roster = load_roster(path)
+    gone = roster.people.get(person)
     left = [each for each in roster.people.values() if each.id != person]
+    if gone is not None and keep_submitter and SUBMITTER in gone.roles:
+        left.append(replace(gone, roles=(SUBMITTER,), passkeys=()))
     write_roster(path, left, roster.least_quorum, roster.relying_party)
-    return len(left) < len(roster.people)
+    return gone is not None
 
 
 def _person(entry: dict[str, Any]) -> RosterPerson:

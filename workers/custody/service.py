@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -344,7 +345,11 @@ def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Cas
     release = session.get_one(Release, request.release_id)
     faces = session.execute(select(RequestFace).where(RequestFace.request_id == request.id)).scalars().all()
     approvals = session.execute(select(Approval).where(Approval.request_id == request.id)).scalars().all()
-    return Case(request, release, faces, approvals, now)
+    items: Sequence[UUID] = ()
+    if release.signature is not None:
+        query = select(Item.id).where(Item.release_id == release.id).order_by(Item.position)
+        items = session.execute(query).scalars().all()
+    return Case(request, release, faces, approvals, now, items)
 
 
 def _spend(

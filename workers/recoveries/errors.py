@@ -83,6 +83,20 @@ class PersonExists(RecoveryError):
     code = "person_exists"
 
 
+class AdministratorNeeded(RecoveryError):
+    """This tenant has administrators, and one of them signs this (see `refacex person list`): `refacex person add`, `person remove`
+    or `policy set` with --by ID --key FILE.
+    """
+
+    code = "administrator_needed"
+
+
+class LastAdministrator(RecoveryError):
+    """This is the tenant's last administrator, and without one nobody could be added or removed: add another one first."""
+
+    code = "last_administrator"
+
+
 class OwnRequest(RecoveryError):
     """Nobody decides on their own request: ask another approver."""
 

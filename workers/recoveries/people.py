@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import Select, any_, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
+from schemas.administration import PersonTerms, add_message, remove_message
 from schemas.audit import AuditEvent
 from schemas.tables import Person
 from workers.audit import append
+from workers.custody.judge import verifies
 from workers.custody.passkeys import Passkey
-from workers.custody.roster import RosterPerson
-from workers.recoveries.errors import PersonExists, PersonUnknown
+from workers.custody.roster import ADMINISTRATOR, RosterPerson
+from workers.recoveries.errors import (
+    AdministratorNeeded,
+    LastAdministrator,
+    PersonExists,
+    PersonUnknown,
+    SignatureInvalid,
+)
 
 
-def add(session: Session, person: RosterPerson, actor: str, **vouched: str) -> bool:
+@dataclass(frozen=True)
+class Word:
+    """An administrator's: who they are, and their signature."""
+
+    by: str
+    signature: bytes
+
+
+def add(session: Session, person: RosterPerson, actor: str, word: Word | None = None, **vouched: str) -> bool:
     """Adds a person, in the caller's transaction; False where just this person is there already.
 
-    `vouched`: who says so, where an identity provider does; it goes into the event.
+    `word`: an administrator's, over `add_message`; without one it is the `actor` who does it, for as long as the tenant has no
+    administrator. `vouched`: who says so, where an identity provider does; it goes into the event, and is enough for anybody
+    but another administrator.
 
-    Raises PersonExists where the id or a key belongs to somebody else.
+    Raises PersonExists where the id or a key belongs to somebody else; AdministratorNeeded, PersonUnknown, SignatureInvalid.
     """
     query = select(Person).where(
         or_(
@@ -35,6 +53,9 @@ def add(session: Session, person: RosterPerson, actor: str, **vouched: str) -> b
         if len(known) > 1 or known[0].removed_at is not None or not _same(known[0], person):
             raise PersonExists
         return False
+    terms = terms_of(person)
+    if word is not None or not vouched or ADMINISTRATOR in person.roles:
+        check_word(session, person.tenant, add_message(terms.sha256()), word)
     session.add(
         Person(
             id=person.id,
@@ -54,17 +75,54 @@ def add(session: Session, person: RosterPerson, actor: str, **vouched: str) -> b
     detail |= vouched
     if person.passkeys:
         detail["passkeys"] = [{"id": one.id, "public": one.public.hex()} for one in person.passkeys]
-    append(session, AuditEvent.PERSON_ADDED, actor=actor, subject=person.id, detail=detail)
+    _record(session, AuditEvent.PERSON_ADDED, terms, actor, word, detail)
     return True
 
 
-def remove(session: Session, person: str, actor: str) -> None:
-    """Marks a person as gone, in the caller's transaction; the row stays, for what they signed. Raises PersonUnknown."""
-    row = session.get(Person, person, with_for_update=True)
+def remove(session: Session, person: str, actor: str, word: Word | None = None) -> None:
+    """Marks a person as gone, in the caller's transaction; the row stays, for what they signed.
+
+    `word`: an administrator's, over `remove_message`, as for `add`. Raises PersonUnknown, LastAdministrator, AdministratorNeeded,
+    SignatureInvalid.
+    """
+    terms = terms_of(find(session, person))
+    check_word(session, terms.tenant, remove_message(terms.sha256()), word)
+    if ADMINISTRATOR in terms.roles:
+        others = _administrators(terms.tenant).where(Person.removed_at.is_(None)).order_by(Person.id).with_for_update()
+        if session.execute(others).scalars().all() == [person]:
+            raise LastAdministrator
+    gone = update(Person).where(Person.id == person, Person.removed_at.is_(None)).returning(Person.id)
+    if session.execute(gone.values(removed_at=func.clock_timestamp())).scalar_one_or_none() is None:
+        raise PersonUnknown(person[:64])
+    _record(session, AuditEvent.PERSON_REMOVED, terms, actor, word, {})
+
+
+def find(session: Session, person: str) -> RosterPerson:
+    """Somebody who is here, as the roster would have them. Raises PersonUnknown."""
+    row = session.get(Person, person)
     if row is None or row.removed_at is not None:
         raise PersonUnknown(person[:64])
-    session.execute(update(Person).where(Person.id == person).values(removed_at=func.clock_timestamp()))
-    append(session, AuditEvent.PERSON_REMOVED, actor=actor, subject=person)
+    return as_on_roster(row)
+
+
+def terms_of(person: RosterPerson) -> PersonTerms:
+    """The person as an administrator signs them."""
+    passkeys = tuple((one.id, one.public) for one in person.passkeys)
+    keys = person.ed25519_public, person.x25519_public
+    return PersonTerms(person.id, person.tenant, tuple(sorted(person.roles)), *keys, passkeys)
+
+
+def check_word(session: Session, tenant: str, message: bytes, word: Word | None) -> None:
+    """That an administrator of this tenant signed this; none need to where there never was one.
+
+    Raises AdministratorNeeded, PersonUnknown, SignatureInvalid.
+    """
+    if word is None:
+        if session.execute(_administrators(tenant).limit(1)).first() is not None:
+            raise AdministratorNeeded
+        return
+    if not verifies(bytes(acting(session, word.by, tenant, ADMINISTRATOR).ed25519_public), word.signature, message):
+        raise SignatureInvalid
 
 
 def as_on_roster(row: Person) -> RosterPerson:
@@ -80,6 +138,19 @@ def acting(session: Session, person: str, tenant: str, role: str) -> Person:
     if row is None or row.tenant != tenant or role not in row.roles or row.removed_at is not None:
         raise PersonUnknown(f"{person[:64]} as {role}")
     return row
+
+
+def _administrators(tenant: str) -> Select[str]:
+    return select(Person.id).where(Person.tenant == tenant, literal(ADMINISTRATOR) == any_(Person.roles))
+
+
+def _record(
+    session: Session, event: AuditEvent, terms: PersonTerms, actor: str, word: Word | None, detail: dict[str, Any]
+) -> None:
+    if word is not None:
+        detail = detail | {"signature": word.signature.hex()}
+    by, signed = (word.by, terms.sha256()) if word is not None else (actor, None)
+    append(session, event, actor=by, subject=terms.id, request_hash=signed, detail=detail)
 
 
 def _same(row: Person, person: RosterPerson) -> bool:

@@ -119,6 +119,8 @@ def draft_request(
         raise FaceNotReleased
     person = acting(session, requester, release.tenant, REQUESTER)
     policy = load_policy(session, release.tenant, release.policy_name)
+    if policy.signed_submissions and release.signature is None:
+        raise PolicyForbids("nobody signed this release's submission")
     least = policy.quorum_for(break_glass=urgency is Urgency.BREAK_GLASS)
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     terms = RequestTerms(

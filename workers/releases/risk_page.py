@@ -287,9 +287,11 @@ def _models(models: Sequence[Mapping[str, Any]]) -> str:
 def _weights(one: Mapping[str, Any]) -> str:
     card = one["card"]
     trained = card.get("trained", {})
+    runs = trained if isinstance(trained, list) else [trained]  # of averaged weights there are several
+    images, minutes = (" + ".join(str(run.get(name, "–")) for run in runs) for name in ("images", "minutes"))
     return (
         f"<tr><td>{escape(one['name'])}</td><td>{escape(', '.join(card.get('data', ())))}</td>"
-        f"<td class=n>{trained.get('images', '–')}</td><td class=n>{trained.get('minutes', '–')}</td>"
+        f"<td class=n>{escape(images)}</td><td class=n>{escape(minutes)}</td>"
         f"<td><code>{escape(one['sha256'][:16])}…</code></td></tr>"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,9 +17,20 @@ from schemas.audit import AuditEvent
 from schemas.messages import TaskName, outbox_row
 from schemas.policies import Policy
 from schemas.states import ItemState, ReleaseState
+from schemas.submissions import SubmissionTerms, submission_message
 from schemas.tables import Item, Outbox, Release
 from workers import audit
-from workers.errors import NothingToSubmit, OptionsInvalid, ReleaseEnded, ReleaseUnknown
+from workers.custody.judge import verifies
+from workers.custody.roster import SUBMITTER
+from workers.errors import (
+    NothingToSubmit,
+    OptionsInvalid,
+    ReleaseEnded,
+    ReleaseUnknown,
+    SubmissionInvalid,
+    SubmissionUnsigned,
+)
+from workers.recoveries.people import acting
 from workers.recoveries.policies import load_policy
 from workers.releases.sources import Source
 from workers.releases.subjects import pseudonyms
@@ -81,12 +92,38 @@ class Progress:
         return sum(count for state, count in self.items.items() if state not in left)
 
 
-def check(session: Session, tenant: str, options: ReleaseOptions, sources: Sequence[Source]) -> Policy:
-    """The policy that such a release would go by. Raises NothingToSubmit, OptionsInvalid, PolicyUnknown."""
+@dataclass(frozen=True)
+class Submission:
+    """What a submitter signed, and their signature over `submission_message(terms)`."""
+
+    terms: SubmissionTerms
+    signature: bytes
+
+
+def check(
+    session: Session, tenant: str, options: ReleaseOptions, sources: Sequence[Source], submitter: str | None = None
+) -> Policy:
+    """The policy that such a release would go by. `submitter`: who is going to sign it, None where nobody is.
+
+    Raises NothingToSubmit, OptionsInvalid, PolicyUnknown, SubmissionUnsigned; PersonUnknown for somebody who is no submitter.
+    """
     if not sources:
         raise NothingToSubmit
     options.check(sources)
-    return load_policy(session, tenant, options.policy_name)
+    rules = load_policy(session, tenant, options.policy_name)
+    if submitter is not None:
+        acting(session, submitter, tenant, SUBMITTER)
+    elif rules.signed_submissions:
+        raise SubmissionUnsigned
+    return rules
+
+
+def draft(
+    tenant: str, submitter: str, options: ReleaseOptions, sources: Sequence[Source], release_id: UUID | None = None
+) -> SubmissionTerms:
+    """What the submitter signs, with fresh ids for the items; `submit` takes it with the signature. Nothing is written."""
+    items = [uuid4() for _ in sources]
+    return SubmissionTerms(release_id or uuid4(), tenant, options.policy_name, submitter, items)
 
 
 def submit(
@@ -99,14 +136,20 @@ def submit(
     options: ReleaseOptions | None = None,
     chunk: int = DEFAULT_CHUNK,
     release_id: UUID | None = None,
+    signed: Submission | None = None,
 ) -> UUID:
     """Record a release, its items and the messages that start it, in the caller's one transaction; gives its id.
 
-    `release_id` is given by who uploaded copies under it. Raises NothingToSubmit, OptionsInvalid, PolicyUnknown.
+    `release_id` is given by who uploaded copies under it; `signed` by a submitter, who is the `actor` then. Raises what `check`
+    does, and SubmissionInvalid.
     """
     options = options or ReleaseOptions()
-    rules = check(session, tenant, options, sources)
-    release_id = release_id or uuid4()
+    rules = check(session, tenant, options, sources, actor if signed else None)
+    terms = draft(tenant, actor, options, sources, release_id or (signed.terms.release if signed else None))
+    if signed is not None:
+        terms = replace(terms, items=signed.terms.items)
+        _check_signed(session, signed, terms, len(sources))
+    release_id = terms.release
     session.execute(
         insert(Release).values(
             id=release_id,
@@ -120,10 +163,10 @@ def submit(
             on_no_face=options.on_no_face,
             state=ReleaseState.OPEN,
             submitted_by=actor,
+            signature=signed.signature if signed else None,
         )
     )
     shown = pseudonyms(session, tenant, {source.subject for source in sources if source.subject is not None})
-    item_ids = [uuid4() for _ in sources]
     session.execute(
         insert(Item),
         [
@@ -135,12 +178,13 @@ def submit(
                 "relative_name": source.relative_name,
                 "subject_id": shown[source.subject] if source.subject is not None else None,
             }
-            for position, (item_id, source) in enumerate(zip(item_ids, sources, strict=True))
+            for position, (item_id, source) in enumerate(zip(terms.items, sources, strict=True))
         ],
     )
-    session.execute(insert(Outbox), [chunk_message(item_ids[at : at + chunk]) for at in range(0, len(item_ids), chunk)])
-    detail = {
-        "items": len(item_ids),
+    chunks = range(0, len(terms.items), chunk)
+    session.execute(insert(Outbox), [chunk_message(terms.items[at : at + chunk]) for at in chunks])
+    detail: dict[str, Any] = {
+        "items": len(terms.items),
         "profile": options.profile.value,
         "format": options.format,
         "donors": options.donor_policy.value,
@@ -148,8 +192,20 @@ def submit(
         "policy_sha256": rules.sha256().hex(),
         "subjects": len(shown),
     }
-    audit.append(session, AuditEvent.RELEASE_SUBMITTED, actor=actor, release=release_id, detail=detail)
+    said = terms.sha256() if signed else None
+    detail |= {"signature": signed.signature.hex()} if signed else {}
+    audit.append(
+        session, AuditEvent.RELEASE_SUBMITTED, actor=actor, release=release_id, request_hash=said, detail=detail
+    )
     return release_id
+
+
+def _check_signed(session: Session, signed: Submission, submitted: SubmissionTerms, images: int) -> None:
+    """The signature is the submitter's, over what is being submitted. Raises SubmissionInvalid."""
+    person = acting(session, submitted.submitted_by, submitted.tenant, SUBMITTER)
+    message = submission_message(submitted)
+    if len(submitted.items) != images or not verifies(bytes(person.ed25519_public), signed.signature, message):
+        raise SubmissionInvalid
 
 
 def chunk_message(item_ids: Sequence[UUID]) -> dict[str, Any]:

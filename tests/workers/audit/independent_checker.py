@@ -29,7 +29,11 @@ SIGNED = {
     "recovery:fetched": "requester",
     "review:closed": "auditor",
     "order:given": "key-officer",
+    "release:submitted": "submitter",
+    "person:added": "administrator",
+    "person:removed": "administrator",
 }
+OPTIONAL = {"release:submitted", "person:added", "person:removed"}  # a signature that is there must hold
 
 
 class Wrong(Exception):
@@ -194,12 +198,23 @@ def check_matter(about: Any, events: list[Any]) -> None:
 
     names = ("request", "recovery")
     linked = {(n, e["fields"][n]) for e in events for n in names if direct(e["fields"]) and n in e["fields"]}
-    signers = {e["fields"].get("actor") for e in events if e["event"] in SIGNED}
+
+    rest, signers = [], set()
     for event in events:
         said = event["fields"]
-        of_matter = direct(said) or any((n, said[n]) in linked for n in names if n in said)
-        of_signer = event["event"] in ("person:added", "person:removed") and said.get("subject") in signers
-        need(of_matter or of_signer, f"event {event['seq']} is of another matter")
+        if direct(said) or any((n, said[n]) in linked for n in names if n in said):
+            signers |= {said.get("actor")} if is_signed(event) else set()
+        else:
+            rest.append(event)
+    while found := [e for e in rest if e["event"].startswith("person:") and e["fields"]["subject"] in signers]:
+        rest = [event for event in rest if event not in found]
+        signers |= {e["fields"]["actor"] for e in found if is_signed(e)}
+    need(not rest, "an event is of another matter")
+
+
+def is_signed(event: Any) -> bool:
+    tag = event["event"]
+    return tag in SIGNED and (tag not in OPTIONAL or "signature" in event["fields"].get("detail", {}))
 
 
 def check_people(events: list[Any]) -> None:
@@ -211,13 +226,10 @@ def check_people(events: list[Any]) -> None:
     for event in events:
         tag, said = event["event"], event["fields"]
         detail, actor = said.get("detail", {}), said.get("actor")
-        if tag == "person:added":
-            need(said["subject"] not in people, "a person added twice")
-            people[said["subject"]] = detail
-        elif tag == "person:removed":
-            gone.add(said["subject"])
+        if tag in ("person:added", "person:removed"):
+            check_administration(tag, said, people, gone)
         elif tag in SIGNED:
-            if any_signed or "signature" in detail:
+            if "signature" in detail or (any_signed and tag not in OPTIONAL):
                 any_signed = True
                 check_signature(tag, said, people.get(actor), actor in gone)
             check_decision(tag, said, requests)
@@ -231,6 +243,30 @@ def check_people(events: list[Any]) -> None:
                 need(not known["denied"] and len(known["by"]) >= known["quorum"], "a ticket without its quorum")
 
 
+def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[str]) -> None:
+    """A person is added, or removed, by who the tenant's administrator says, from its first one on; or enrolled."""
+    who, detail = said["subject"], said.get("detail", {})
+    about = people.get(who) if tag == "person:removed" else detail
+    need(about is not None and who not in gone and (tag == "person:removed" or who not in people), f"{tag} of {who}")
+    if "signature" in detail:
+        admin = people.get(said["actor"])
+        check_signature(tag, said, admin, said["actor"] in gone)
+        need(admin["tenant"] == about["tenant"], "an administrator of another tenant")
+        person = {name: about[name] for name in ("tenant", "ed25519", "x25519")}
+        person |= {"v": 1, "what": "refacex person", "id": who, "roles": sorted(about["roles"])}
+        person["passkeys"] = about.get("passkeys", [])
+        canonical = json.dumps(person, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        need(said["request_hash"] == sha256(canonical.encode()).hex(), "another person was signed")
+    else:
+        administered = any(p["tenant"] == about["tenant"] and "administrator" in p["roles"] for p in people.values())
+        enrolled = tag == "person:added" and "issuer" in detail and "administrator" not in detail["roles"]
+        need(enrolled or not administered, f"no administrator signed for {who}")
+    if tag == "person:added":
+        people[who] = detail
+    else:
+        gone.add(who)
+
+
 def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
     need(person is not None and not removed and SIGNED[tag] in person["roles"], f"who signed {tag}")
     words = {
@@ -238,6 +274,9 @@ def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
         "request:approved": ["approve"],
         "request:denied": ["deny"],
         "request:withdrawn": ["withdraw"],
+        "release:submitted": ["submit release"],
+        "person:added": ["add person"],
+        "person:removed": ["remove person"],
         "recovery:fetched": [f"fetch {said.get('recovery')}"],
         "review:closed": [f"review {said['detail'].get('conclusion')}"],
         "order:given": [
@@ -273,7 +312,7 @@ def answered(keys: dict[str, bytes], assertion: Any, signature: bytes, message: 
 
 
 def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
-    if tag == "order:given":
+    if tag in ("order:given", "release:submitted"):
         return
     if tag == "request:opened":
         need(said["request"] not in requests, "opened twice")

@@ -110,6 +110,14 @@ def test_the_models_cards_come_with_it() -> None:
     assert risk.build(release(), [risk.Row(ROWS[0].item, "stand-in-1")])["models"][0]["weights"] == []
 
 
+def test_weights_averaged_from_several_runs_show_each_of_them() -> None:
+    report = risk.build(release(), ROWS)
+    card = report["models"][0]["weights"][0]["card"]
+    card["trained"] = [{"images": 31, "minutes": 1.5}, {"images": 41}]
+    page = risk_page.render(report).decode()
+    assert ">31 + 41<" in page and ">1.5 + –<" in page
+
+
 def test_neither_part_names_a_file_a_release_or_a_subject() -> None:
     report = risk.build(release(), ROWS)
     for part in (risk.encode(report), risk_page.render(report)):
