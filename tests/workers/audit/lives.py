@@ -47,11 +47,11 @@ def let_break_glass(world: World) -> None:
         set_policy(session, policy, "root")
 
 
-def broken_glass(world: World, *faces: tuple[int, int]) -> tuple[RequestTerms, UUID]:
+def broken_glass(world: World, *faces: tuple[int, int], approver: str = "bob") -> tuple[RequestTerms, UUID]:
     """A request that one approver was enough for, recovered and fetched; its review is open."""
     let_break_glass(world)
     terms = world.request(*faces, urgency=Urgency.BREAK_GLASS)
-    world.approve(terms, "bob")
+    world.approve(terms, approver)
     recovery = world.custodian().open(terms.id).recovery
     assert recovery is not None
     assert recoverer(world).recover(recovery) is RecoveryState.RECOVERED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from workers.audit.heads import Anchors, HeadSigner
 from workers.custody.holds import Portion, Target
 from workers.custody.judge import Signed
 from workers.custody.orders import carry_out
+from workers.custody.passkeys import Passkey
 from workers.custody.roster import write_roster
 from workers.recoveries import people, service
 
@@ -46,20 +48,18 @@ class Lived:
     tombstone: str | None
 
 
-def with_pia(world: World) -> Member:
-    """An approver who has a passkey from the beginning."""
-    pia = Member("pia", ("approver",))
-    added = replace(pia.on_roster(), passkeys=(AUTHENTICATOR.passkey,))
-    write_roster(
-        world.roster, [*(member.on_roster() for member in world.people.values()), added], relying_party=CONSOLE
-    )
+def join(world: World, who: str, *roles: str, passkey: Passkey | None = None) -> None:
+    """Somebody new, in the service and on the custodian's roster."""
+    member = Member(who, roles)
+    added = replace(member.on_roster(), passkeys=(passkey,) if passkey else ())
+    write_roster(world.roster, [*(each.on_roster() for each in world.people.values()), added], relying_party=CONSOLE)
     with world.as_("gateway").begin() as session:
         people.add(session, added, "root")
-    return pia
+    world.people = world.people | {who: member}
 
 
 def passkey(world: World) -> None:
-    with_pia(world)
+    join(world, "pia", "approver", passkey=AUTHENTICATOR.passkey)
     terms = world.request((0, 0))
     world.approve(terms, "bob")
     approve(world, terms, "pia", AUTHENTICATOR)
@@ -166,7 +166,7 @@ def forged_passkey(changes: dict[str, Any]) -> Callable[[World], AuditEvent]:
     """An answer of pia's authenticator with something wrong about it, as the gateway would have told of it."""
 
     def write(world: World) -> AuditEvent:
-        with_pia(world)
+        join(world, "pia", "approver", passkey=AUTHENTICATOR.passkey)
         terms = world.request((0, 0))
         assertion, signature = AUTHENTICATOR.sign(decision_message(Decision.APPROVE, terms.sha256()), **changes)
         detail = {"signature": signature.hex(), "assertion": assertion.as_json()}
@@ -183,15 +183,13 @@ def tell(world: World, event: AuditEvent, terms: RequestTerms, actor: str, detai
 
 
 def forged_review(who: str, said: str, signed: str) -> Callable[[World], AuditEvent]:
-    """A review of a broken glass, by somebody and with a conclusion that the signature is not of."""
+    """A review of a broken glass that ada, an approver and auditor, let be broken: by somebody, and signed for a conclusion."""
 
     def write(world: World) -> AuditEvent:
-        terms, _ = broken_glass(world, (0, 0))
-        message = review_message(terms.sha256(), signed)
-        hashed = {
-            words: review_message(terms.sha256(), words).decode().split("\n")[1].split()[1] for words in (said, signed)
-        }
-        detail = {"conclusion": hashed[said], "signature": world.people[who].signing.sign(message).hex()}
+        join(world, "ada", "approver", "auditor")
+        terms, _ = broken_glass(world, (0, 0), approver="ada")
+        signature = world.people[who].signing.sign(review_message(terms.sha256(), signed))
+        detail = {"conclusion": hashlib.sha256(said.encode()).hexdigest(), "signature": signature.hex()}
         tell(world, AuditEvent.REVIEW_CLOSED, terms, who, detail)
         return AuditEvent.REVIEW_CLOSED
 
@@ -215,7 +213,7 @@ FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "a passkey being made": forged_passkey({"type": "webauthn.create"}),
     "a passkey of nobody": forged_passkey({"credential": "b3RoZXI"}),
     "another conclusion of a review": forged_review("olga", "all well", "a scandal"),
-    "a review by who decided": forged_review("bob", "all well", "all well"),
+    "a review by who decided": forged_review("ada", "all well", "all well"),
     "a ticket over a denial": over_a_denial,
 }
 
