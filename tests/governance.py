@@ -339,6 +339,7 @@ def _release_item(world: World, item: UUID) -> None:
         row = session.get_one(Item, item)
         row.state, row.faces = ItemState.DONE, 2
         row.object_key, row.sha256, row.locator = object_key, done["sha256"], locator  # type: ignore[assignment]
+        row.size_bytes = len(data)
         about: dict[str, Any] = {
             "actor": "release-worker",
             "release": world.release,

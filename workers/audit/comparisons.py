@@ -79,9 +79,11 @@ COMPARISONS: tuple[Comparison, ...] = (
     compare(
         "reports",
         (Tag.RELEASE_REPORTED,),
-        "'release ' || r.id",
-        "releases AS r LEFT JOIN told AS t ON t.release = r.id::text AND t.detail::text LIKE '%' || r.report_sha256 || '%'",
-        "r.report_sha256 IS NOT NULL AND t.seq IS NULL THEN 'the trail does not know this hash of its report'",
+        "coalesce('release ' || r.id, 'event ' || t.seq)",
+        "(SELECT * FROM releases WHERE report_sha256 IS NOT NULL) AS r FULL JOIN told AS t ON t.release = r.id::text",
+        "t.seq IS NULL THEN 'it has a report, and the trail does not say so'",
+        "r.id IS NULL THEN 'release:reported, and no report is of that release'",
+        "t.detail ->> 'sha256' IS DISTINCT FROM r.report_sha256 THEN 'the trail knows another hash of its report'",
     ),
     compare(
         "released items",
@@ -340,9 +342,12 @@ COMPARISONS: tuple[Comparison, ...] = (
     compare(
         "exports",
         (Tag.EXPORT_FINISHED,),
-        "'export ' || x.id",
-        "exports AS x LEFT JOIN told AS t ON t.detail ->> 'export' = x.id::text",
-        "x.state = 'done' AND t.seq IS NULL THEN 'it is done, and the trail has no export:finished of it'",
+        "coalesce('export ' || x.id, 'event ' || t.seq)",
+        "(SELECT id, jsonb_path_query_first(manifest, '$.files[*] ? (@.name == \"SHA256SUMS\").sha256') #>> '{}' AS sums FROM exports "
+        "WHERE state = 'done') AS x FULL JOIN told AS t ON t.detail ->> 'export' = x.id::text",
+        "t.seq IS NULL THEN 'it is done, and the trail has no export:finished of it'",
+        "x.id IS NULL THEN 'export:finished, and no such export is done'",
+        "t.detail ->> 'sums_sha256' IS DISTINCT FROM x.sums THEN 'its files are not those that were exported'",
     ),
     compare(
         "what happens once",

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 import rfc8785
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -18,12 +18,12 @@ from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.audit_tables import Event, Node, TreeHead
 from tests.conftest import Database
 from tests.governance import sessions
-from tests.workers.audit.harness import as_owner, disarm, rearm
+from tests.workers.audit.harness import TABLES, as_owner, disarm, rearm
 from workers.audit import append, merkle
 from workers.audit.errors import AuditFieldError, AuditFork
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
-from workers.audit.store import StoredNodes, trail_size
+from workers.audit.store import StoredNodes, extend_nodes, trail_size
 from workers.audit.verify import Problem, Verification, verify
 
 
@@ -208,10 +208,25 @@ EDIT = REWRITE.format(
     "SELECT seq, convert_to(replace(convert_from(canonical, 'UTF8'), 'alice', 'mally'), 'UTF8') AS b "
     "FROM audit.events WHERE seq = 2"
 )
-REORDER = REWRITE.format(
-    "SELECT a.seq, convert_to(regexp_replace(convert_from(o.canonical, 'UTF8'), "
-    "'\"seq\":[0-9]+', '\"seq\":' || a.seq), 'UTF8') AS b "
-    "FROM audit.events a JOIN audit.events o ON o.seq = 3 - a.seq WHERE a.seq IN (1, 2)"
+REORDER = (
+    REWRITE.format(
+        "SELECT a.seq, convert_to(regexp_replace(convert_from(o.canonical, 'UTF8'), "
+        "'\"seq\":[0-9]+', '\"seq\":' || a.seq), 'UTF8') AS b "
+        "FROM audit.events a JOIN audit.events o ON o.seq = 3 - a.seq WHERE a.seq IN (1, 2)"
+    ),
+    "UPDATE audit.events SET at = (convert_from(canonical, 'UTF8')::json ->> 'at')::timestamptz WHERE seq IN (1, 2)",
+)
+# Room for a third event, and one that mallory submitted in it; every later one says its new number.
+INSERT = (
+    "UPDATE audit.events SET seq = seq + 1000 WHERE seq >= 3",
+    "UPDATE audit.events SET seq = seq - 999 WHERE seq >= 1000",
+    REWRITE.format(
+        "SELECT seq, convert_to(regexp_replace(convert_from(canonical, 'UTF8'), '\"seq\":[0-9]+', '\"seq\":' || seq), 'UTF8') AS b "
+        "FROM audit.events WHERE seq > 3"
+    ),
+    "INSERT INTO audit.events SELECT 3, at, role, event, b, sha256('\\x00'::bytea || b) FROM (SELECT *, convert_to(replace(replace("
+    "convert_from(canonical, 'UTF8'), '\"seq\":2', '\"seq\":3'), 'alice', 'mally'), 'UTF8') AS b FROM audit.events WHERE seq = 2) AS e",
+    "UPDATE audit.tail SET size = size + 1",
 )
 ATTACKS = {
     "edit": ([EDIT], {Problem.HISTORY_CHANGED}),
@@ -232,8 +247,10 @@ ATTACKS = {
         {Problem.EVENTS_LOST},
     ),
     "delete all": (["DELETE FROM audit.events", "UPDATE audit.tail SET size = 0"], {Problem.EVENTS_LOST}),
-    "reorder": ([REORDER], {Problem.HISTORY_CHANGED}),
+    "reorder": (REORDER, {Problem.HISTORY_CHANGED}),
+    "insert between": (INSERT, {Problem.HISTORY_CHANGED}),
 }
+REWRITTEN = {"edit": (EDIT,), "reorder": REORDER, "insert between": INSERT}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -249,17 +266,36 @@ def test_verify_sees_what_the_owner_did(
     assert expected <= {finding.problem for finding in result.findings}, result.findings
 
 
-def test_verify_sees_a_rewritten_tree(fresh: Database, notary: Notary, anchors: Anchors, signer: HeadSigner) -> None:
-    """The owner edits an event, works the nodes up again and drops the heads: the bucket still knows."""
+@pytest.mark.parametrize("attack", REWRITTEN)
+def test_verify_sees_a_rewritten_tree(
+    fresh: Database, notary: Notary, anchors: Anchors, signer: HeadSigner, attack: str
+) -> None:
+    """The owner changes the events, works the nodes up again and drops the heads: the bucket still knows."""
     write(fresh, 6)
     notary.anchor()
     drop = ["DELETE FROM audit.nodes", "DELETE FROM audit.tree_heads"]
-    as_owner(fresh, *map(disarm, ("events", "nodes", "tree_heads")), EDIT, *drop)
-    as_owner(fresh, *map(rearm, ("events", "nodes", "tree_heads")))
+    as_owner(fresh, *map(disarm, TABLES), *REWRITTEN[attack], *drop, *map(rearm, TABLES))
     assert {finding.problem for finding in check(fresh, anchors, signer).findings} == {Problem.HISTORY_CHANGED}
     forger = Notary(sessions(fresh.url_for("notary")), anchors, signer, timedelta(days=1))
     with pytest.raises(AuditFork):
         forger.anchor()
+
+
+@pytest.mark.parametrize("attack", REWRITTEN)
+def test_verify_sees_a_rewritten_tree_with_heads_of_its_own(
+    fresh: Database, notary: Notary, anchors: Anchors, signer: HeadSigner, attack: str
+) -> None:
+    """The owner also makes the head's row again, which all fits together; only the notary's signature is not theirs to give."""
+    write(fresh, 6)
+    notary.anchor()
+    as_owner(fresh, *map(disarm, TABLES), *REWRITTEN[attack], "DELETE FROM audit.nodes")
+    with sessions(fresh.owner_url).begin() as session:
+        head = HeadSigner(signer.key_id, bytes(32)).sign(6, extend_nodes(session, 0, 6).root())
+        row = {"root": head.root, "at": head.at, "body": head.body, "signature": head.signature}
+        session.execute(update(TreeHead).values(row))
+    as_owner(fresh, *map(rearm, TABLES))
+    found = {(finding.problem, finding.where) for finding in check(fresh, anchors, signer).findings}
+    assert found == {(Problem.HISTORY_CHANGED, "head 6"), (Problem.HEAD_SIGNATURE, "head 6")}
 
 
 def test_verify_sees_yesterdays_backup(fresh: Database, notary: Notary, anchors: Anchors, signer: HeadSigner) -> None:
@@ -268,14 +304,13 @@ def test_verify_sees_yesterdays_backup(fresh: Database, notary: Notary, anchors:
     notary.anchor()
     write(fresh, 6)
     notary.anchor()
-    tables = ("events", "nodes", "tree_heads")
     old = [
         "DELETE FROM audit.events WHERE seq >= 5",
         "DELETE FROM audit.nodes WHERE (position + 1) << level > 4",
         "DELETE FROM audit.tree_heads WHERE size > 4",
         "UPDATE audit.tail SET size = 5",
     ]
-    as_owner(fresh, *map(disarm, tables), *old, *map(rearm, tables))
+    as_owner(fresh, *map(disarm, TABLES), *old, *map(rearm, TABLES))
     result = check(fresh, anchors, signer)
     assert [finding.problem for finding in result.findings] == [Problem.EVENTS_LOST]
     restarted = Notary(sessions(fresh.url_for("notary")), anchors, signer, timedelta(days=1))
