@@ -1,7 +1,8 @@
 """How fast the audit trail is: `python -m bench.audit [--events N]`, on a PostgreSQL and an S3 server of its own.
 
-Events appended a second by eight writers; then, on a trail of a million events: one append, one proof, the notary's next head, a full
-verification, the evidence of one release. Prints a table and writes `bench/results/audit.json`.
+Events appended a second by eight writers, one a transaction beside eight; then, on a trail of a million events: one append, one proof, the
+notary's next head, a full verification with the custodian's key, the evidence of one release. One event in a hundred is the custodian's,
+signed. Prints a table and writes `bench/results/audit.json`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.tables import Release
 from workers.audit import append, merkle
+from workers.audit.attested import EventSigner, attesting
 from workers.audit.checking import check_bundle
 from workers.audit.crosscheck import crosscheck
 from workers.audit.evidence import About, gather, pack
@@ -46,12 +48,20 @@ from workers.storage import Storage
 
 RESULTS = Path(__file__).parent / "results" / "audit.json"
 ITEMS = 1_000  # of one release
+SIGNED = 0.01  # of the long trail's events are the custodian's
 RUNS = 200
+AT_ONCE = 8  # events a transaction, where several are
 WRITERS: dict[str, AuditEvent] = {
     "release": AuditEvent.ITEM_CLAIMED,
     "gateway": AuditEvent.RELEASE_SUBMITTED,
     "custodian": AuditEvent.TICKET_ISSUED,
     "recovery": AuditEvent.RECOVERY_RECOVERED,
+}
+NAMES = {
+    "events": "events of the long trail",
+    "signed_events": "of them the custodian's, signed",
+    "verified_signatures": "signatures that verification checked",
+    "signed_per_s": "signed events a second, one writer, eight a transaction",
 }
 Url = Callable[[str], str]
 Figures = dict[str, Any]
@@ -149,6 +159,17 @@ def fill(url: Url, events: int) -> int:
         return trail_size(session)
 
 
+def sign(url: Url, custodian: EventSigner, events: int) -> int:
+    """Appends so many signed events of the custodian's, each a refused ticket, which needs no row; gives their number."""
+    factory = attesting(sessions(url("custodian")), custodian)
+    for done in range(0, events, AT_ONCE):
+        with factory.begin() as session:
+            for _ in range(min(AT_ONCE, events - done)):
+                detail = {"refusal": "request_unknown"}
+                append(session, AuditEvent.TICKET_REFUSED, actor="custodian", request=uuid4(), detail=detail)
+    return events
+
+
 def tell(words: str) -> None:
     """How far it is, beside the table that programs may read."""
     print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
@@ -170,8 +191,12 @@ def spread(action: Callable[[], Any], runs: int = RUNS) -> dict[str, float]:
 def long_trail(place: Place, events: int) -> Figures:
     """Everything that is measured on one long trail."""
     url = place.database("bench_long")
-    filling, size = timed(lambda: fill(url, events))
+    custodian = EventSigner(bytes(reversed(range(32))))
+    filling, size = timed(lambda: fill(url, events - round(events * SIGNED)))
     tell(f"a trail of {size} events is there")
+    signing, signed = timed(lambda: sign(url, custodian, round(events * SIGNED)))
+    size += signed
+    tell(f"{signed} of the custodian's are there")
     private = bytes(range(32))
     signer = HeadSigner(key_id(KeyType.ED25519, HeadSigner("", private).verifier.public), private)
     anchors = place.anchors()
@@ -179,13 +204,14 @@ def long_trail(place: Place, events: int) -> Figures:
     first_head, _ = timed(notary.anchor)
     gateway = sessions(url("gateway"))
     figures: Figures = {"events": size, "filled_s": round(filling, 1), "first_head_s": round(first_head, 1)}
+    figures |= {"signed_events": signed, "signed_per_s": round(signed / signing)}
     tell("the first head is anchored")
     figures["append"] = _appends(url)
     figures["next_head"] = _next_heads(url, notary)
     figures["inclusion_proof"], figures["consistency_proof"] = _proofs(gateway, size)
     tell(f"proofs are made: {figures}")
-    figures |= _verification(gateway, anchors, signer)
-    figures |= _evidence(gateway, anchors, signer)
+    figures |= _verification(gateway, anchors, signer, custodian)
+    figures |= _evidence(gateway, anchors, signer, custodian)
     return figures
 
 
@@ -239,12 +265,15 @@ def _proofs(gateway: sessionmaker[Session], size: int) -> tuple[Figures, Figures
         return spread(inclusion), spread(consistency)
 
 
-def _verification(gateway: sessionmaker[Session], anchors: Anchors, signer: HeadSigner) -> Figures:
+def _verification(
+    gateway: sessionmaker[Session], anchors: Anchors, signer: HeadSigner, custodian: EventSigner
+) -> Figures:
     with gateway() as session:
         trail, result = timed(lambda: verify(session, anchors, signer.verifier))
-        tables, _ = timed(lambda: crosscheck(session, result))
+        tables, _ = timed(lambda: crosscheck(session, result, custodian=custodian.keys))
     _must_hold(result)
-    return {"verify_trail_s": round(trail, 1), "verify_tables_s": round(tables, 1), "verified_events": result.events}
+    figures = {"verify_trail_s": round(trail, 1), "verify_tables_s": round(tables, 1), "verified_events": result.events}
+    return figures | {"verified_signatures": result.signatures + result.attested}
 
 
 def _must_hold(result: Verification) -> None:
@@ -253,12 +282,12 @@ def _must_hold(result: Verification) -> None:
         sys.exit(f"the trail does not hold: {result.findings[:3]}")
 
 
-def _evidence(gateway: sessionmaker[Session], anchors: Anchors, signer: HeadSigner) -> Figures:
+def _evidence(gateway: sessionmaker[Session], anchors: Anchors, signer: HeadSigner, custodian: EventSigner) -> Figures:
     with gateway() as session:
         release = session.execute(select(Release.id).limit(1)).scalar_one()
     with gateway() as session:
         taken, data = timed(lambda: pack(gather(session, anchors, signer.verifier, About.RELEASE, release)))
-    checking, checked = timed(lambda: check_bundle(data, signer.verifier))
+    checking, checked = timed(lambda: check_bundle(data, signer.verifier, custodian.keys))
     if not checked.ok:
         sys.exit(f"the evidence does not hold: {checked.problems[:3]}")
     return {"evidence_s": round(taken, 2), "evidence_bytes": len(data), "evidence_check_s": round(checking, 2)}
@@ -300,7 +329,7 @@ def measure(events: int, seconds: float) -> Figures:
         url = own.database("bench_rate")
         figures["appended_per_s"] = {
             f"{writers} writers, {at_once} a transaction": round(rate(url, writers, at_once, seconds))
-            for writers, at_once in ((1, 1), (8, 1), (8, 8))
+            for writers, at_once in ((1, 1), (1, AT_ONCE), (8, 1), (8, AT_ONCE))
         }
         tell(f"appended: {figures['appended_per_s']}")
         figures["long"] = long_trail(own, events)
@@ -314,6 +343,8 @@ def show(figures: Figures) -> None:
     )
     for name, value in figures["appended_per_s"].items():
         print(f"{'events appended a second, ' + name:<58}{value:>12}")
+    for name in ("events", "signed_events", "verified_signatures", "signed_per_s"):
+        print(f"{NAMES[name]:<58}{long[name]:>12}")
     for name in ("append", "inclusion_proof", "consistency_proof", "next_head"):
         words = f"{name.replace('_', ' ')} at {long['events']} events, median / p95 ms"
         print(f"{words:<58}{long[name]['median_ms']:>7} / {long[name]['p95_ms']}")

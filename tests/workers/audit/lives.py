@@ -80,7 +80,9 @@ def shredded_subject(world: World) -> UUID:
         sources = [Source("file:///a.png", "a.png", "anna")]
         options = releases.ReleaseOptions(policy_name=POLICY)
         release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, options=options)
+    with world.as_("gateway").begin() as session:
         releases.cancel(session, release, "sam")
+    with world.as_("gateway")() as session:
         pseudonym = session.execute(select(Item.subject_id).where(Item.release_id == release)).scalar_one()
     assert pseudonym is not None
     with world.as_("relay").begin() as session:
