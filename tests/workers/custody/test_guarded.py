@@ -50,11 +50,10 @@ KEY_FILES = {
 
 
 def given_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is somebody else's: by a change of owner, or, where only root may do that, of who we are."""
+    """The file is somebody else's, and we are not root."""
     if os.geteuid() == 0:
         os.chown(path, 12345, -1)
-    else:
-        monkeypatch.setattr(guarded.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(guarded.os, "geteuid", lambda: 12346)
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o660])
@@ -114,6 +113,8 @@ def test_what_is_roots_is_as_good_as_ones_own(tmp_path: Path, monkeypatch: pytes
     assert guarded.looseness(path, os.stat_result(status)) is None
     status[4] = 12346
     assert guarded.looseness(path, os.stat_result(status)) is not None
+    monkeypatch.setattr(guarded.os, "geteuid", lambda: 0)
+    assert guarded.looseness(path, os.stat_result(status)) is None, "root looks after a service's files"
 
 
 def test_the_custodian_opens_nothing_by_files_that_others_may_write(world: World) -> None:
