@@ -6,7 +6,6 @@ shutdown; `--once` anchors now and ends.
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from workers.audit.merkle import root_at
 from workers.audit.store import StoredNodes, extend_nodes, trail_size
 from workers.errors import Away, ObjectExists, WorkerError
 from workers.settings import NotarySettings
+from workers.stopping import stop_on_signals
 
 log = structlog.get_logger(__name__)
 
@@ -204,9 +204,7 @@ def keeper_from(settings: NotaryOptions) -> tuple[Anchors, HeadSigner]:
 
 def main(arguments: list[str]) -> int:
     """The process."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     from workers.logs import configure_logs
 
     try:

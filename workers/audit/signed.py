@@ -101,6 +101,7 @@ class _Request:
     quorum: int
     approvers: set[str] = field(default_factory=set)
     denied: bool = False
+    issued: bool = False
     spent: bool = False
 
 
@@ -239,10 +240,14 @@ class SignedHistory:
         if str(fields.get("request_hash")) != known.sha256:
             yield "it is about other terms than were opened"
         if kind is AuditEvent.TICKET_SPENT:
+            if not known.issued:
+                yield "no ticket:issued before it"
             if known.spent:
                 yield "a ticket of this request was spent before"
             known.spent = True
-        elif known.denied or len(known.approvers) < known.quorum:
+            return
+        known.issued = True
+        if known.denied or len(known.approvers) < known.quorum:
             yield (
                 "it was issued over a denial"
                 if known.denied

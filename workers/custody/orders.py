@@ -164,9 +164,10 @@ def _carry_out(custodian: Custodian, answered: Answered) -> Carried:
         if shredding:
             detail |= {"items": len(portions), "keys": scope.count_keys(session, answered.target).gone}
             order.outcome = str(detail["keys"])
-            if answered.target.scope is OrderScope.SUBJECT:
-                erase_subject(session, answered.target.id, because)
         order.state = OrderState.DONE
+        session.flush()
+        if shredding and answered.target.scope is OrderScope.SUBJECT:
+            erase_subject(session, answered.target.id, because)
         _record(session, AuditEvent.ORDER_DONE, order, answered.sha256, detail)
     return Carried(OrderState.DONE, keys=keys)
 

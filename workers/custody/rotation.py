@@ -297,11 +297,11 @@ class KeyOffice:
                 register.close(session, key)
                 self._refuse_needed(session, key)
             self.reach("after-closed")
-            if ring is not None and self.ring is not None and any(each.id == key for each in ring.keys):
-                keys.rewrite(self.ring, ring.without(key), self._passphrase(ring))
-            self.reach("after-ring-shortened")
             with self.sessions.begin() as session:
-                register.retire(session, key, self.actor)
+                register.retire(session, key, self.actor)  # first: what the trail does not take is not done
+                if ring is not None and self.ring is not None and any(each.id == key for each in ring.keys):
+                    keys.rewrite(self.ring, ring.without(key), self._passphrase(ring))
+                self.reach("after-ring-shortened")
             self.reach("after-retired")
 
     def _refuse_needed(self, session: Session, key: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from workers.outbox.reconciler import Reconciler
 from workers.outbox.relay import Relay
 from workers.releases.faults import Faults
 from workers.settings import RelaySettings
+from workers.stopping import stop_on_signals
 from workers.storage import Storage
 
 log = get_logger(__name__)
@@ -34,9 +34,7 @@ def main() -> None:
     """
     settings = RelaySettings.load()
     configure_logs("relay", settings.log_format, settings.log_level)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     sessions = session_factory(settings.database_url)
     relay = Relay(sessions, broker_apps(settings), Faults(settings))
     loops = [

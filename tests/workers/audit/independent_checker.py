@@ -237,10 +237,12 @@ def check_people(events: list[Any]) -> None:
             known = requests[said["request"]]
             need(said["request_hash"] == known["hash"], "a ticket for other terms")
             if tag == "ticket:spent":
+                need(known.get("issued", False), "spent and not issued")
                 need(said["request"] not in spent, "spent twice")
                 spent.add(said["request"])
             else:
                 need(not known["denied"] and len(known["by"]) >= known["quorum"], "a ticket without its quorum")
+                known["issued"] = True
 
 
 def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[str]) -> None:

@@ -317,7 +317,7 @@ def test_leaving_events_out_is_found_or_stated(bundles: Bundles, release: bool, 
     forged = repacked(fields)
     if holds(forged, bundles.verifier):
         assert any("may have been left out" in words for words in check_bundle(forged, bundles.verifier).limits)
-        # An approval is needed by its ticket: without both, the bundle tells of a request that was never opened.
+        # An approval is needed by its ticket: with both gone, the bundle tells of a request that was never opened.
         assert "request:approved" not in tags or {"ticket:issued", "ticket:spent"} <= set(tags)
 
 

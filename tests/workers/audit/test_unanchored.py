@@ -116,4 +116,4 @@ def test_a_tail_that_counts_otherwise_is_found(
     as_owner(fresh, change)
     result: Verification = check(fresh, anchors, signer)
     assert [(each.problem, each.where) for each in result.findings] == [(Problem.TAIL, "tail")]
-    assert result.findings[0].words.endswith("and there are 3")
+    assert result.findings[0].words.endswith("and the trail has 3 events")

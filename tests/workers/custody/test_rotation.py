@@ -360,6 +360,21 @@ def test_only_a_key_that_nothing_needs_can_be_retired(world: World) -> None:
     assert all_open(world)
 
 
+def test_without_the_trail_no_key_is_retired(world: World) -> None:
+    """Its private half is still there: what no event tells of has not happened."""
+    keeper = office(world)
+    old = ring_of(world).active
+    keeper.rotate()
+    roles = "refacex_custodian"
+    world.owner(f"REVOKE EXECUTE ON FUNCTION audit.append(text, jsonb) FROM {roles}")
+    with pytest.raises(DBAPIError):
+        keeper.retire(old)
+    assert old in {key.id for key in ring_of(world).keys}
+    world.owner(f"GRANT EXECUTE ON FUNCTION audit.append(text, jsonb) TO {roles}")
+    keeper.retire(old)
+    assert old not in {key.id for key in ring_of(world).keys}
+
+
 def test_nothing_is_sealed_to_a_retired_key(world: World) -> None:
     old = public_of(ring_of(world).keys[0])
     office(world).rotate()
