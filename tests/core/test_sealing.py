@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refacex_core import sealing
 from refacex_core.errors import FaceUnknown, PayloadMismatch, WrongKey
 from refacex_core.sealing import (
     SealedFace,
@@ -119,6 +120,54 @@ def test_a_face_that_is_not_there_is_unknown(index: int) -> None:
     layout = open_layout(header, data, LAYOUT_KEY, CONTEXT)
     with pytest.raises(FaceUnknown):
         open_face(header, data, layout, index, FACE_KEYS[0], CONTEXT)
+
+
+@pytest.fixture
+def one_derivation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys as if they were derived without the context: only the associated data still tells one from another."""
+    derive = sealing._derive
+
+    def without(key: bytes, locator: bytes, label: str, size: int, context: bytes = b"") -> bytes:
+        return derive(key, locator, label, size)
+
+    monkeypatch.setattr(sealing, "_derive", without)
+
+
+@pytest.mark.usefixtures("one_derivation")
+@pytest.mark.parametrize("field", ["tenant", "release", "item", "model_version", "policy"])
+def test_the_associated_data_alone_binds_to_the_context(field: str) -> None:
+    header, data = sealed()
+    layout, other = open_layout(header, data, LAYOUT_KEY, CONTEXT), replace(CONTEXT, **{field: "other"})
+    assert open_face(header, data, layout, 0, FACE_KEYS[0], CONTEXT) == FACES[0].payload
+    with pytest.raises(PayloadMismatch):
+        open_layout(header, data, LAYOUT_KEY, other)
+    with pytest.raises(PayloadMismatch):
+        open_face(header, data, layout, 0, FACE_KEYS[0], other)
+
+
+def swapped() -> tuple[Header, bytes]:
+    """Two faces under one key, each in the other's place."""
+    faces = [replace(face, payload=bytes([i]) * 10) for i, face in enumerate(FACES)]
+    header, data = sealed(faces=faces, face_keys=[FACE_KEYS[0]] * 2)
+    size = sealing.SUITE.commitment_bytes + 10 + sealing.SUITE.tag_bytes
+    return header, data[: -2 * size] + data[-size:] + data[-2 * size : -size]
+
+
+def test_a_face_in_anothers_place_is_refused() -> None:
+    header, data = swapped()
+    layout = open_layout(header, data, LAYOUT_KEY, CONTEXT)
+    for face in (0, 1):
+        with pytest.raises(WrongKey):
+            open_face(header, data, layout, face, FACE_KEYS[0], CONTEXT)
+
+
+@pytest.mark.usefixtures("one_derivation")
+def test_the_associated_data_alone_tells_faces_apart() -> None:
+    header, data = swapped()
+    layout = open_layout(header, data, LAYOUT_KEY, CONTEXT)
+    for face in (0, 1):
+        with pytest.raises(PayloadMismatch):
+            open_face(header, data, layout, face, FACE_KEYS[0], CONTEXT)
 
 
 @pytest.mark.parametrize("field", ["tenant", "release", "item", "model_version", "policy"])
