@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 from gateway.demo import DemoFailed, apart, run_demo
 from gateway.demo_figures import _CELL, COLUMNS, _difference, _sheet, ssim
 from gateway.provision import Home
+from refacex_core.pipeline import Core
 
 SHIPPED = Path(__file__).parents[2] / "gateway" / "demo_images"
 
@@ -47,7 +49,11 @@ def test_a_photograph_goes_all_the_way(tmp_path: Path) -> None:
     with Image.open(out / "contact-sheet.png") as sheet, Image.open(out / "released/astronaut.png") as released:
         assert sheet.width == len(COLUMNS) * (_CELL + 6) + 6
         assert not released.getexif() and released.size == (512, 512)
-    assert len(list((out / "recovered").iterdir())) == 1
+    (recovered,) = (out / "recovered").iterdir()
+    ticket = Core.load("cpu").read_mark(recovered.read_bytes())
+    assert ticket is not None and UUID(bytes=ticket).version == 4, (
+        "the file that was fetched names the ticket that it came by"
+    )
     assert len(list((out / "export").rglob("*.tar"))) == 1
     for log in Home(tmp_path / "home").logs.iterdir():
         assert "astronaut" not in log.read_text(), "a file name of somebody stands in a log"

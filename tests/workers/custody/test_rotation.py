@@ -360,6 +360,12 @@ def test_only_a_key_that_nothing_needs_can_be_retired(world: World) -> None:
     assert all_open(world)
 
 
+def test_a_rotation_tells_how_far_it_is(world: World) -> None:
+    told: list[int] = []
+    office(world, told=told.append).rotate()
+    assert len(told) > 1 and sum(told) == ROWS
+
+
 def test_without_the_trail_no_key_is_retired(world: World) -> None:
     """Its private half is still there: what no event tells of has not happened."""
     keeper = office(world)

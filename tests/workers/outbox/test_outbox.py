@@ -21,7 +21,7 @@ from tests.workers.releases.harness import Service
 from workers.app import make_app
 from workers.db import session_factory
 from workers.errors import BrokerAway
-from workers.outbox.__main__ import broker_apps, waiting
+from workers.outbox.__main__ import Rounds, broker_apps, waiting
 from workers.outbox.reconciler import Reconciler
 from workers.outbox.relay import Relay
 from workers.storage import Storage
@@ -193,3 +193,25 @@ def test_the_privileged_side_takes_no_remote_control() -> None:
     assert options["unacked_key"] == "custody.unacked" and options["priority_steps"] == [0]
     assert options["visibility_timeout"] > 2 * privileged.conf.task_time_limit
     assert privileged.conf.accept_content == ["json"] and privileged.conf.task_acks_late
+
+
+def test_a_round_asks_for_what_is_due_and_one_trouble_keeps_nothing_else_waiting(
+    service: Service, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention goes by the schedule of the relay's own process: nobody else asks the custodian for it."""
+
+    def broken() -> None:
+        raise ValueError("one step")
+
+    monkeypatch.setattr(reconciler, "end_cancelled", broken)
+    done: list[str] = []
+    for name in ("bring_back", "finish_releases", "record_exports", "expire", "sweep", "purge", "retain"):
+        kept = getattr(reconciler, name)
+
+        def step(*given: object, name: str = name, kept: Any = kept, **more: object) -> object:
+            done.append(name)
+            return kept(*given, **more)
+
+        monkeypatch.setattr(reconciler, name, step)
+    Rounds(service.relay_settings, reconciler)()
+    assert done == ["bring_back", "finish_releases", "record_exports", "expire", "sweep", "purge", "retain"]
