@@ -149,8 +149,8 @@ class Run:
         self.step, self.seen, self.seconds = 0, 0, 0.0
         self.origin: dict[str, Any] | None = None  # the weights that this run began from, and what had gone into them
         if args.start:
-            self.origin = {"weights": args.start, **weights.card(args.start)["trained"]}
-            (network,) = networks.values()  # a stage that has two cannot begin from one
+            self.origin = {"weights": args.start, "trained": weights.card(args.start)["trained"]}
+            network = next(iter(networks.values()))  # a critic beside it begins anew
             weights.load_into(network, args.start)
             network.train().requires_grad_(True)
         self.averages = {k: {n: p.detach().clone() for n, p in m.state_dict().items()} for k, m in networks.items()}
@@ -252,10 +252,11 @@ class Run:
         """Save, and load the averaged weights into the networks; of several processes, the first alone goes on."""
         self.save()
         if dist.is_initialized():
-            first = self.first
+            dist.barrier()
             dist.destroy_process_group()
-            if not first:
-                sys.exit(0)
+            if not self.first:
+                sys.stdout.flush()
+                os._exit(0)  # threads of the group's that still end would abort an ordinary exit
         for key, module in self.networks.items():
             module.load_state_dict(self.averages[key])
 

@@ -113,6 +113,15 @@ def test_a_stage_learns_stops_and_goes_on(stage: str, cache: Path, networks: Pat
     assert any(not torch.equal(old[k], new[k]) for k in old), f"{name} did not learn"
 
 
+def test_a_run_begins_from_shipped_weights(cache: Path, networks: Path, tmp_path: Path) -> None:
+    """Also where a critic learns beside them."""
+    begin("anonymiser", cache, networks, tmp_path, "--total-steps", "1", "--start", "anonymiser", "--peak", "1e-9")
+    state, shipped = state_of(tmp_path), load_file(ROOT / "refacex_core" / "weights" / "anonymiser.safetensors")
+    began = state["networks"]["unet"]  # type: ignore[index]
+    assert all(torch.allclose(began[k], shipped[k].float(), atol=1e-4) for k in shipped)
+    assert state["origin"]["weights"] == "anonymiser"  # type: ignore[index]
+
+
 def test_a_stage_stops_by_the_clock(cache: Path, networks: Path, tmp_path: Path) -> None:
     begin("landmarks", cache, networks, tmp_path, "--minutes", "0.02")
     state = state_of(tmp_path)
