@@ -28,14 +28,27 @@ def main() -> None:
     args = parser.parse_args()
     states = [torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True) for run in args.runs]
     averages = [state["averages"]["unet"] for state in states]
+    faces = {name: Faces.from_cache(args.cache, [name], "cpu", args.limit) for name in VAL}
     net = Anonymiser()
-    net.unet.load_state_dict({k: torch.stack([a[k].float() for a in averages]).mean(0) for k in averages[0]})
-    figures = {name: evaluate(net, Faces.from_cache(args.cache, [name], "cpu", args.limit)) for name in VAL}
-    print(figures)
+
+    def measured(weights_of: dict[str, torch.Tensor]) -> dict[str, dict[str, float]]:
+        net.unet.load_state_dict(weights_of)
+        return {name: evaluate(net, of_set) for name, of_set in faces.items()}
+
+    alone = [measured(average) for average in averages]
+    figures = measured({k: torch.stack([a[k].float() for a in averages]).mean(0) for k in averages[0]})
+    for run, each in zip([*args.runs, "mean"], [*alone, figures], strict=True):
+        print(run, each)
     card = {
         "trained": [
-            {"steps": s["step"], "images": s["seen"], "minutes": round(s["seconds"] / 60, 1), "calls": s["history"]}
-            for s in states
+            {
+                "steps": s["step"],
+                "images": s["seen"],
+                "minutes": round(s["seconds"] / 60, 1),
+                "calls": s["history"],
+                "figures": each,
+            }
+            for s, each in zip(states, alone, strict=True)
         ],
         "device": "one NVIDIA H200, both runs at once",
         "data": [*TRAIN, "portraits-cc0"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +29,12 @@ def relying_party(roster: Path | None, home: Path | None) -> RelyingParty:
 def answered(file: Path) -> Signed:
     """A passkey's answer out of a credential as browsers write it (PublicKeyCredential.toJSON)."""
     from workers.custody.judge import Signed
-    from workers.custody.passkeys import Assertion
+    from workers.custody.passkeys import Assertion, unb64url
 
     try:
         said = json.loads(file.read_text("utf-8"))
         response = said["response"]
-        parts = [_bytes(response[name]) for name in ("authenticatorData", "clientDataJSON", "signature")]
+        parts = [unb64url(response[name]) for name in ("authenticatorData", "clientDataJSON", "signature")]
         return Signed(parts[2], Assertion(str(said["id"]), parts[0], parts[1]).as_json())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise typer.BadParameter(
@@ -43,7 +42,3 @@ def answered(file: Path) -> Signed:
             "authenticatorData and signature, in base64url",
             param_hint="--assertion",
         ) from None
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -58,7 +58,7 @@ class Assertion:
     def of(cls, fields: Mapping[str, Any]) -> Assertion:
         """The assertion that was kept. Raises ValueError for anything else."""
         try:
-            parts = [_unb64url(fields[name]) for name in ("authenticator_data", "client_data")]
+            parts = [unb64url(fields[name]) for name in ("authenticator_data", "client_data")]
             return cls(str(fields["credential"]), *parts)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("not an assertion") from error
@@ -111,5 +111,6 @@ def _b64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
-def _unb64url(text: str) -> bytes:
+def unb64url(text: str) -> bytes:
+    """What base64url without its padding stands for. Raises ValueError."""
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
