@@ -17,9 +17,8 @@ def looseness(path: Path, status: os.stat_result, *, secret: bool = False) -> st
     """
     mode, named = stat.S_IMODE(status.st_mode), shlex.quote(str(path))
     user = os.geteuid()
-    if (
-        user not in (0, status.st_uid) and status.st_uid != 0
-    ):  # root looks after a service's files, which are the service user's
+    # Root looks after a service's files as well, which are the service user's.
+    if user not in (0, status.st_uid) and status.st_uid != 0:
         return f"{path} belongs to user {status.st_uid}: run `chown {user} {named}`"
     if mode & (_NOT_OTHERS_AT_ALL if secret else _NOT_OTHERS_WRITE):
         return f"{path} has mode {mode:04o}: run `chmod {'600' if secret else 'go-w'} {named}`"
