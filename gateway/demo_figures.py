@@ -223,7 +223,7 @@ def _table(measured: list[Figures], run: Run) -> Table:
         ("photograph", False),
         ("faces", True),
         *((f"cos {name}", True) for name in JUDGES),
-        ("payload B", True),
+        ("sealed B", True),
         ("stego PSNR", True),
         ("JPEG 75", False),
         ("recovery PSNR", True),

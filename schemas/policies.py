@@ -21,6 +21,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
+WHAT_POLICY = "refacex policy"
+#: What the database's columns, and people, can do with.
+MOST_APPROVALS, MOST_ITEMS, LONGEST_RETENTION = 100, 100_000, 36_500
+
+
 @dataclass(frozen=True)
 class Hours:
     """When faces may be opened: `start` <= local time < `end` ("HH:MM") on ISO weekdays 1 (Monday) to 7."""
@@ -103,24 +108,26 @@ class Policy:
                 raise ValueError(
                     f"{name} is {'a list of texts' if name == 'purposes' else 'a text'}, and not {_shown(text)}"
                 )
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"{name} holds half a character (a lone surrogate)")
         if not self.tenant:
             raise ValueError("tenant is empty")
         if not _NAME.fullmatch(self.name):
             raise ValueError(
                 f"name is of lower-case letters, digits and . _ -, at most 64, and not {_shown(self.name)}"
             )
-        if self.quorum < 1:
-            raise ValueError(f"quorum is 1 or more, and not {self.quorum}")
+        if not 1 <= self.quorum <= MOST_APPROVALS:
+            raise ValueError(f"quorum is 1 to {MOST_APPROVALS}, and not {self.quorum}")
         if not 0 <= self.break_glass_quorum <= self.quorum:
             raise ValueError(
                 f"break_glass_quorum is 0 (never) to quorum ({self.quorum}), and not {self.break_glass_quorum}"
             )
-        if self.max_items < 1:
-            raise ValueError(f"max_items is 1 or more, and not {self.max_items}")
+        if not 1 <= self.max_items <= MOST_ITEMS:
+            raise ValueError(f"max_items is 1 to {MOST_ITEMS}, and not {self.max_items}")
         if not 1 <= self.ticket_minutes <= 24 * 60:
             raise ValueError(f"ticket_minutes is 1 to 1440, and not {self.ticket_minutes}")
-        if self.retain_days is not None and self.retain_days < 0:
-            raise ValueError(f"retain_days is 0 or more, or null, and not {self.retain_days}")
+        if self.retain_days is not None and not 0 <= self.retain_days <= LONGEST_RETENTION:
+            raise ValueError(f"retain_days is 0 to {LONGEST_RETENTION}, or null (for ever), and not {self.retain_days}")
         if any(not purpose.strip() for purpose in self.purposes):
             raise ValueError("purposes holds an empty text")
         if self.hours is not None:
@@ -128,13 +135,15 @@ class Policy:
 
     def body(self) -> dict[str, Any]:
         """As plain JSON. `signed_submissions` is in it where it is true alone: older policies keep their bytes and their hash."""
-        body = {"v": 1, "what": "refacex policy"} | asdict(self)
+        body = {"v": 1, "what": WHAT_POLICY} | asdict(self)
         return body if self.signed_submissions else {name: body[name] for name in body if name != "signed_submissions"}
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Policy:
         """The policy of such JSON; fields left out have their defaults. Raises ValueError with what is wrong."""
         given = {name: value for name, value in body.items() if name not in ("v", "what")}
+        if (body.get("v", 1), body.get("what", WHAT_POLICY)) != (1, WHAT_POLICY):
+            raise ValueError(f"v is 1 and what is {WHAT_POLICY}, where they are given")
         unknown = given.keys() - {each.name for each in fields(cls)}
         if unknown:
             known = ", ".join(each.name for each in fields(cls))

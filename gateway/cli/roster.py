@@ -130,13 +130,21 @@ def member(person: str, public: Path, roles: list[str], tenant: str, passkeys: S
 
 
 def _passkey(file: Path) -> Passkey:
-    from workers.custody.passkeys import Passkey
+    from workers.custody.passkeys import Passkey, key_of, unb64url
 
     try:
         fields = json.loads(file.read_text("utf-8"))
-        return Passkey(str(fields["id"]), base64.b64decode(fields["public"], validate=True))
+        made = Passkey(str(fields["id"]), base64.b64decode(fields["public"], validate=True))
+        if not unb64url(made.id):
+            raise ValueError("its id is empty")
+        key_of(made.public)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise typer.BadParameter(f"{file} is no passkey: {type(error).__name__}", param_hint="--passkey") from None
+        raise typer.BadParameter(
+            f'{file} is no passkey ({error}): JSON with "id" (the credential\'s, base64url) and "public" (a P-256 or '
+            "Ed25519 key, DER in base64)",
+            param_hint="--passkey",
+        ) from None
+    return made
 
 
 def enter(path: Path, person: RosterPerson) -> None:

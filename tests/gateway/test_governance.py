@@ -371,12 +371,17 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
     for wrong, told in (
         ("[]", "one JSON object"),
         ("{", "no JSON at line 1, column 2: a policy is one JSON object"),
-        ('{"quorum": 0}', "quorum is 1 or more, and not 0"),
+        ('{"quorum": 0}', "quorum is 1 to 100, and not 0"),
         ('{"quorum": "2"}', 'quorum is a whole number, and not "2"'),
         ('{"break_glass_quorum": 3}', "break_glass_quorum is 0 (never) to quorum (2), and not 3"),
         ('{"max_items": 1.5}', "max_items is a whole number"),
         ('{"ticket_minutes": 1441}', "ticket_minutes is 1 to 1440"),
-        ('{"retain_days": -1}', "retain_days is 0 or more, or null"),
+        ('{"retain_days": -1}', "retain_days is 0 to 36500, or null"),
+        ('{"retain_days": 3000000}', "retain_days is 0 to 36500, or null"),
+        ('{"quorum": 99999999999999999999}', "quorum is 1 to 100"),
+        ('{"max_items": 9007199254740991}', "max_items is 1 to 100000"),
+        ('{"purposes": ["\\ud800"]}', "purposes holds half a character"),
+        ('{"v": 7}', "v is 1"),
         ('{"submitter_may_approve": "no"}', "submitter_may_approve is true or false"),
         ('{"purposes": "a witness"}', 'purposes is a list of texts, and not "a witness"'),
         ('{"purposes": [1]}', "purposes is a list of texts, and not 1"),
@@ -403,7 +408,7 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
         assert f"{broken}: " in line and words in line, line
     pin(broken, "refacex-policies", 1, {"policies": [Policy("acme").body() | {"quorum": 0}]})
     line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
-    assert f"{broken}: policy 1: quorum is 1 or more, and not 0" in line
+    assert f"{broken}: policy 1: quorum is 1 to 100, and not 0" in line
     assert "cannot be read" in refacex("policy", "set", tmp_path / "none", ok=False).stderr
     assert "no policy of that name" in refacex("policy", "show", "none", ok=False).stderr
 
@@ -528,6 +533,14 @@ def test_a_passkey_approves_with_the_requests_hash_as_challenge(
     public = refacex("person", "new-key", tmp_path / "dora.key").stdout.strip()
     dora = ["dora", "--public", public, "--tenant", "acme", "--role", "approver", "--passkey", passkey]
     refacex("person", "add", *dora, "--roster", world.roster)
+    other = refacex("person", "new-key", tmp_path / "dora2.key").stdout.strip()
+    same = json.loads(passkey.read_text()) | {"id": "BBBB"}
+    (tmp_path / "same.json").write_text(json.dumps(same))
+    twice = ["dora2", "--public", other, "--tenant", "acme", "--role", "approver", "--passkey", tmp_path / "same.json"]
+    # By the service's own table; the roster refuses it as well.
+    assert "with that key, already" in refacex("person", "add", *twice, "--without-roster", ok=False).output
+    (tmp_path / "same.json").write_text(json.dumps({"id": "CCCC", "public": "AAAA"}))
+    assert "P-256" in refacex("person", "add", *twice, "--without-roster", ok=False).output
     on_roster = ["--roster", world.roster]
     request = ask(refacex, world, str(world.items[0]))
     assert "roster console" in refacex("request", "challenge", request, "--as", "dora", *on_roster, ok=False).output

@@ -160,6 +160,12 @@ class RosterInvalid(CustodyError):
     code = "roster_invalid"
 
 
+class RosterKeyShared(RosterInvalid):
+    """Two people would share an id or a key, and so be one person twice: nothing was changed; give each keys of their own."""
+
+    code = "roster_key_shared"
+
+
 class RosterLoose(RosterInvalid):
     """Others can write the custodian's roster: see that it names whom it should, then run the command named here."""
 

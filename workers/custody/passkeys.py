@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 _USER_PRESENT, _USER_VERIFIED = 0x01, 0x04
 
@@ -28,6 +28,22 @@ class Passkey:
 
     id: str
     public: bytes
+
+
+def key_of(public: bytes) -> bytes:
+    """What is the same for one key however its DER is written: its kind and its raw public key.
+
+    Raises ValueError for what is no P-256 or Ed25519 key: nothing of it would ever verify.
+    """
+    try:
+        key = load_der_public_key(public)
+    except (UnsupportedAlgorithm, ValueError) as error:
+        raise ValueError("no public key in DER (SubjectPublicKeyInfo)") from error
+    if isinstance(key, Ed25519PublicKey):
+        return b"ed25519" + key.public_bytes_raw()
+    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        return b"p256" + key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    raise ValueError("neither a P-256 nor an Ed25519 key")
 
 
 @dataclass(frozen=True)

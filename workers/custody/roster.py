@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.custody import pinned
-from workers.custody.errors import RosterInvalid, RosterLoose
-from workers.custody.passkeys import Passkey, RelyingParty
+from workers.custody.errors import RosterInvalid, RosterKeyShared, RosterLoose
+from workers.custody.passkeys import Passkey, RelyingParty, key_of
 
 FORMAT = "refacex-roster"
 VERSION = 1
@@ -135,14 +135,26 @@ def _person(entry: dict[str, Any]) -> RosterPerson:
 def _check(people: list[RosterPerson], least_quorum: int) -> None:
     if not isinstance(least_quorum, int) or least_quorum < 1:
         raise RosterInvalid("the least quorum must be 1 or more")
-    # One key under two names would make one person a quorum.
-    for name in ("id", "ed25519_public", "x25519_public"):
+    for name in ("id", "x25519_public"):
         values = [getattr(person, name) for person in people]
         if len(set(values)) != len(values):
-            raise RosterInvalid(f"two people with one {name}")
-    passkeys = [passkey for person in people for passkey in person.passkeys]
-    for values in ([passkey.id for passkey in passkeys], [passkey.public for passkey in passkeys]):
-        if len(set(values)) != len(values):
-            raise RosterInvalid("two people with one passkey")
+            raise RosterKeyShared(f"two people with one {name}")
+    credentials = [passkey.id for person in people for passkey in person.passkeys]
+    if len(set(credentials)) != len(credentials):
+        raise RosterKeyShared("two people with one passkey")
+    signing = [key for person in people for key in signing_keys(person)]
+    if len(set(signing)) != len(signing):
+        raise RosterKeyShared("two people with one key that signs")
     if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
         raise RosterInvalid("a public key has 32 bytes")
+
+
+def signing_keys(person: RosterPerson) -> set[bytes]:
+    """Every key that signs for them, the same however it is written: one under two names would make one person a quorum.
+
+    Raises RosterInvalid where a passkey is of a kind that never verifies.
+    """
+    try:
+        return {b"ed25519" + person.ed25519_public, *(key_of(passkey.public) for passkey in person.passkeys)}
+    except ValueError as error:
+        raise RosterInvalid(f"a passkey of {person.id[:64]} is {error}") from error

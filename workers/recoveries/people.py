@@ -14,7 +14,7 @@ from schemas.tables import Person
 from workers.audit import append
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Passkey
-from workers.custody.roster import ADMINISTRATOR, RosterPerson
+from workers.custody.roster import ADMINISTRATOR, RosterPerson, signing_keys
 from workers.recoveries.errors import (
     AdministratorNeeded,
     LastAdministrator,
@@ -53,6 +53,13 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
         if len(known) > 1 or known[0].removed_at is not None or not _same(known[0], person):
             raise PersonExists
         return False
+    mine = signing_keys(person)
+    raw = [key.removeprefix(b"ed25519") for key in mine if key.startswith(b"ed25519")]
+    alike = or_(Person.passkeys != [], Person.ed25519_public.in_(raw))
+    if any(
+        mine & signing_keys(as_on_roster(other)) for other in session.execute(select(Person).where(alike)).scalars()
+    ):
+        raise PersonExists
     terms = terms_of(person)
     if word is not None or not vouched or ADMINISTRATOR in person.roles:
         check_word(session, person.tenant, add_message(terms.sha256()), word)

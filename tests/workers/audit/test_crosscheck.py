@@ -14,6 +14,7 @@ from schemas.states import OrderKind, OrderScope
 from schemas.tables import Item
 from tests.governance import Member, World, sessions
 from tests.workers.audit.harness import as_owner, as_superuser, fetched, verified
+from tests.workers.custody.test_passkeys import Authenticator
 from workers.audit import append
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
@@ -207,8 +208,8 @@ def test_the_roster_is_held_against_the_people(world: World, anchors: Anchors, s
 def test_a_passkey_is_held_against_person_added_and_the_roster(
     world: World, anchors: Anchors, signer: HeadSigner
 ) -> None:
-    one = Passkey("one", b"\x01")
-    added = replace(Member("pia", ("approver",)).on_roster(), passkeys=(one, Passkey("two", b"\x02")))
+    one, two = (Passkey(name, Authenticator().passkey.public) for name in ("one", "two"))
+    added = replace(Member("pia", ("approver",)).on_roster(), passkeys=(one, two))
     with world.as_("gateway").begin() as session:
         people.add(session, added, "root")
     roster = load_roster(world.roster)
