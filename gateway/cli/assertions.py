@@ -36,9 +36,11 @@ def answered(file: Path) -> Signed:
         response = said["response"]
         parts = [unb64url(response[name]) for name in ("authenticatorData", "clientDataJSON", "signature")]
         return Signed(parts[2], Assertion(str(said["id"]), parts[0], parts[1]).as_json())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}", param_hint="--assertion") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise typer.BadParameter(
-            f"{file} is no credential as a browser writes it ({type(error).__name__}): id, and response with clientDataJSON, "
+            f"{file} is no credential as a browser writes it: JSON with id, and response with clientDataJSON, "
             "authenticatorData and signature, in base64url",
             param_hint="--assertion",
         ) from None

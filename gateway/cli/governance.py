@@ -308,7 +308,10 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
         from workers.custody.judge import Signed
         from workers.recoveries import service as requests
 
+        # What it is signed with is read before anybody is asked anything.
         signing = own_key(means.key).of(keys.KeyType.ED25519) if means.key is not None else None
+        answer = answered(means.assertion) if means.assertion is not None else None
+        party = relying_party(means.roster, means.home) if answer is not None else None
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
@@ -321,15 +324,12 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
                 raise typer.Exit(1)
         except typer.Abort:
             raise stop("nobody answered: read it with `refacex request show`, then give --yes") from None
-        party = None
         if signing is not None:
-            signed = Signed(signing.sign(decision_message(decision, terms.sha256())))
-        else:
-            assert means.assertion is not None
-            signed, party = answered(means.assertion), relying_party(means.roster, means.home)
+            answer = Signed(signing.sign(decision_message(decision, terms.sha256())))
+        assert answer is not None
         with sessions.begin() as session:
             record = requests.approve if decision is Decision.APPROVE else requests.deny
-            state = record(session, terms.id, who, signed, party)
+            state = record(session, terms.id, who, answer, party)
         tell(f"recorded; the request is {state.value}")
         if state is RequestState.OPEN:
             tell(f"it needs {number_of(terms.quorum, 'approval')} in all")

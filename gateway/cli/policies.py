@@ -109,7 +109,7 @@ def _read(file: Path, tenant: str) -> Any:
     from schemas.policies import Policy
 
     try:
-        body = json.loads(file.read_text("utf-8"))
+        body = json.loads(file.read_text("utf-8"), object_pairs_hook=_once)
         if not isinstance(body, dict):
             raise stop(f"{file}: a policy is one JSON object, {_EXAMPLE}")
         return Policy.of({"tenant": tenant} | body)
@@ -123,6 +123,13 @@ def _read(file: Path, tenant: str) -> Any:
         raise stop(f"{file} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise stop(f"{file}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} stands twice: which of the two counts?")
+    return dict(pairs)
 
 
 def _path(given: Path | None, home: Path | None) -> Path:

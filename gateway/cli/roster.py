@@ -148,7 +148,7 @@ def _passkey(file: Path) -> Passkey:
 
 
 def enter(path: Path, person: RosterPerson) -> None:
-    """Put a person on the roster, where they are not on it already. Raises RosterInvalid, also where there is none."""
+    """Put a person on the roster, where they are not on it already. Raises RosterInvalid, RosterMissing where there is none."""
     from workers.custody.errors import RosterInvalid
 
     try:
@@ -161,11 +161,6 @@ def _enter(path: Path, person: RosterPerson) -> None:
     from workers.custody.errors import RosterInvalid
     from workers.custody.roster import add_person, load_roster
 
-    if not path.exists():
-        raise RosterInvalid(
-            f"there is none at {path}: go to the custodian's machine, or give --roster; where service and custodian "
-            "are apart, `refacex roster add` there and `refacex person add --without-roster` here"
-        )
     known = load_roster(path).people.get(person.id)
     if known is not None and known != person:
         raise RosterInvalid("another person of that id is on it")

@@ -140,7 +140,7 @@ def test_where_custodian_and_service_are_apart_a_person_is_entered_in_both(
     public = refacex("person", "new-key", tmp_path / "fay.json").stdout.strip()
     fay = ["fay", "--public", public, "--role", "approver", "--tenant", "acme"]
     nowhere = tmp_path / "roster.json"
-    assert "there is none" in refacex("person", "add", *fay, "--roster", nowhere, ok=False).stderr
+    assert "There is no roster there" in refacex("person", "add", *fay, "--roster", nowhere, ok=False).stderr
     assert not nowhere.exists() and "fay" not in refacex("person", "list", "--json").stdout
     assert "roster add" in refacex("person", "add", *fay, "--without-roster").stderr
     assert "fay" in refacex("person", "list", "--json").stdout
@@ -394,18 +394,23 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
             '{"hours": {"start": "08:00", "end": "18:00", "time_zone": "Mars"}}',
             "hours.time_zone is one as Europe/Berlin",
         ),
+        ('{"quorum": 3, "quorum": 1}', "quorum stands twice"),
         ('{"approvals": 2}', "a policy has no approvals; it has tenant, name, quorum"),
     ):
         file.write_text(wrong)
         assert f"{file}: " in (line := refacex("policy", "set", file, *pinned, ok=False).stderr) and told in line, line
     broken = tmp_path / "policies.json"
     file.write_text("{}")
-    for content, words in (("{", "no JSON at line 1"), ("{}", "format, version or checksum"), (None, "No such file")):
+    for content, words in (
+        ("{", "no JSON at line 1"),
+        ("{}", "no refacex-policies of version 1"),
+        (None, "There are no policies there"),
+    ):
         broken.unlink(missing_ok=True)
         if content is not None:
             broken.write_text(content)
         line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
-        assert f"{broken}: " in line and words in line, line
+        assert str(broken) in line and words in line, line
     pin(broken, "refacex-policies", 1, {"policies": [Policy("acme").body() | {"quorum": 0}]})
     line = refacex("policy", "pin", file, "--policies", broken, ok=False).stderr
     assert f"{broken}: policy 1: quorum is 1 to 100, and not 0" in line
@@ -445,7 +450,7 @@ def test_a_broken_glass_is_reviewed_and_who_leaves_counts_no_more(
     refacex("person", "remove", "olga", "--roster", world.roster)
     assert "olga" not in load_roster(world.roster).people
     assert "olga" not in refacex("person", "list").stdout
-    assert "no such person" in refacex("person", "remove", "olga", "--roster", world.roster, ok=False).stderr
+    assert "no person of that id" in refacex("person", "remove", "olga", "--roster", world.roster, ok=False).stderr
     assert "already" in refacex("person", "add", "olga", "--public", public, *entry, ok=False).stderr
 
 
@@ -561,11 +566,16 @@ def test_a_passkey_approves_with_the_requests_hash_as_challenge(
 
     hand_in = ["request", "approve", request, "--as", "dora", "--yes", "--assertion", answer, *on_roster]
     answers(stranger)
-    refacex(*hand_in, ok=False)
+    assert "not by that passkey" in refacex(*hand_in, ok=False).output
     answers(phone, "--deny")
-    refacex(*hand_in, ok=False)
-    answer.write_text("{}")
-    assert "base64url" in refacex(*hand_in, ok=False).output
+    assert "another challenge" in refacex(*hand_in, ok=False).output
+    for text in ("{}", "[]", '{"response": 3}', "no JSON"):
+        answer.write_text(text)
+        said = refacex(*hand_in, ok=False).output
+        assert "base64url" in said and "Error" not in said.replace("Error:", "").replace("╭─ Error", "")
+        assert "SHA-256" not in said, "nothing is shown for an answer that cannot be read"
+    answer.unlink()
+    assert "No such file" in refacex(*hand_in, ok=False).output
     answers(phone)
     refacex(*hand_in)
     refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")

@@ -153,7 +153,7 @@ def unpack(data: bytes) -> tuple[Evidence, str]:
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise EvidenceUnreadable("it is no archive of ours") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EvidenceUnreadable(type(error).__name__) from error
+        raise EvidenceUnreadable("evidence.json is not of the form of docs/audit-format.md") from error
 
 
 def _parse(data: bytes) -> Evidence:

@@ -8,6 +8,7 @@ apart by the first event that carries a signature, and nothing unsigned is accep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from schemas.audit import AuditEvent
 from schemas.requests import signed_message
 from schemas.states import OrderKind
 from workers.custody.judge import verifies
-from workers.custody.passkeys import Assertion, Passkey, answers
+from workers.custody.passkeys import Assertion, Passkey, fault, key_of
 from workers.custody.roster import ADMINISTRATOR, APPROVER, AUDITOR, KEY_OFFICER, REQUESTER, SUBMITTER
 
 Fields = Mapping[str, Any]
@@ -91,7 +92,7 @@ class _Person:
             assertion = Assertion.of(fields["detail"]["assertion"])
         except ValueError:
             return False
-        return any(answers(passkey, assertion, signature, message) for passkey in self.passkeys)
+        return fault(self.passkeys, assertion, signature, message) is None
 
 
 @dataclass
@@ -120,6 +121,7 @@ class SignedHistory:
         self._people: dict[str, _Person] = {}
         self._requests: dict[str, _Request] = {}
         self._administered: set[str] = set()  # tenants that have, or had, an administrator
+        self._signs_for: dict[bytes, str] = {}  # whose each signing key is, however it is written
 
     def see(self, event: Mapping[str, Any]) -> Iterator[str]:
         """What is wrong with this event, in words; `event` is the JSON object that was hashed."""
@@ -157,6 +159,9 @@ class SignedHistory:
         roles, passkeys = _roles(fields), _passkeys(fields["detail"].get("passkeys"))
         key = public if public and len(public) == 32 else None
         self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), passkeys)
+        for signing in _signing_keys(key, passkeys):
+            if self._signs_for.setdefault(signing, who) != who:
+                yield f"{who} signs with a key of {self._signs_for[signing]}: one person as two"
         if ADMINISTRATOR in roles:
             self._administered.add(tenant)
 
@@ -269,6 +274,14 @@ def _person_sha256(fields: Fields) -> str | None:
         return None
     passkeys = tuple((one.id, one.public) for one in _passkeys(detail.get("passkeys")))
     return PersonTerms(who, tenant, tuple(_roles(fields)), signs, receives, passkeys).sha256().hex()
+
+
+def _signing_keys(public: bytes | None, passkeys: tuple[Passkey, ...]) -> Iterator[bytes]:
+    if public is not None:
+        yield b"ed25519" + public
+    for passkey in passkeys:
+        with suppress(ValueError):  # of a kind that never verifies
+            yield key_of(passkey.public)
 
 
 def _passkeys(given: Any) -> tuple[Passkey, ...]:

@@ -116,6 +116,12 @@ class ServiceNotConfigured(CustodyError):
     code = "key_service_not_configured"
 
 
+class ServiceUnknown(ServiceNotConfigured):
+    """There is no such key service: keys go to one of those named here, or, without --to, to a new key of the key ring."""
+
+    code = "key_service_unknown"
+
+
 class RotationUnfinished(CustodyError):
     """A rotation to another key was begun and not finished: run it to its end first."""
 
@@ -155,9 +161,17 @@ class KeyShredded(CustodyError):
 
 
 class RosterInvalid(CustodyError):
-    """The custodian's roster is missing or damaged: write it again with `refacex person add`, as its owner."""
+    """The custodian's roster is damaged, or says what no roster may: restore it from your copy, as its owner."""
 
     code = "roster_invalid"
+
+
+class RosterMissing(RosterInvalid):
+    """There is no roster there: see that the path is right, or restore your copy. `refacex setup` makes a new system's, on the custodian's
+    machine; where service and custodian are apart, `refacex roster add` goes there and `refacex person add --without-roster` here.
+    """
+
+    code = "roster_missing"
 
 
 class RosterKeyShared(RosterInvalid):
@@ -173,9 +187,17 @@ class RosterLoose(RosterInvalid):
 
 
 class PoliciesInvalid(CustodyError):
-    """The custodian's policies are missing or damaged: write them again with `refacex policy set`, as their owner."""
+    """The custodian's policies are damaged, or one is not allowed: restore them from your copy, as their owner."""
 
     code = "policies_invalid"
+
+
+class PoliciesMissing(PoliciesInvalid):
+    """There are no policies there: see that the path is right, or restore your copy. `refacex setup` makes a new system's, on the
+    custodian's machine.
+    """
+
+    code = "policies_missing"
 
 
 class PoliciesLoose(PoliciesInvalid):

@@ -22,7 +22,7 @@ from schemas.states import Decision, RequestState, Urgency
 from schemas.submissions import SubmissionTerms, submission_message
 from schemas.tables import Approval, RecoveryRequest, Release, RequestFace
 from workers.custody.errors import TicketRefused
-from workers.custody.passkeys import Assertion, RelyingParty, asserts
+from workers.custody.passkeys import Assertion, RelyingParty, fault
 from workers.custody.policies import PolicyBook
 from workers.custody.roster import APPROVER, REQUESTER, SUBMITTER, Roster, RosterPerson
 
@@ -184,7 +184,7 @@ def _judge_approval(approval: Approval, terms: RequestTerms, roster: Roster) -> 
     if approver is None:
         raise Refused(Refusal.APPROVER)
     signed = Signed(bytes(approval.signature), approval.assertion)
-    if not decided(approver, roster.relying_party, signed, decision_message(approval.decision, terms.sha256())):
+    if unsigned(approver, roster.relying_party, signed, decision_message(approval.decision, terms.sha256())):
         raise Refused(Refusal.FORGED)
 
 
@@ -196,17 +196,17 @@ class Signed:
     assertion: Mapping[str, Any] | None = None
 
 
-def decided(person: RosterPerson, party: RelyingParty | None, signed: Signed, message: bytes) -> bool:
-    """Whether this person signed this message, one way or the other."""
+def unsigned(person: RosterPerson, party: RelyingParty | None, signed: Signed, message: bytes) -> str | None:
+    """Why this is no signature of this person over this message, in words; None where it is, by key file or by passkey."""
     if signed.assertion is None:
-        return verifies(person.ed25519_public, signed.signature, message)
+        return None if verifies(person.ed25519_public, signed.signature, message) else "it is not by their key"
+    if party is None:
+        return "no console's passkeys count"
     try:
         assertion = Assertion.of(signed.assertion)
-    except ValueError:
-        return False
-    return party is not None and any(
-        asserts(party, passkey, assertion, signed.signature, message) for passkey in person.passkeys
-    )
+    except ValueError as error:
+        return f"it is {error}"
+    return fault(person.passkeys, assertion, signed.signature, message, party)
 
 
 def verifies(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,28 +85,45 @@ def challenge(message: bytes) -> str:
     return _b64url(hashlib.sha256(message).digest())
 
 
-def asserts(party: RelyingParty, passkey: Passkey, assertion: Assertion, signature: bytes, message: bytes) -> bool:
-    """Whether this passkey's holder, present and verified by their device, signed this message for this relying party."""
-    if not answers(passkey, assertion, signature, message):
-        return False
-    client = json.loads(assertion.client_data)
-    of_party = assertion.authenticator_data[:32] == hashlib.sha256(party.id.encode()).digest()
-    return of_party and client["origin"] in party.origins and not client.get("crossOrigin", False)
+def fault(
+    passkeys: Sequence[Passkey],
+    assertion: Assertion,
+    signature: bytes,
+    message: bytes,
+    party: RelyingParty | None = None,
+) -> str | None:
+    """What is wrong with an answer of one of these passkeys to this message, in words; None where its holder, present and verified
+    by their device, signed just this for this relying party.
 
-
-def answers(passkey: Passkey, assertion: Assertion, signature: bytes, message: bytes) -> bool:
-    """The same without the relying party, of which the trail says nothing: enough to check that what it holds was signed."""
+    Without `party` nothing is asked of domain and origin: the trail says nothing of them.
+    """
+    public = next((each.public for each in passkeys if each.id == assertion.credential), None)
+    if public is None:
+        return "it is of a passkey that was not added for them"
     try:
         client = json.loads(assertion.client_data)
-        said = (client["type"], client["challenge"], client["origin"])
+        kind, asked, origin, crossed = (
+            client["type"],
+            client["challenge"],
+            client["origin"],
+            client.get("crossOrigin"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False
-    data = assertion.authenticator_data
-    needed = _USER_PRESENT | _USER_VERIFIED
-    if said[:2] != ("webauthn.get", challenge(message)) or len(data) < 37 or data[32] & needed != needed:
-        return False
-    signed = data + hashlib.sha256(assertion.client_data).digest()
-    return assertion.credential == passkey.id and _verifies(passkey.public, signature, signed)
+        return "its client data is not a browser's"
+    data, needed = assertion.authenticator_data, _USER_PRESENT | _USER_VERIFIED
+    if kind != "webauthn.get" or len(data) < 37:
+        return "it is not of signing with a passkey"
+    if asked != challenge(message):
+        return "it answers another challenge than that of this request and this decision"
+    if party is not None and data[:32] != hashlib.sha256(party.id.encode()).digest():
+        return f"the passkey is one for another domain than {party.id}"
+    if party is not None and (origin not in party.origins or crossed):
+        return f"it was given on another page than {' or '.join(party.origins)}"
+    if data[32] & needed != needed:
+        return "the device did not verify who holds it (by PIN, finger or face)"
+    if not _verifies(public, signature, data + hashlib.sha256(assertion.client_data).digest()):
+        return "its signature is not by that passkey"
+    return None
 
 
 def _verifies(public: bytes, signature: bytes, message: bytes) -> bool:

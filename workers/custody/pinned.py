@@ -43,10 +43,10 @@ def read(path: Path, form: str, version: int) -> Read:
         raise Loose(loose)
     document = json.loads(raw)
     if not isinstance(document, dict):
-        raise ValueError("not an object")
+        raise ValueError("it is no JSON object")
     body = {name: value for name, value in document.items() if name != "checksum"}
     if (body.get("format"), body.get("version")) != (form, version) or document.get("checksum") != _checksum(body):
-        raise ValueError("format, version or checksum")
+        raise ValueError(f"it is no {form} of version {version}, or its checksum is another")
     return Read(body, hashlib.sha256(raw).hexdigest())
 
 

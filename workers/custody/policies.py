@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.policies import DEFAULT_POLICY, Policy
 from workers.custody import pinned
-from workers.custody.errors import PoliciesInvalid, PoliciesLoose
+from workers.custody.errors import PoliciesInvalid, PoliciesLoose, PoliciesMissing
 
 FORMAT = "refacex-policies"
 VERSION = 1
@@ -33,8 +33,8 @@ class PolicyBook:
 
 
 def load_policies(path: Path) -> PolicyBook:
-    """Reads the policies. Raises PoliciesInvalid where the file is missing, damaged, or holds one that is not allowed;
-    PoliciesLoose where others may write it.
+    """Reads the policies. Raises PoliciesMissing where there is no file; PoliciesInvalid where it is damaged, or holds one that is
+    not allowed; PoliciesLoose where others may write it.
     """
     try:
         book, sha256 = pinned.read(path, FORMAT, VERSION)
@@ -44,6 +44,8 @@ def load_policies(path: Path) -> PolicyBook:
         raise PoliciesLoose(str(error)) from error
     except json.JSONDecodeError as error:
         raise PoliciesInvalid(f"{path}: it is no JSON at line {error.lineno}, column {error.colno}") from error
+    except FileNotFoundError as error:
+        raise PoliciesMissing(str(path)) from error
     except OSError as error:
         raise PoliciesInvalid(f"{path}: {error.strerror}") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -67,6 +69,6 @@ def write_policies(path: Path, policies: Iterable[Policy]) -> None:
 
 
 def set_policy(path: Path, policy: Policy) -> None:
-    """Puts one policy in the place of the one of its name. Raises PoliciesInvalid where there is no file to put it in."""
+    """Puts one policy in the place of the one of its name. Raises as `load_policies` does: none is begun by the way."""
     known = load_policies(path).policies
     write_policies(path, (known | {(policy.tenant, policy.name): policy}).values())

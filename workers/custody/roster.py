@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from workers.custody import pinned
-from workers.custody.errors import RosterInvalid, RosterKeyShared, RosterLoose
+from workers.custody.errors import RosterInvalid, RosterKeyShared, RosterLoose, RosterMissing
 from workers.custody.passkeys import Passkey, RelyingParty, key_of
 
 FORMAT = "refacex-roster"
@@ -84,7 +85,9 @@ def write_roster(
 
 
 def load_roster(path: Path | str) -> Roster:
-    """Reads the roster. Raises RosterInvalid where it is missing, damaged, or not ours; RosterLoose where others may write it."""
+    """Reads the roster. Raises RosterMissing where there is none; RosterInvalid where it is damaged or not ours; RosterLoose where
+    others may write it.
+    """
     try:
         body, sha256 = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
@@ -93,13 +96,21 @@ def load_roster(path: Path | str) -> Roster:
         _check(people, body["least_quorum"])
     except pinned.Loose as error:
         raise RosterLoose(str(error)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-        raise RosterInvalid(type(error).__name__) from error
+    except FileNotFoundError as error:
+        raise RosterMissing(str(path)) from error
+    except OSError as error:
+        raise RosterInvalid(f"{path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise RosterInvalid(f"{path}: it is no JSON at line {error.lineno}, column {error.colno}") from error
+    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+        raise RosterInvalid(f"{path}: an entry lacks a part, or has one of another kind") from error
+    except ValueError as error:
+        raise RosterInvalid(f"{path}: {error}") from error
     return Roster({person.id: person for person in people}, body["least_quorum"], relying_party, sha256)
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
-    """Puts one person on the roster. Raises RosterInvalid where there is none, and for an id or key already on it."""
+    """Puts one person on the roster. Raises as `load_roster` does, and RosterKeyShared for an id or key on it."""
     roster = load_roster(path)
     write_roster(path, [*roster.people.values(), person], roster.least_quorum, roster.relying_party)
 
@@ -107,8 +118,8 @@ def add_person(path: Path | str, person: RosterPerson) -> None:
 def remove_person(path: Path | str, person: str, *, keep_submitter: bool = False) -> bool:
     """Takes a person off the roster: nothing they signed or sign counts any more; False where they were not on it.
 
-    `keep_submitter`: a submitter stays, as that alone, so that what they submitted can still be recovered. Raises RosterInvalid
-    where there is none.
+    `keep_submitter`: a submitter stays, as that alone, so that what they submitted can still be recovered. Raises as
+    `load_roster` does.
     """
     roster = load_roster(path)
     gone = roster.people.get(person)

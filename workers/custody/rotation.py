@@ -31,12 +31,13 @@ from workers.custody.errors import (
     PassphraseNeeded,
     RotationUnfinished,
     ServiceNotConfigured,
+    ServiceUnknown,
     Unwrappable,
 )
 from workers.custody.ledger import Ledger
 from workers.custody.providers import Sealer, Unwrapper
 from workers.custody.providers.sealers import ToPublicKey
-from workers.custody.providers.services import Held
+from workers.custody.providers.services import Held, services
 from workers.custody.register import KnownKey
 from workers.custody.rows import context_of, unwrap_row
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey
@@ -181,7 +182,7 @@ class KeyOffice:
         """Goes on with the rotation that is under way, or begins one: to the key service of suite `to`, or within the ring
         (`new_key` False makes no new key for it).
 
-        Raises RotationUnfinished where one to another provider is under way, KeyRingMissing, ServiceNotConfigured,
+        Raises RotationUnfinished where one to another provider is under way, KeyRingMissing, ServiceNotConfigured, ServiceUnknown,
         KeyRingBusy; Away and the database's errors where an engine went away: running it again goes on.
         """
         with self._alone():
@@ -204,7 +205,8 @@ class KeyOffice:
     def _service_target(self, suite: str) -> tuple[KnownKey, Sealer]:
         service = next((each for each in self.services if each.suite == suite), None)
         if service is None:
-            raise ServiceNotConfigured(suite[:40])
+            known = sorted(each.suite for each in services())
+            raise ServiceNotConfigured(suite) if suite in known else ServiceUnknown(", ".join(known))
         self._register(self._read_ring())
         self._refuse_another(service.keys[0])
         self.reach("after-registered")

@@ -77,6 +77,12 @@ class PersonUnknown(RecoveryError):
     code = "person_unknown"
 
 
+class PersonMissing(PersonUnknown):
+    """There is no person of that id, or they were removed before: see `refacex person list`."""
+
+    code = "person_missing"
+
+
 class PersonExists(RecoveryError):
     """There is a person of that id, or with that key, already."""
 
@@ -113,6 +119,12 @@ class SignatureInvalid(RecoveryError):
     """The signature does not verify with this person's public key: sign with the key file that was added for them."""
 
     code = "signature_invalid"
+
+
+class PasskeyRefused(SignatureInvalid):
+    """The passkey's answer does not count: let it answer `refacex request challenge` for this request and decision again."""
+
+    code = "passkey_refused"
 
 
 class NotTheRequester(RecoveryError):

@@ -19,6 +19,7 @@ from workers.recoveries.errors import (
     AdministratorNeeded,
     LastAdministrator,
     PersonExists,
+    PersonMissing,
     PersonUnknown,
     SignatureInvalid,
 )
@@ -41,6 +42,9 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
 
     Raises PersonExists where the id or a key belongs to somebody else; AdministratorNeeded, PersonUnknown, SignatureInvalid.
     """
+    session.execute(
+        select(func.pg_advisory_xact_lock(func.hashtextextended("people", 0)))
+    )  # no two with one key at once
     query = select(Person).where(
         or_(
             Person.id == person.id,
@@ -89,8 +93,8 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
 def remove(session: Session, person: str, actor: str, word: Word | None = None) -> None:
     """Marks a person as gone, in the caller's transaction; the row stays, for what they signed.
 
-    `word`: an administrator's, over `remove_message`, as for `add`. Raises PersonUnknown, LastAdministrator, AdministratorNeeded,
-    SignatureInvalid.
+    `word`: an administrator's, over `remove_message`, as for `add`. Raises PersonMissing, LastAdministrator,
+    AdministratorNeeded, PersonUnknown, SignatureInvalid.
     """
     terms = terms_of(find(session, person))
     check_word(session, terms.tenant, remove_message(terms.sha256()), word)
@@ -100,15 +104,15 @@ def remove(session: Session, person: str, actor: str, word: Word | None = None) 
             raise LastAdministrator
     gone = update(Person).where(Person.id == person, Person.removed_at.is_(None)).returning(Person.id)
     if session.execute(gone.values(removed_at=func.clock_timestamp())).scalar_one_or_none() is None:
-        raise PersonUnknown(person[:64])
+        raise PersonMissing(person[:64])
     _record(session, AuditEvent.PERSON_REMOVED, terms, actor, word, {})
 
 
 def find(session: Session, person: str) -> RosterPerson:
-    """Somebody who is here, as the roster would have them. Raises PersonUnknown."""
+    """Somebody who is here, as the roster would have them. Raises PersonMissing."""
     row = session.get(Person, person)
     if row is None or row.removed_at is not None:
-        raise PersonUnknown(person[:64])
+        raise PersonMissing(person[:64])
     return as_on_roster(row)
 
 
@@ -143,7 +147,7 @@ def acting(session: Session, person: str, tenant: str, role: str) -> Person:
     """The person, where they have this role in this tenant and are not gone. Raises PersonUnknown."""
     row = session.get(Person, person)
     if row is None or row.tenant != tenant or role not in row.roles or row.removed_at is not None:
-        raise PersonUnknown(f"{person[:64]} as {role}")
+        raise PersonUnknown(f"{person[:64]} as {role} of {tenant[:64]}")
     return row
 
 

@@ -48,7 +48,7 @@ from schemas.tables import (
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.judge import LONGEST_LIFE, Signed, decided, terms_of, verifies
+from workers.custody.judge import LONGEST_LIFE, Signed, terms_of, unsigned, verifies
 from workers.custody.passkeys import RelyingParty
 from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
 from workers.recoveries import people
@@ -59,6 +59,7 @@ from workers.recoveries.errors import (
     NothingToFetch,
     NotTheRequester,
     OwnRequest,
+    PasskeyRefused,
     PolicyForbids,
     QuorumTooSmall,
     RequestClosed,
@@ -196,7 +197,7 @@ def approve(
 
     By the approver's key file, or by a passkey of theirs that was made for `party`. The one that reaches the quorum puts the
     request before the custodian. Raises RequestUnknown, RequestClosed, OwnRequest, SubmitterMayNotApprove,
-    PersonUnknown, AlreadyDecided, SignatureInvalid.
+    PersonUnknown, AlreadyDecided, SignatureInvalid, PasskeyRefused.
     """
     request = _decide(session, request_id, approver, Decision.APPROVE, signed, party)
     state = request.state
@@ -457,8 +458,8 @@ def _decide(
         raise AlreadyDecided
     terms = load_terms(session, request_id)
     _check_submitter(session, terms, approver)
-    if not decided(people.as_on_roster(person), party, signed, decision_message(decision, terms.sha256())):
-        raise SignatureInvalid
+    if why := unsigned(people.as_on_roster(person), party, signed, decision_message(decision, terms.sha256())):
+        raise SignatureInvalid if signed.assertion is None else PasskeyRefused(why)
     session.add(
         Approval(
             request_id=request_id,

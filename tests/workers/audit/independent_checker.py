@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 SIGNED = {
     "request:opened": "requester",
@@ -264,9 +264,22 @@ def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[
         enrolled = tag == "person:added" and "issuer" in detail and "administrator" not in detail["roles"]
         need(enrolled or not administered, f"no administrator signed for {who}")
     if tag == "person:added":
+        others = [key for other in people.values() for key in signing_keys(other)]
+        need(not set(others) & set(signing_keys(detail)), f"{who} signs with another's key")
         people[who] = detail
     else:
         gone.add(who)
+
+
+def signing_keys(person: Any) -> list[bytes]:
+    keys = [load_der_public_key(bytes.fromhex(each["public"])) for each in person.get("passkeys", [])]
+    raw = [
+        key.public_bytes_raw()
+        if isinstance(key, Ed25519PublicKey)
+        else key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        for key in keys
+    ]
+    return [bytes.fromhex(person["ed25519"]), *raw]
 
 
 def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:

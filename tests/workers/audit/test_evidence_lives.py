@@ -22,7 +22,7 @@ from tests.governance import Member, World, copied
 from tests.workers.audit.harness import fetched, new_notary
 from tests.workers.audit.lives import broken_glass, finished, give, review
 from tests.workers.audit.test_evidence import QUICK, changed, holds, leaves, members, repacked, take
-from tests.workers.custody.test_passkeys import CONSOLE, Authenticator, approve
+from tests.workers.custody.test_passkeys import CONSOLE, Authenticator, approve, spelt
 from workers.audit import append
 from workers.audit.checking import check_bundle
 from workers.audit.evidence import About, pack
@@ -207,6 +207,23 @@ def over_a_denial(world: World) -> AuditEvent:
     return AuditEvent.TICKET_ISSUED
 
 
+def twin(world: World) -> AuditEvent:
+    """pia's passkey is patty's too, its point written short: she approves twice."""
+    join(world, "pia", "approver", passkey=AUTHENTICATOR.passkey)
+    again = Passkey("cGF0dHk", spelt(AUTHENTICATOR.key.public_key(), compressed=True))
+    keys = {"ed25519": "07" * 32, "x25519": "08" * 32, "passkeys": [{"id": again.id, "public": again.public.hex()}]}
+    with world.as_("gateway").begin() as session:
+        detail = {"tenant": "acme", "roles": ["approver"]} | keys
+        append(session, AuditEvent.PERSON_ADDED, actor="root", subject="patty", detail=detail)
+    terms = world.request((0, 0))
+    message = decision_message(Decision.APPROVE, terms.sha256())
+    for who, credential in (("pia", AUTHENTICATOR.passkey.id), ("patty", again.id)):
+        assertion, signature = AUTHENTICATOR.sign(message, credential=credential)
+        said = {"signature": signature.hex(), "assertion": assertion.as_json()}
+        tell(world, AuditEvent.REQUEST_APPROVED, terms, who, said)
+    return AuditEvent.PERSON_ADDED
+
+
 FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "a passkey whose holder was not verified": forged_passkey({"flags": 0x01}),
     "a passkey's answer to something else": forged_passkey({"challenge": "x"}),
@@ -215,6 +232,7 @@ FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "another conclusion of a review": forged_review("olga", "all well", "a scandal"),
     "a review by who decided": forged_review("ada", "all well", "all well"),
     "a ticket over a denial": over_a_denial,
+    "one passkey as two people": twin,
 }
 
 

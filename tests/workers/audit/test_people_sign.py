@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import func, update
 
 from schemas.administration import add_message, policy_message, remove_message
@@ -18,13 +20,16 @@ from schemas.tables import Person
 from tests.governance import POLICY, Member, World
 from tests.workers.audit import independent_checker
 from tests.workers.audit.harness import as_superuser, new_notary, verified, write
+from tests.workers.custody.test_passkeys import Authenticator, spelt
 from workers.audit import append
 from workers.audit.checking import check_bundle
 from workers.audit.evidence import About, gather, pack
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.verify import Problem
+from workers.custody.passkeys import Passkey
 from workers.custody.roster import RosterPerson, add_person, load_roster, remove_person
 from workers.recoveries import people
+from workers.recoveries.errors import PersonExists
 from workers.recoveries.policies import next_version, set_policy
 from workers.releases import service as releases
 from workers.releases.sources import Source
@@ -216,6 +221,51 @@ def test_a_forged_addition_is_found(world: World, anchors: Anchors, signer: Head
             append(session, AuditEvent.PERSON_ADDED, **(forge(world, name, **detail) | fields))
         found = [each.words for each in verified(world.database, anchors, signer).findings]
         assert [each for each in found if words in each], (name, found)
+
+
+def test_two_people_with_one_key_that_signs_are_found(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Whoever wrote `person:added`; also when the first one is gone. One person with a key in two places is one person."""
+    bob, own = world.people["bob"].on_roster(), Member("own", ("approver",)).on_roster()
+    as_passkey = Passkey("a2V5", spelt(Ed25519PublicKey.from_public_bytes(own.ed25519_public)))
+    with world.as_("gateway").begin() as session:
+        people.add(session, replace(own, passkeys=(as_passkey,)), "root")
+        people.remove(session, "own", "root")
+    assert verified(world.database, anchors, signer).findings == []
+    cases = {
+        "one": forge(world, "one", ed25519=bob.ed25519_public.hex()),
+        "two": forge(world, "two", ed25519=own.ed25519_public.hex()),
+        "three": forge(world, "three", passkeys=[{"id": "x", "public": as_passkey.public.hex()}]),
+        "four": forge(world, "four", passkeys=[{"id": "x", "public": "00"}]),  # verifies nothing, and is no fault here
+    }
+    with world.as_("gateway").begin() as session:
+        for fields in cases.values():
+            append(session, AuditEvent.PERSON_ADDED, **(fields | {"request_hash": None, "actor": "root"}))
+    result = verified(world.database, anchors, signer)
+    found = [each.words for each in result.findings if each.problem is Problem.SIGNATURE]
+    assert found == [
+        f"person:added: {who} signs with a key of {whose}: one person as two"
+        for who, whose in (("one", "bob"), ("two", "own"), ("three", "own"))
+    ]
+
+
+def test_two_people_are_not_added_with_one_passkey_at_once(world: World) -> None:
+    """The second waits for the first, and is told."""
+    authenticator = Authenticator()
+    pia, patty = (replace(Member(name, ("approver",)).on_roster(), passkeys=(key,)) for name, key in (
+        ("pia", authenticator.passkey), ("patty", Passkey("cGF0dHk", spelt(authenticator.key.public_key(), compressed=True)))
+    ))  # fmt: skip
+
+    def add_patty() -> None:
+        with world.as_("gateway").begin() as session:
+            people.add(session, patty, "root")
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.as_("gateway").begin() as session:
+            people.add(session, pia, "root")
+            second = pool.submit(add_patty)
+            assert wait([second], timeout=1).not_done
+        with pytest.raises(PersonExists):
+            second.result(timeout=30)
 
 
 def test_a_signature_for_another_person_removal_or_policy_is_found(

@@ -9,7 +9,6 @@ import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.contexts import KeyContext
 from schemas.requests import BundleItem, FaceRef, KeyBundle
 from tests.governance import Member
-from workers.custody import keys
+from tests.workers.custody.test_passkeys import spelt
+from workers.custody import keys, pinned
 from workers.custody.errors import (
     KeyFileCorrupt,
     KeyFileExists,
@@ -36,6 +35,7 @@ from workers.custody.errors import (
     PublicKeyMissing,
     RosterInvalid,
     RosterKeyShared,
+    RosterMissing,
     Unwrappable,
 )
 from workers.custody.holds import Portion
@@ -242,16 +242,6 @@ def test_a_secret_that_does_not_belong_to_its_public_half(tmp_path: Path) -> Non
 # --- roster
 
 
-def spelt(key: Any, compressed: bool = False) -> bytes:
-    """A public key as a passkey's DER; a P-256 one with its point written long or short."""
-    if not compressed:
-        return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-    algorithm = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
-    body = algorithm + b"\x03" + bytes([len(point) + 1]) + b"\x00" + point
-    return b"\x30" + bytes([len(body)]) + body
-
-
 def test_one_key_signs_for_one_person_however_it_is_written(tmp_path: Path) -> None:
     """The same passkey under another id, its point written short, or somebody's key file as another's passkey: one is no quorum."""
     path, phone = tmp_path / "roster.json", ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -294,10 +284,34 @@ def test_a_roster_keeps_people_apart(tmp_path: Path) -> None:
             add_person(path, taken.on_roster())
     with pytest.raises(RosterInvalid):
         write_roster(path, [], least_quorum=0)
-    with pytest.raises(RosterInvalid):
+    with pytest.raises(RosterMissing, match=r"none\.json"):
         load_roster(tmp_path / "none.json")
-    with pytest.raises(RosterInvalid):  # never made by the way: the custodian would read another one
+    with pytest.raises(RosterMissing):  # never made by the way: the custodian would read another one
         add_person(tmp_path / "none.json", alice.on_roster())
+
+
+def test_what_is_wrong_with_a_roster_is_said_and_where(tmp_path: Path) -> None:
+    path = tmp_path / "roster.json"
+    write_roster(path, [Member("bob", ("approver",)).on_roster()])
+    right = path.read_text()
+    lacking = json.loads(right)
+    del lacking["people"][0]["tenant"]
+    pinned.write(tmp_path / "other.json", "refacex-policies", 1, {})
+    pinned.write(tmp_path / "lacking.json", "refacex-roster", 1, {"least_quorum": 2, "people": lacking["people"]})
+    for text, words in (
+        ("{", "roster.json: it is no JSON at line 1, column 2"),
+        ("[]", "roster.json: it is no JSON object"),
+        (right.replace("bob", "eve"), "it is no refacex-roster of version 1, or its checksum is another"),
+        ((tmp_path / "other.json").read_text(), "it is no refacex-roster of version 1"),
+        ((tmp_path / "lacking.json").read_text(), "an entry lacks a part"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RosterInvalid, match=words):
+            load_roster(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RosterInvalid, match="Is a directory"):
+        load_roster(path)
 
 
 # --- ledger

@@ -20,11 +20,16 @@ from schemas.requests import RequestTerms, decision_message
 from schemas.states import Decision, RequestState
 from tests.governance import World
 from tests.workers.custody.test_custodian import forge, refused
-from workers.custody.judge import Refusal, Signed, decided
-from workers.custody.passkeys import Assertion, Passkey, RelyingParty, asserts, challenge
+from workers.custody.judge import Refusal, Signed, unsigned
+from workers.custody.passkeys import Assertion, Passkey, RelyingParty, challenge, fault
 from workers.custody.roster import load_roster, write_roster
 from workers.recoveries import service
-from workers.recoveries.errors import SignatureInvalid
+from workers.recoveries.errors import PasskeyRefused
+
+
+def asserts(party: RelyingParty, passkey: Passkey, assertion: Assertion, signature: bytes, message: bytes) -> bool:
+    return fault((passkey,), assertion, signature, message, party) is None
+
 
 CONSOLE = RelyingParty("example.org", ("https://refacex.example.org",))
 MESSAGE = b"refacex v2\napprove\n00\n"
@@ -60,6 +65,16 @@ class Authenticator:
         return Assertion(changes.get("credential", self.passkey.id), seen, data), signature
 
 
+def spelt(key: Any, compressed: bool = False) -> bytes:
+    """A public key as a passkey's DER; a P-256 one with its point written long or short."""
+    if not compressed:
+        return bytes(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    algorithm = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107")
+    body = algorithm + b"\x03" + bytes([len(point) + 1]) + b"\x00" + point
+    return b"\x30" + bytes([len(body)]) + body
+
+
 MAKERS = [Authenticator, lambda: Authenticator(Ed25519PrivateKey.generate())]
 
 
@@ -79,23 +94,24 @@ def flipped(data: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "why"),
     [
-        {"type": "webauthn.create"},
-        {"challenge": challenge(b"refacex v2\ndeny\n00\n")},
-        {"challenge": None},
-        {"origin": "https://refacex.example.org.evil.net"},
-        {"cross": True},
-        {"party": "evil.net"},
-        {"flags": 0x01},  # present, and not verified
-        {"flags": 0x04},
-        {"credential": "another"},
+        ({"type": "webauthn.create"}, "not of signing"),
+        ({"challenge": challenge(b"refacex v2\ndeny\n00\n")}, "another challenge"),
+        ({"challenge": None}, "another challenge"),
+        ({"origin": "https://refacex.example.org.evil.net"}, "another page than https://refacex.example.org"),
+        ({"cross": True}, "another page"),
+        ({"party": "evil.net"}, "another domain than example.org"),
+        ({"flags": 0x01}, "did not verify"),  # present alone
+        ({"flags": 0x04}, "did not verify"),
+        ({"credential": "another"}, "not added for them"),
     ],
 )
-def test_an_answer_to_anything_else_does_not(changes: dict[str, Any]) -> None:
+def test_an_answer_to_anything_else_does_not(changes: dict[str, Any], why: str) -> None:
+    """And whoever gave it is told why."""
     one = Authenticator()
     assertion, signature = one.sign(MESSAGE, **changes)
-    assert not asserts(CONSOLE, one.passkey, assertion, signature, MESSAGE)
+    assert why in str(fault([one.passkey], assertion, signature, MESSAGE, CONSOLE))
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -128,11 +144,11 @@ def test_no_byte_of_a_signed_approval_may_change(world: World) -> None:
     """Each one at the judge, and one of them all the way."""
     terms, bob = world.request(), world.people["bob"]
     message, right = decision_message(Decision.APPROVE, terms.sha256()), bob.sign(terms)
-    assert decided(bob.on_roster(), None, Signed(right), message)
+    assert not unsigned(bob.on_roster(), None, Signed(right), message)
     for wrong in flipped(right):
-        assert not decided(bob.on_roster(), None, Signed(wrong), message)
+        assert unsigned(bob.on_roster(), None, Signed(wrong), message)
     for said in flipped(message):
-        assert not decided(bob.on_roster(), None, Signed(right), said)
+        assert unsigned(bob.on_roster(), None, Signed(right), said)
     world.approve(terms, "carol")
     forge(world, terms, "bob", right[:-1] + bytes([right[-1] ^ 1]))
     refused(world, terms.id, Refusal.FORGED)
@@ -163,12 +179,14 @@ def test_a_key_file_and_a_passkey_reach_the_quorum_together(world: World) -> Non
     assert load_roster(world.roster).people["carol"].passkeys == (one.passkey,)
     terms = world.request()
     world.approve(terms, "bob")
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(PasskeyRefused, match="not by that passkey"):
         approve(world, terms, "carol", Authenticator())
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(PasskeyRefused, match="another challenge"):
         approve(world, terms, "carol", one, Decision.DENY)
-    with pytest.raises(SignatureInvalid):
+    with pytest.raises(PasskeyRefused, match="was not added for them"):
         approve(world, world.request(), "dave", one)
+    with world.as_("gateway")() as session, pytest.raises(PasskeyRefused, match="not an assertion"):
+        service.approve(session, terms.id, "carol", Signed(b"", {"credential": "x"}), CONSOLE)
     assert approve(world, terms, "carol", one) is RequestState.APPROVED
     told = world.events()[-1]["fields"]["detail"]
     assertion = Assertion.of(told["assertion"])

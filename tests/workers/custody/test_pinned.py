@@ -26,7 +26,7 @@ from workers.audit import ledgered
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Verification
 from workers.custody import keys, ordering, retention
-from workers.custody.errors import PoliciesInvalid
+from workers.custody.errors import PoliciesInvalid, PoliciesMissing
 from workers.custody.holds import Target
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
@@ -172,6 +172,9 @@ def test_the_process_tells_at_its_start(world: World) -> None:
     )
     assert "policies_invalid" in done.stdout + done.stderr or "PoliciesInvalid" in done.stdout + done.stderr
     assert [each[0] for each in told(world)] == ["roster"]
-    with pytest.raises(PoliciesInvalid):
+    with pytest.raises(PoliciesInvalid, match=r"policies\.json: it is no JSON at line 1, column 1"):
+        world.custodian().load_policies()
+    world.policies.unlink()
+    with pytest.raises(PoliciesMissing, match=r"policies\.json"):
         world.custodian().load_policies()
     assert world.custodian().open(uuid4()).refusal is Refusal.UNKNOWN

@@ -38,6 +38,7 @@ from workers.custody.errors import (
     KmsAway,
     RotationUnfinished,
     ServiceNotConfigured,
+    ServiceUnknown,
 )
 from workers.custody.holds import Portion
 from workers.custody.opening import open_sealed
@@ -637,8 +638,10 @@ def test_kms_goes_away_in_the_middle(world: World) -> None:
 
 
 def test_what_a_custodian_without_ring_or_kms_is_told(world: World) -> None:
-    with pytest.raises(ServiceNotConfigured):
+    with pytest.raises(ServiceNotConfigured, match=KMS):
         office(world).rotate(to=KMS)
+    with pytest.raises(ServiceUnknown, match=rf"named here.*\({KMS}\)$"):
+        office(world).rotate(to="vault")
     with pytest.raises(KeyRingMissing):
         office(world, ring=None).rotate()
 

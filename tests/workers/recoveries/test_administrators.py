@@ -14,7 +14,13 @@ from schemas.policies import Policy
 from tests.governance import POLICY, Member, World
 from workers.custody.roster import RosterPerson
 from workers.recoveries import people
-from workers.recoveries.errors import AdministratorNeeded, LastAdministrator, PersonUnknown, SignatureInvalid
+from workers.recoveries.errors import (
+    AdministratorNeeded,
+    LastAdministrator,
+    PersonMissing,
+    PersonUnknown,
+    SignatureInvalid,
+)
 from workers.recoveries.policies import next_version, set_policy
 
 ADA, ABE = Member("ada", ("administrator",)), Member("abe", ("administrator", "approver"))
@@ -111,8 +117,10 @@ def test_the_last_one_stays(gateway: Gateway) -> None:
     with gateway() as session:
         people.add(session, ABE.on_roster(), "root", by(ADA, ABE.on_roster()))
         people.remove(session, "ada", "root", by(ADA, ADA.on_roster(), remove_message))
-    with pytest.raises(PersonUnknown), gateway() as session:
+    with pytest.raises(PersonUnknown, match=f"ada as administrator of {NEW.tenant}"), gateway() as session:
         people.add(session, NEW, "root", by(ADA, NEW))
+    with pytest.raises(PersonMissing, match=r"before: see .*\(nobody\)"), gateway() as session:
+        people.find(session, "nobody")
     with pytest.raises(LastAdministrator), gateway() as session:
         people.remove(session, "abe", "root", by(ABE, ABE.on_roster(), remove_message))
     with gateway() as session:
