@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from rich.console import Console
 from sqlalchemy.orm import sessionmaker
 
+from gateway.demo_run import Photograph, Run
 from gateway.provision import Home
 from gateway.up import System
 from schemas.requests import FaceRef, decision_message, face_info, fetch_message, request_message
@@ -22,7 +21,7 @@ from schemas.submissions import submission_message
 from schemas.tables import Item
 from workers.audit.crosscheck import crosscheck
 from workers.audit.heads import Anchors, HeadVerifier
-from workers.audit.verify import Verification, verify
+from workers.audit.verify import verify
 from workers.custody import keys
 from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
@@ -32,7 +31,7 @@ from workers.errors import WorkerError
 from workers.exports import fetching
 from workers.exports import service as exports
 from workers.logs import configure_logs
-from workers.recoveries import people
+from workers.recoveries import decisions, people
 from workers.recoveries import service as recoveries
 from workers.recoveries.errors import NothingToFetch, OwnRequest
 from workers.releases import reporting
@@ -56,35 +55,6 @@ class DemoFailed(WorkerError):
     """The demo did not get to its end."""
 
     code = "demo_failed"
-
-
-@dataclass
-class Photograph:
-    """One photograph on its way through the demo."""
-
-    name: str
-    stem: str  # what files made of it are called, and of no other
-    source: Path
-    item: UUID
-    state: ItemState
-    reason: str | None
-    report: dict[str, Any]
-    stego_psnr: float | None
-    size_bytes: int | None
-    released: Path | None = None
-    recovered: dict[int, Path] = field(default_factory=dict)
-
-
-@dataclass
-class Run:
-    """What the demo did."""
-
-    photographs: list[Photograph] = field(default_factory=list)
-    release_seconds: float = 0.0
-    refusals: list[str] = field(default_factory=list)
-    export_files: int = 0
-    risk_report: Path | None = None
-    verification: Verification = field(default_factory=Verification)
 
 
 def run_demo(images: Path | None, *, home: Path, out: Path, console: Console | None = None) -> int:
@@ -209,7 +179,9 @@ class Steps:
                 session, tenant=TENANT, actor=submitter, name="demo", sources=sources, options=options, signed=signed
             )
         self._say(f"{submitter} submits {number_of(len(sources), 'photograph')}, signed, as release {str(release)[:8]}")
-        with self._console.status("the release worker loads the networks and replaces faces"):
+        note = "the release worker loads the networks and replaces faces: about a minute on two cores"
+        self._console.print(f"    [dim]{note}[/]", highlight=False, soft_wrap=True)
+        with self._console.status("replacing faces"):
             for progress in releases.wait(self._sessions, release, timeout=RELEASE_SECONDS):
                 now = progress
                 self._check_alive("release")
@@ -293,7 +265,7 @@ class Steps:
         with self._sessions.begin() as session:
             terms = recoveries.load_terms(session, request)
             signature = self._sign(approver, decision_message(Decision.APPROVE, terms.sha256()))
-            return recoveries.approve(session, request, approver, Signed(signature))
+            return decisions.approve(session, request, approver, Signed(signature))
 
     def _sign(self, person: str, message: bytes) -> bytes:
         return self._people[person].of(keys.KeyType.ED25519).sign(message)

@@ -27,7 +27,7 @@ from refacex_core.types import RGB, ItemInput, ItemKeys, RecoveredFace, Recovery
 from workers.words import number_of
 
 if TYPE_CHECKING:
-    from gateway.demo import Photograph, Run
+    from gateway.demo_run import Photograph, Run
 
 # Two judges: SFace, which also gates releases, and dlib, which has no part in making them. Cosines; dlib's are compressed.
 JUDGES = ("sface", "dlib")

@@ -47,8 +47,8 @@ from workers.custody.roster import RosterPerson, write_roster
 from workers.custody.sealing import DEFAULT_SUITE, seal_key
 from workers.custody.service import Custodian
 from workers.custody.tickets import TicketSigner
+from workers.recoveries import decisions, service
 from workers.recoveries import people as people_of
-from workers.recoveries import service
 from workers.recoveries.policies import set_policy
 
 Sessions = sessionmaker[Session]
@@ -212,7 +212,7 @@ class World:
         for approver in approvers:
             signature = self.people[approver].sign(terms)
             with self.as_("gateway").begin() as session:
-                state = service.approve(session, terms.id, approver, Signed(signature))
+                state = decisions.approve(session, terms.id, approver, Signed(signature))
         return state
 
     def approved(self, *faces: tuple[int, int], **options: Any) -> RequestTerms:

@@ -6,7 +6,6 @@ Approvals are signed here, on the approver's own machine, with a key file that n
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from gateway.cli import orders, people, policies, reviews, roster, trail
 from gateway.cli.assertions import answered, relying_party
 from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
+from gateway.cli.requested import find_faces, find_request, item_names, terms_rows
 from gateway.cli.roster import RosterFile
 from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
 from workers.words import number_of
@@ -26,7 +26,6 @@ from workers.words import number_of
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
-    from schemas.requests import FaceRef, RequestTerms
     from schemas.states import Decision
 
 app = typer.Typer(no_args_is_help=True, help="Ask for faces back, decide on it, and fetch them.")
@@ -91,7 +90,7 @@ def new(
                 release_id=release_id,
                 requester=who,
                 grounds=requests.Grounds(reason, legal_basis, case, purpose),
-                faces=[each for given in face for each in _faces(session, release_id, given)],
+                faces=[each for given in face for each in find_faces(session, release_id, given)],
                 quorum=quorum,
                 life=timedelta(days=days),
                 urgency=Urgency.BREAK_GLASS if break_glass else Urgency.NORMAL,
@@ -159,7 +158,7 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
             entry = json.loads(terms.canonical()) | {"sha256": terms.sha256().hex(), "state": row.state.value}
             lines([entry | {"decisions": said, "recovery": became or None, "why": why or None}])
             return
-        rows = [*_terms_rows(session, terms), ["state", row.state.value]]
+        rows = [*terms_rows(session, terms), ["state", row.state.value]]
         rows += [["decisions", ", ".join(f"{who}: {what}" for who, what in said.items()) or "none yet"]]
         rows += [["recovery", became or "none yet"], *([["why", why]] if why else [])]
         table(["request", str(terms.id)], rows)
@@ -218,11 +217,12 @@ def challenge(
         from schemas.states import Decision
         from workers.custody import passkeys
         from workers.custody.roster import APPROVER
+        from workers.recoveries import decisions
         from workers.recoveries import service as requests
         from workers.recoveries.people import acting
 
         terms = requests.load_terms(session, find_request(session, request))
-        requests.check_decider(session, terms, who, None)
+        decisions.check_decider(session, terms, who, None)
         person = acting(session, who, terms.tenant, APPROVER)
         message = decision_message(Decision.DENY if to_deny else Decision.APPROVE, terms.sha256())
         options = {
@@ -274,7 +274,7 @@ def fetch(
         make_private(out)
         with sessions() as session:
             terms = requests.load_terms(session, find_request(session, request))
-            names = _item_names(session, terms)
+            names = item_names(session, terms)
         if pair.public != terms.recipient_public:
             raise stop("this key file is not the one that the request was opened for")
         recovery = _wait(sessions, terms.id, timeout)
@@ -306,6 +306,7 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
         from schemas.states import Decision, RequestState
         from workers.custody import keys
         from workers.custody.judge import Signed
+        from workers.recoveries import decisions
         from workers.recoveries import service as requests
 
         # What it is signed with is read before anybody is asked anything.
@@ -315,10 +316,10 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
         with sessions() as session:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
-            requests.check_decider(session, terms, who, signing.public if signing is not None else None)
+            decisions.check_decider(session, terms, who, signing.public if signing is not None else None)
             if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
                 requests.check_faces(session, terms.release, terms.faces)
-            table([decision.value, str(terms.id)], _terms_rows(session, terms))
+            table([decision.value, str(terms.id)], terms_rows(session, terms))
         try:
             if not means.yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):
                 raise typer.Exit(1)
@@ -328,74 +329,13 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
             answer = Signed(signing.sign(decision_message(decision, terms.sha256())))
         assert answer is not None
         with sessions.begin() as session:
-            record = requests.approve if decision is Decision.APPROVE else requests.deny
+            record = decisions.approve if decision is Decision.APPROVE else decisions.deny
             state = record(session, terms.id, who, answer, party)
         tell(f"recorded; the request is {state.value}")
         if state is RequestState.OPEN:
             tell(f"it needs {number_of(terms.quorum, 'approval')} in all")
         elif state is RequestState.APPROVED:
             tell(f"{terms.requester} can fetch it in a moment: `refacex request fetch {str(terms.id)[:8]}`")
-
-
-def _terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
-    from workers.custody.keys import KeyType, key_id
-
-    names = _item_names(session, terms)
-    faces = [f"{names[each.item]} face {each.face} (item {each.item})" for each in terms.faces]
-    return [
-        ["requester", f"{terms.requester} of {terms.tenant}"],
-        ["reason", terms.reason],
-        ["legal basis", terms.legal_basis],
-        ["case", terms.case_reference],
-        ["purpose", terms.purpose],
-        ["release", str(terms.release)],
-        ["faces", "\n".join(faces)],
-        ["sealed to", f"{terms.requester}'s key {key_id(KeyType.X25519, terms.recipient_public)}"],
-        ["policy", terms.policy],
-        ["approvals needed", f"{terms.quorum}{', THE GLASS IS BROKEN' if terms.urgency.value != 'normal' else ''}"],
-        ["open until", f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"],
-        ["SHA-256", terms.sha256().hex()],
-    ]
-
-
-def _faces(session: Session, release: UUID, given: str) -> list[FaceRef]:
-    """The faces that `ITEM:FACE` or `ITEM` names. Raises FaceNotReleased."""
-    from sqlalchemy import String, cast, or_, select
-
-    from schemas.requests import FaceRef
-    from schemas.tables import Item
-    from workers.recoveries.errors import FaceNotReleased
-
-    numbered = re.fullmatch(r"(.+):(\d{1,4})", given)
-    name = numbered[1] if numbered else given
-    begins = cast(Item.id, String).startswith(name.lower(), autoescape=True) if len(name) >= 4 else Item.id.is_(None)
-    query = select(Item.id, Item.faces).where(Item.release_id == release, or_(Item.relative_name == name, begins))
-    found = session.execute(query.limit(2)).all()
-    if len(found) != 1:
-        raise FaceNotReleased(f"{len(found)} items are called that" if found else "")
-    item, count = found[0].id, found[0].faces or 0
-    return [FaceRef(item, int(numbered[2]))] if numbered else [FaceRef(item, number) for number in range(count)]
-
-
-def find_request(session: Session, given: str) -> UUID:
-    """The request of that id, or of what its id begins with. Raises RequestUnknown."""
-    from schemas.tables import RecoveryRequest
-    from workers.recoveries.errors import RequestUnknown
-
-    found = by_beginning(session, RecoveryRequest.id, given)
-    if found is None:
-        raise RequestUnknown
-    return found
-
-
-def _item_names(session: Session, terms: RequestTerms) -> dict[UUID, str]:
-    from sqlalchemy import select
-
-    from schemas.tables import Item
-
-    wanted = {each.item for each in terms.faces}
-    rows = session.execute(select(Item.id, Item.relative_name).where(Item.id.in_(wanted)))
-    return {row.id: row.relative_name for row in rows}
 
 
 def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUID:

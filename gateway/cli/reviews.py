@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.cli.passphrases import own_key
+from gateway.cli.requested import find_request
 from gateway.cli.service import Home, Json, lines, service, table, tell
 
 app = typer.Typer(no_args_is_help=True, help="Reviews of requests that broke the glass.")
@@ -22,10 +23,10 @@ def list_reviews(
     """List the reviews that are still open, the oldest first."""
     with service(home) as (_, sessions), sessions() as session:
         from schemas.tables import RecoveryRequest
-        from workers.recoveries import service as requests
+        from workers.recoveries.reviews import all_reviews, open_reviews
 
         rows = []
-        for review in requests.reviews(session) if every else requests.open_reviews(session):
+        for review in all_reviews(session) if every else open_reviews(session):
             request = session.get_one(RecoveryRequest, review.request_id)
             row = [str(request.id), request.requester, request.case_reference, f"{review.opened_at:%Y-%m-%d %H:%M}"]
             closed = f"{review.closed_at:%Y-%m-%d %H:%M}" if review.closed_at else ""
@@ -47,13 +48,13 @@ def close(
 ) -> None:
     """Close a review with what you found, signed with your key."""
     with service(home) as (_, sessions), sessions.begin() as session:
-        from gateway.cli.governance import find_request
         from schemas.requests import review_message
         from workers.custody import keys
-        from workers.recoveries import service as requests
+        from workers.recoveries.reviews import close_review
+        from workers.recoveries.service import load_terms
 
         signing = own_key(key).of(keys.KeyType.ED25519)
-        terms = requests.load_terms(session, find_request(session, request))
+        terms = load_terms(session, find_request(session, request))
         signature = signing.sign(review_message(terms.sha256(), conclusion))
-        requests.close_review(session, terms.id, who, conclusion, signature)
+        close_review(session, terms.id, who, conclusion, signature)
     tell("closed")

@@ -1,4 +1,4 @@
-"""Recovery requests as the gateway sees them: draft, open, decide, withdraw, fetch once. Whoever acts signs.
+"""Recovery requests as the gateway sees them: draft, open, withdraw, fetch once. Whoever acts signs; `decisions` are by others.
 
 Each function works in the caller's transaction and appends its event last: commit soon after. What is checked here
 is checked again by the database's constraints and, against the roster, by the custodian; here it is checked so that
@@ -7,59 +7,47 @@ people learn early.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import cast, func, insert, select, update
+from sqlalchemy import cast, func, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE
-from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.policies import Policy
 from schemas.requests import (
     FaceRef,
     RequestTerms,
-    decision_message,
     fetch_message,
     request_message,
-    review_message,
     withdraw_message,
 )
-from schemas.states import Decision, ItemState, KeyState, RecoveryState, RequestState, Urgency
+from schemas.states import ItemState, KeyState, RecoveryState, RequestState, Urgency
 from schemas.tables import (
-    Approval,
     Item,
-    Outbox,
     RecoveredFace,
     Recovery,
     RecoveryRequest,
     Release,
     RequestFace,
-    Review,
     SealedKey,
     Ticket,
 )
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody.judge import LONGEST_LIFE, Signed, terms_of, unsigned, verifies
-from workers.custody.passkeys import RelyingParty
-from workers.custody.roster import APPROVER, AUDITOR, REQUESTER
-from workers.recoveries import people
+from workers.custody.judge import LONGEST_LIFE, terms_of, verifies
+from workers.custody.roster import REQUESTER
 from workers.recoveries.errors import (
-    AlreadyDecided,
     FaceNotReleased,
     FaceShredded,
     NothingToFetch,
     NotTheRequester,
-    OwnRequest,
-    PasskeyRefused,
     PolicyForbids,
     QuorumTooSmall,
     RequestClosed,
@@ -68,10 +56,10 @@ from workers.recoveries.errors import (
     RequestUnknown,
     ReviewOpen,
     SignatureInvalid,
-    SubmitterMayNotApprove,
 )
 from workers.recoveries.people import acting
 from workers.recoveries.policies import load_policy
+from workers.recoveries.reviews import open_reviews
 
 REQUEST_LIFE = timedelta(days=7)
 DRAFT_LIFE = timedelta(minutes=10)  # from the draft to the signature
@@ -190,66 +178,14 @@ def open_request(session: Session, terms: RequestTerms, signature: bytes) -> Non
     )
 
 
-def approve(
-    session: Session, request_id: UUID, approver: str, signed: Signed, party: RelyingParty | None = None
-) -> RequestState:
-    """Records an approval, signed over `decision_message(Decision.APPROVE, sha256)`; gives the state that follows.
-
-    By the approver's key file, or by a passkey of theirs that was made for `party`. The one that reaches the quorum puts the
-    request before the custodian. Raises RequestUnknown, RequestClosed, OwnRequest, SubmitterMayNotApprove,
-    PersonUnknown, AlreadyDecided, SignatureInvalid, PasskeyRefused.
-    """
-    request = _decide(session, request_id, approver, Decision.APPROVE, signed, party)
-    state = request.state
-    approvals = session.execute(
-        select(func.count())
-        .select_from(Approval)
-        .where(Approval.request_id == request_id, Approval.decision == Decision.APPROVE)
-    ).scalar_one()
-    if state is RequestState.OPEN and approvals >= request.quorum:
-        state = RequestState.APPROVED
-        _set_state(session, request_id, state)
-        queue = QUEUE_OF[TaskName.OPEN]
-        message = {"broker": Broker.PRIVILEGED.value, "queue": queue.value, "task": TaskName.OPEN.value}
-        session.execute(insert(Outbox).values(args=task_args(TaskName.OPEN, [request_id]), **message))
-    counted = {"approvals": approvals, "quorum": request.quorum}
-    _record(session, AuditEvent.REQUEST_APPROVED, request, approver, **counted, **_told(signed))
-    return state
-
-
-def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes | None) -> None:
-    """Whether a decision of theirs with this key (None: a passkey) could be recorded, before anybody is asked to make it.
-
-    Raises OwnRequest, SubmitterMayNotApprove, PersonUnknown, SignatureInvalid.
-    """
-    if who == terms.requester:
-        raise OwnRequest
-    _check_submitter(session, terms, who)
-    person = acting(session, who, terms.tenant, APPROVER)
-    if ed25519_public is not None and ed25519_public != person.ed25519_public:
-        raise SignatureInvalid
-
-
-def deny(
-    session: Session, request_id: UUID, approver: str, signed: Signed, party: RelyingParty | None = None
-) -> RequestState:
-    """Records a denial, signed over `decision_message(Decision.DENY, sha256)`; one closes the request. Raises as
-    `approve`.
-    """
-    request = _decide(session, request_id, approver, Decision.DENY, signed, party)
-    _set_state(session, request_id, RequestState.DENIED)
-    _record(session, AuditEvent.REQUEST_DENIED, request, approver, **_told(signed))
-    return RequestState.DENIED
-
-
 def withdraw(session: Session, request_id: UUID, actor: str, signature: bytes) -> RequestState:
     """The requester takes the request back, signed over `withdraw_message`. Raises RequestUnknown, RequestClosed,
     NotTheRequester, SignatureInvalid.
     """
-    request = _decidable(session, request_id)
+    request = decidable(session, request_id)
     _check_requester(session, request, actor, signature, withdraw_message(bytes(request.canonical_sha256)))
-    _set_state(session, request_id, RequestState.WITHDRAWN)
-    _record(session, AuditEvent.REQUEST_WITHDRAWN, request, actor, signature=signature.hex())
+    set_state(session, request_id, RequestState.WITHDRAWN)
+    record_event(session, AuditEvent.REQUEST_WITHDRAWN, request, actor, signature=signature.hex())
     return RequestState.WITHDRAWN
 
 
@@ -323,46 +259,6 @@ def load_terms(session: Session, request_id: UUID) -> RequestTerms:
     return terms_of(request, faces)
 
 
-def reviews(session: Session) -> Sequence[Review]:
-    """Every review of a broken glass, the oldest first."""
-    return session.execute(select(Review).order_by(Review.opened_at)).scalars().all()
-
-
-def open_reviews(session: Session, *, requester: str | None = None) -> Sequence[Review]:
-    """The reviews of broken glasses that nobody has closed yet, the oldest first."""
-    query = select(Review).where(Review.closed_at.is_(None)).order_by(Review.opened_at)
-    if requester is not None:
-        query = query.join(RecoveryRequest, RecoveryRequest.id == Review.request_id)
-        query = query.where(RecoveryRequest.requester == requester)
-    return session.execute(query).scalars().all()
-
-
-def close_review(session: Session, request_id: UUID, reviewer: str, conclusion: str, signature: bytes) -> None:
-    """Closes the review of a broken glass with a conclusion, signed over `review_message`.
-
-    By an auditor who neither asked nor decided. Raises RequestUnknown, RequestClosed, RequestIncomplete, PersonUnknown,
-    OwnRequest, SignatureInvalid.
-    """
-    review = session.get(Review, request_id, with_for_update=True)
-    request = session.get(RecoveryRequest, request_id)
-    if review is None or request is None:
-        raise RequestUnknown
-    if review.closed_at is not None:
-        raise RequestClosed("the review is closed")
-    if not conclusion.strip():
-        raise RequestIncomplete("the conclusion is empty")
-    person = acting(session, reviewer, request.tenant, AUDITOR)
-    if reviewer == request.requester or session.get(Approval, (request_id, reviewer)) is not None:
-        raise OwnRequest("the review is for somebody who neither asked nor decided")
-    message = review_message(bytes(request.canonical_sha256), conclusion)
-    if not verifies(bytes(person.ed25519_public), signature, message):
-        raise SignatureInvalid
-    closed = {"closed_at": func.clock_timestamp(), "closed_by": reviewer, "conclusion": conclusion}
-    session.execute(update(Review).where(Review.request_id == request_id).values(signature=signature, **closed))
-    said = hashlib.sha256(conclusion.encode()).hexdigest()
-    _record(session, AuditEvent.REVIEW_CLOSED, request, reviewer, conclusion=said, signature=signature.hex())
-
-
 def _insert_request(session: Session, terms: RequestTerms, signature: bytes) -> None:
     session.add(
         RecoveryRequest(
@@ -407,13 +303,6 @@ def _check_terms(session: Session, terms: RequestTerms, policy: Policy) -> None:
     check_faces(session, terms.release, terms.faces)
 
 
-def _check_submitter(session: Session, terms: RequestTerms, who: str) -> None:
-    if load_policy(session, terms.tenant, terms.policy).submitter_may_approve:
-        return
-    if session.get_one(Release, terms.release).submitted_by == who:
-        raise SubmitterMayNotApprove
-
-
 def _check_requester(session: Session, request: RecoveryRequest, actor: str, signature: bytes, message: bytes) -> None:
     if actor != request.requester:
         raise NotTheRequester
@@ -436,7 +325,7 @@ def check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) ->
         raise FaceShredded
 
 
-def _decidable(session: Session, request_id: UUID) -> RecoveryRequest:
+def decidable(session: Session, request_id: UUID) -> RecoveryRequest:
     """The request, locked, if it can still be decided on."""
     request = session.get(RecoveryRequest, request_id, with_for_update=True, populate_existing=True)
     if request is None:
@@ -447,45 +336,11 @@ def _decidable(session: Session, request_id: UUID) -> RecoveryRequest:
     return request
 
 
-def _decide(
-    session: Session, request_id: UUID, approver: str, decision: Decision, signed: Signed, party: RelyingParty | None
-) -> RecoveryRequest:
-    request = _decidable(session, request_id)
-    if approver == request.requester:
-        raise OwnRequest
-    person = acting(session, approver, request.tenant, APPROVER)
-    if session.get(Approval, (request_id, approver)) is not None:
-        raise AlreadyDecided
-    terms = load_terms(session, request_id)
-    _check_submitter(session, terms, approver)
-    if why := unsigned(people.as_on_roster(person), party, signed, decision_message(decision, terms.sha256())):
-        raise SignatureInvalid if signed.assertion is None else PasskeyRefused(why)
-    session.add(
-        Approval(
-            request_id=request_id,
-            approver=approver,
-            requester=request.requester,
-            decision=decision,
-            signature=signed.signature,
-            method="ed25519" if signed.assertion is None else "webauthn",
-            assertion=signed.assertion,
-        )
-    )
-    session.flush()
-    return request
-
-
-def _told(signed: Signed) -> dict[str, Any]:
-    """What the trail keeps of a signature: all that is needed to check it."""
-    told: dict[str, Any] = {"signature": signed.signature.hex()}
-    return told | ({"assertion": dict(signed.assertion)} if signed.assertion is not None else {})
-
-
-def _set_state(session: Session, request_id: UUID, state: RequestState) -> None:
+def set_state(session: Session, request_id: UUID, state: RequestState) -> None:
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == request_id).values(state=state))
 
 
-def _record(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: Any) -> None:
+def record_event(session: Session, event: AuditEvent, request: RecoveryRequest, actor: str, **detail: Any) -> None:
     append(
         session,
         event,

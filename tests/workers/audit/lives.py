@@ -21,7 +21,7 @@ from workers.custody.orders import carry_out
 from workers.custody.policies import write_policies
 from workers.exports import service as exports
 from workers.exports.runner import ExportRunner
-from workers.recoveries import service
+from workers.recoveries import reviews
 from workers.recoveries.policies import set_policy
 from workers.releases import lifecycle
 from workers.releases import service as releases
@@ -63,7 +63,7 @@ def review(world: World, terms: RequestTerms) -> None:
     """Olga looks at it and finds it in order."""
     signature = world.people["olga"].signing.sign(review_message(terms.sha256(), CONCLUSION))
     with world.as_("gateway").begin() as session:
-        service.close_review(session, terms.id, "olga", CONCLUSION, signature)
+        reviews.close_review(session, terms.id, "olga", CONCLUSION, signature)
 
 
 def give(world: World, kind: OrderKind, target: Target) -> UUID:

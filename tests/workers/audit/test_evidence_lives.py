@@ -33,7 +33,7 @@ from workers.custody.judge import Signed
 from workers.custody.orders import carry_out
 from workers.custody.passkeys import Passkey
 from workers.custody.roster import write_roster
-from workers.recoveries import people, service
+from workers.recoveries import decisions, people
 
 AUTHENTICATOR = Authenticator()
 
@@ -200,7 +200,7 @@ def over_a_denial(world: World) -> AuditEvent:
     terms = world.request((0, 0))
     world.approve(terms, "bob", "carol")
     with world.as_("gateway").begin() as session:
-        service.deny(session, terms.id, "dave", Signed(world.people["dave"].sign(terms, Decision.DENY)))
+        decisions.deny(session, terms.id, "dave", Signed(world.people["dave"].sign(terms, Decision.DENY)))
     about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
     with world.as_("custodian").begin() as session:
         append(session, AuditEvent.TICKET_ISSUED, actor="custodian", ticket=terms.id, detail={"faces": 1}, **about)

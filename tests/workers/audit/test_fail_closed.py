@@ -22,7 +22,7 @@ from workers.custody import ordering
 from workers.custody.holds import Target
 from workers.custody.judge import Signed
 from workers.custody.roster import RosterPerson
-from workers.recoveries import people, service
+from workers.recoveries import decisions, people, service
 from workers.recoveries.policies import load_policy, set_policy
 from workers.releases import lifecycle
 from workers.releases import service as releases
@@ -199,7 +199,7 @@ def approve_at_the_quorum(world: World) -> Step:
 
 def deny(world: World) -> Step:
     terms = world.request()
-    return in_gateway(world, service.deny, terms.id, "bob", Signed(world.people["bob"].sign(terms, Decision.DENY)))
+    return in_gateway(world, decisions.deny, terms.id, "bob", Signed(world.people["bob"].sign(terms, Decision.DENY)))
 
 
 def withdraw(world: World) -> Step:

@@ -23,7 +23,7 @@ from workers.custody.holds import Target
 from workers.custody.orders import carry_out
 from workers.exports import service as exports
 from workers.exports.runner import ExportRunner
-from workers.recoveries import expiry, service
+from workers.recoveries import expiry, reviews
 from workers.releases import lifecycle
 from workers.releases import service as releases
 from workers.releases.reporting import Reporter
@@ -50,7 +50,7 @@ def bound(world: World) -> tuple[UUID, UUID]:
 def close_review(world: World) -> Step:
     terms, _ = broken_glass(world, (0, 0))
     signature = world.people["olga"].signing.sign(review_message(terms.sha256(), CONCLUSION))
-    return in_gateway(world, service.close_review, terms.id, "olga", CONCLUSION, signature)
+    return in_gateway(world, reviews.close_review, terms.id, "olga", CONCLUSION, signature)
 
 
 def ordered(world: World, kind: OrderKind) -> Step:

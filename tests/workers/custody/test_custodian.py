@@ -30,7 +30,7 @@ from workers.custody.opening import open_sealed
 from workers.custody.policies import write_policies
 from workers.custody.roster import write_roster
 from workers.db import session_factory
-from workers.recoveries import service
+from workers.recoveries import decisions, reviews, service
 from workers.recoveries.errors import PersonUnknown, PolicyForbids, RequestClosed, ReviewOpen, SignatureInvalid
 from workers.recoveries.policies import set_policy
 
@@ -355,7 +355,7 @@ def close(world: World, terms: RequestTerms, who: str) -> None:
     member = world.people.get(who, world.people["olga"])
     signature = member.signing.sign(review_message(terms.sha256(), said))
     with world.as_("gateway").begin() as session:
-        service.close_review(session, terms.id, who, said, signature)
+        reviews.close_review(session, terms.id, who, said, signature)
 
 
 def test_the_database_itself_keeps_reviews_honest(world: World) -> None:
@@ -458,7 +458,7 @@ def test_a_replaced_public_key_does_not_count(world: World) -> None:
     terms = world.request()
     world.approve(terms, "bob")
     with world.as_("gateway").begin() as session:
-        service.approve(session, terms.id, "carol", Signed(mallory.sign(terms)))
+        decisions.approve(session, terms.id, "carol", Signed(mallory.sign(terms)))
     refused(world, terms.id, Refusal.FORGED)
 
 

@@ -23,7 +23,7 @@ from tests.workers.custody.test_custodian import forge, refused
 from workers.custody.judge import Refusal, Signed, unsigned
 from workers.custody.passkeys import Assertion, Passkey, RelyingParty, challenge, fault
 from workers.custody.roster import load_roster, write_roster
-from workers.recoveries import service
+from workers.recoveries import decisions
 from workers.recoveries.errors import PasskeyRefused
 
 
@@ -170,7 +170,7 @@ def in_the_database(world: World, who: str, passkey: Passkey) -> None:
 def approve(world: World, terms: RequestTerms, who: str, one: Authenticator, said: Decision = Decision.APPROVE) -> Any:
     assertion, signature = one.sign(decision_message(said, terms.sha256()))
     with world.as_("gateway").begin() as session:
-        return service.approve(session, terms.id, who, Signed(signature, assertion.as_json()), CONSOLE)
+        return decisions.approve(session, terms.id, who, Signed(signature, assertion.as_json()), CONSOLE)
 
 
 def test_a_key_file_and_a_passkey_reach_the_quorum_together(world: World) -> None:
@@ -186,7 +186,7 @@ def test_a_key_file_and_a_passkey_reach_the_quorum_together(world: World) -> Non
     with pytest.raises(PasskeyRefused, match="was not added for them"):
         approve(world, world.request(), "dave", one)
     with world.as_("gateway")() as session, pytest.raises(PasskeyRefused, match="not an assertion"):
-        service.approve(session, terms.id, "carol", Signed(b"", {"credential": "x"}), CONSOLE)
+        decisions.approve(session, terms.id, "carol", Signed(b"", {"credential": "x"}), CONSOLE)
     assert approve(world, terms, "carol", one) is RequestState.APPROVED
     told = world.events()[-1]["fields"]["detail"]
     assertion = Assertion.of(told["assertion"])

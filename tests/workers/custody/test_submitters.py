@@ -19,7 +19,7 @@ from workers.custody.judge import Refusal, Signed
 from workers.custody.policies import write_policies
 from workers.custody.roster import add_person, load_roster, remove_person
 from workers.errors import SubmissionInvalid, SubmissionUnsigned
-from workers.recoveries import people, service
+from workers.recoveries import decisions, people
 from workers.recoveries.errors import PersonUnknown, PolicyForbids, SubmitterMayNotApprove
 from workers.recoveries.policies import set_policy
 from workers.releases import service as releases
@@ -120,7 +120,7 @@ def test_who_signed_a_submission_does_not_approve_its_recovery(world: World) -> 
     world = submitted(world)
     terms = world.request()
     with pytest.raises(SubmitterMayNotApprove), world.as_("gateway").begin() as session:
-        service.approve(session, terms.id, "sally", Signed(world.people["sally"].sign(terms)))
+        decisions.approve(session, terms.id, "sally", Signed(world.people["sally"].sign(terms)))
     refused(world, forced(world, "bob", "sally"), Refusal.SUBMITTER)
     pin(world, replace(SIGNED, submitter_may_approve=True))
     terms = world.request()
@@ -221,7 +221,7 @@ def test_where_the_policy_does_not_ask_a_submission_may_be_signed_or_not(world: 
     world = submitted(world)
     terms = world.request()
     with pytest.raises(SubmitterMayNotApprove), world.as_("gateway").begin() as session:
-        service.approve(session, terms.id, "sally", Signed(world.people["sally"].sign(terms)))
+        decisions.approve(session, terms.id, "sally", Signed(world.people["sally"].sign(terms)))
     world.approve(terms, "bob", "carol")
     assert world.custodian().open(terms.id).recovery is not None
 

@@ -13,8 +13,8 @@ from tests.governance import POLICY, Member, World
 from workers.custody.judge import Refusal, Signed
 from workers.custody.policies import write_policies
 from workers.custody.roster import add_person
+from workers.recoveries import decisions, reviews
 from workers.recoveries import people as people_of
-from workers.recoveries import service
 from workers.recoveries.errors import OwnRequest, SubmitterMayNotApprove
 from workers.recoveries.policies import set_policy
 
@@ -37,7 +37,7 @@ def allow(world: World, policy: Policy) -> None:
 def close(world: World, terms: RequestTerms, who: str) -> None:
     signature = world.people[who].signing.sign(review_message(terms.sha256(), "all was well"))
     with world.as_("gateway").begin() as session:
-        service.close_review(session, terms.id, who, "all was well", signature)
+        reviews.close_review(session, terms.id, who, "all was well", signature)
 
 
 def test_a_review_is_not_closed_by_an_auditor_who_asked_or_approved(world: World) -> None:
@@ -85,7 +85,7 @@ def closed(world: World, terms: RequestTerms, who: str) -> None:
 
 
 def decide(world: World, terms: RequestTerms, who: str, decision: Decision) -> RequestState:
-    does = {Decision.APPROVE: service.approve, Decision.DENY: service.deny}[decision]
+    does = {Decision.APPROVE: decisions.approve, Decision.DENY: decisions.deny}[decision]
     with world.as_("gateway").begin() as session:
         return does(session, terms.id, who, Signed(world.people[who].sign(terms, decision)))
 
@@ -102,7 +102,7 @@ def test_the_gateway_takes_no_decision_from_who_asked_or_submitted(world: World,
     for who, error in (("carol", SubmitterMayNotApprove), ("alice", OwnRequest)):
         public = world.people[who].on_roster().ed25519_public
         with world.as_("gateway")() as session, pytest.raises(error):
-            service.check_decider(session, terms, who, public)
+            decisions.check_decider(session, terms, who, public)
         with pytest.raises(error):
             decide(world, terms, who, decision)
     assert (world.events(), world.one(select(func.count()).select_from(Approval))) == (events, 0)

@@ -23,7 +23,7 @@ from workers.custody import ledger
 from workers.custody import service as custodian
 from workers.custody.judge import Refusal, Signed
 from workers.custody.opening import open_sealed
-from workers.recoveries import service, worker
+from workers.recoveries import decisions, service, worker
 from workers.recoveries.errors import RequestClosed
 
 Stage = Callable[[World, RequestTerms], Any]
@@ -167,7 +167,7 @@ def sealed_of(world: World, recovery: UUID) -> bytes:
 def deny(world: World, terms: RequestTerms) -> RequestState:
     signature = world.people["carol"].sign(terms, Decision.DENY)
     with world.as_("gateway").begin() as session:
-        return service.deny(session, terms.id, "carol", Signed(signature))
+        return decisions.deny(session, terms.id, "carol", Signed(signature))
 
 
 def withdraw(world: World, terms: RequestTerms) -> RequestState:

@@ -30,7 +30,7 @@ from workers.custody.judge import Signed
 from workers.custody.opening import open_sealed
 from workers.custody.tickets import TicketSigner
 from workers.errors import ObjectMissing, StorageAway
-from workers.recoveries import errors, expiry, service
+from workers.recoveries import decisions, errors, expiry, service
 from workers.recoveries.marking import BAND
 from workers.recoveries.worker import MAX_ATTEMPTS, Recoverer
 from workers.settings import RecoverySettings
@@ -321,7 +321,7 @@ def test_what_a_request_may_ask_for(world: World) -> None:
 def decide(world: World, terms: Any, who: str, decision: Decision, signature: bytes | None = None) -> RequestState:
     signed = signature or world.people[who].sign(terms, decision)
     with world.as_("gateway").begin() as session:
-        return (service.approve if decision is Decision.APPROVE else service.deny)(
+        return (decisions.approve if decision is Decision.APPROVE else decisions.deny)(
             session, terms.id, who, Signed(signed)
         )
 

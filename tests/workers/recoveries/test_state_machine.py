@@ -49,7 +49,7 @@ from workers.custody.judge import Signed
 from workers.custody.orders import carry_out
 from workers.custody.roster import load_roster
 from workers.errors import WorkerError
-from workers.recoveries import expiry, service
+from workers.recoveries import decisions, expiry, reviews, service
 from workers.recoveries.errors import FaceShredded
 from workers.settings import NotarySettings
 from workers.storage import Storage
@@ -203,7 +203,7 @@ class Life(RuleBasedStateMachine):
         signature = self.world.people[who].signing.sign(review_message(terms.sha256(), "in order"))
         try:
             with self.world.as_("gateway").begin() as session:
-                service.close_review(session, request, who, "in order", signature)
+                reviews.close_review(session, request, who, "in order", signature)
         except WorkerError:
             return
         assert who == "olga"
@@ -494,7 +494,7 @@ class Life(RuleBasedStateMachine):
         terms = self.asked[request].terms
         member = self.world.people.get(who, self.world.people["eve"])
         signed = Signed(member.signing.sign(decision_message(decision, terms.sha256())))
-        record = service.approve if decision is Decision.APPROVE else service.deny
+        record = decisions.approve if decision is Decision.APPROVE else decisions.deny
         try:
             with self.world.as_("gateway").begin() as session:
                 record(session, request, who, signed)
