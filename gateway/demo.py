@@ -179,7 +179,7 @@ class Steps:
                 session, tenant=TENANT, actor=submitter, name="demo", sources=sources, options=options, signed=signed
             )
         self._say(f"{submitter} submits {number_of(len(sources), 'photograph')}, signed, as release {str(release)[:8]}")
-        note = "the release worker loads the networks and replaces faces: about a minute on two cores"
+        note = "the release worker loads the networks and replaces faces: up to a minute on two cores"
         self._console.print(f"    [dim]{note}[/]", highlight=False, soft_wrap=True)
         with self._console.status("replacing faces"):
             for progress in releases.wait(self._sessions, release, timeout=RELEASE_SECONDS):

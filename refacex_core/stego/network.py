@@ -25,7 +25,8 @@ FREQUENCIES: tuple[tuple[int, int], ...] = tuple(
     (s - c if s % 2 == 0 else c, c if s % 2 == 0 else s - c) for s in range(1, 7) for c in range(s + 1)
 )[:22]
 CARRIERS = len(FREQUENCIES)
-_INDEX = [r * BLOCK + c for r, c in FREQUENCIES]
+#: The same as places among the 64 coefficients of a block, row by row.
+CARRYING = [r * BLOCK + c for r, c in FREQUENCIES]
 
 _ANNEX_K = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -101,7 +102,7 @@ class Extractor(nn.Module):
         self.out = filled(nn.Conv2d(width, 2 * CARRIERS, 1))
 
     def forward(self, grid: Tensor, steps: Tensor) -> Tensor:
-        phase = grid[:, _INDEX] * (math.pi / steps).view(1, -1, 1, 1)
+        phase = grid[:, CARRYING] * (math.pi / steps).view(1, -1, 1, 1)
         cos, sin = torch.cos(phase), torch.sin(phase)
         # How sharply the phases gather tells what the file went through.
         world = torch.cat([torch.cos(2 * phase).mean((2, 3)), cos.abs().mean((2, 3))], 1)
@@ -136,7 +137,7 @@ class StegoNetwork(nn.Module):
     def lattice(self, grid: Tensor, bits: Tensor, straight_through: bool = False) -> Tensor:
         """The lattice points (B x CARRIERS x h x w) that stand for `bits` and are nearest to `grid`'s carriers."""
         spacing = (2 * self.steps).view(1, -1, 1, 1)
-        u = grid[:, _INDEX] / spacing - bits / 2
+        u = grid[:, CARRYING] / spacing - bits / 2
         nearest = torch.round(u)
         if straight_through:
             nearest = u + (nearest - u).detach()
@@ -151,12 +152,12 @@ class StegoNetwork(nn.Module):
         """
         y = luma(images)
         grid = to_grid(y, self.dct)
-        here = grid[:, _INDEX]
+        here = grid[:, CARRYING]
         target = self.lattice(grid.detach(), bits)
         spacing = (2 * self.steps).view(1, -1, 1, 1)
         strength = self.embedder(grid, ((target - here) / spacing).detach()) * used
         change = torch.zeros_like(grid)
-        change[:, _INDEX] = strength * (target - here)
+        change[:, CARRYING] = strength * (target - here)
         delta = from_grid(change, self.dct)
         cost = (strength * (self.lattice(grid.detach(), bits, straight_through=True) - here)) ** 2
         h, w = delta.shape[2:]
