@@ -23,6 +23,7 @@ class AlertKind(StrEnum):
     ORDER_REFUSED = "order_refused"
     GLASS_BROKEN = "glass_broken"
     TRAIL_FORKED = "trail_forked"
+    TRAIL_UNANCHORED = "trail_unanchored"  # nothing vouches for what happens until the notary anchors again
     LEDGER_REFUSED = "ledger_refused"  # the custodian does nothing until its ledger is put right
 
 

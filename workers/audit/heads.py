@@ -30,6 +30,9 @@ from workers.storage import StoredVersion
 
 _Read = TypeVar("_Read")
 PREFIX = "heads/"
+#: The notary anchors at least every 60 s. It may miss once, as when an engine begins anew under it; the rest is for clocks that
+#: differ and for the head's own making, 30 events of a million in tenths of a second.
+MOST_UNANCHORED = 2 * timedelta(seconds=60) + timedelta(seconds=30)
 WHAT = "refacex tree head"
 _NAME = re.compile(r"(?:epoch-(\d{4,})/)?(\d{20})\.json")
 _FORK_NAME = re.compile(r"epoch-(\d{4,})/fork\.json")

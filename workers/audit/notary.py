@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -18,10 +19,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event, TreeHead
+from workers.alerts import AlertKind, raise_alert
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, AuditShort
 from workers.audit.forks import load_forks, lost_by
-from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, SignedHead
+from workers.audit.heads import MOST_UNANCHORED, Anchored, Anchors, HeadInvalid, HeadSigner, SignedHead
 from workers.audit.merkle import root_at
 from workers.audit.store import StoredNodes, extend_nodes, trail_size
 from workers.errors import Away, ObjectExists, WorkerError
@@ -51,6 +53,15 @@ class Notary:
         self._adopted = False
         self._epoch = 0
         self._newest: SignedHead | None = None
+
+    def tell(self, code: str) -> bool:
+        """Alerts people that no head can be anchored, and why; False where not even that could be written."""
+        try:
+            with self._sessions.begin() as session:
+                raise_alert(session, AlertKind.TRAIL_UNANCHORED, code=code)
+        except SQLAlchemyError:
+            return False
+        return True
 
     def anchor(self) -> SignedHead | None:
         """Signs, anchors and records a head over everything so far; None where only the notary's own events are new.
@@ -162,18 +173,20 @@ def _news(session: Session, last: int, size: int) -> bool:
     return session.execute(query.limit(1)).first() is not None
 
 
-def run(notary: Notary, every: float, stop: threading.Event) -> int:
+def run(notary: Notary, every: float, stop: threading.Event, patience: timedelta = MOST_UNANCHORED) -> int:
     """Anchors every `every` seconds until `stop`, and once more then. 1 where the last head could not be anchored.
 
-    An engine that is away is waited for. A fork ends it, and so does a head of another key in the bucket: nobody may sign on as if
-    nothing had happened.
+    An engine that is away is waited for; after `patience` an alert says so, once, as nothing vouches for what happens meanwhile. A
+    fork ends it, and so does a head of another key in the bucket: nobody may sign on as if nothing had happened.
     """
+    since, told = time.monotonic(), False
     while True:
         last_time = stop.wait(timeout=every)
         try:
             head = notary.anchor()
             if head is not None:
                 log.info("head anchored", size=head.size)
+            since, told = time.monotonic(), False
         except (AuditFork, HeadInvalid) as error:
             log.critical("audit fork" if isinstance(error, AuditFork) else "foreign head", detail=error.detail)
             return 1
@@ -181,6 +194,8 @@ def run(notary: Notary, every: float, stop: threading.Event) -> int:
             log.warning("could not anchor", error=type(error).__name__)
             if last_time:
                 return 1
+            if not told and time.monotonic() - since > patience.total_seconds():
+                told = notary.tell(type(error).__name__)
         if last_time:
             return 0
 

@@ -61,7 +61,7 @@ _ADMINISTERED = (*_PEOPLE, AuditEvent.POLICY_SET)
 _OF_NO_REQUEST = (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED, *_ADMINISTERED)
 _TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
 _BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
-KINDS: tuple[AuditEvent, ...] = (*SIGNED, *_TICKETS)
+KINDS: tuple[AuditEvent, ...] = (*SIGNED, *_TICKETS, AuditEvent.REVIEW_OPENED)
 
 
 def signer_of(event: Mapping[str, Any]) -> str | None:
@@ -120,6 +120,7 @@ class SignedHistory:
         self._signing = False
         self._people: dict[str, _Person] = {}
         self._requests: dict[str, _Request] = {}
+        self._reviews: dict[str, str] = {}  # of a requester: the request whose review is open
         self._administered: set[str] = set()  # tenants that have, or had, an administrator
         self._signs_for: dict[bytes, str] = {}  # whose each signing key is, however it is written
 
@@ -142,6 +143,8 @@ class SignedHistory:
                 yield from self._see_request(kind, fields)
         elif kind in _TICKETS:
             yield from self._see_ticket(kind, fields)
+        elif kind is AuditEvent.REVIEW_OPENED:
+            yield from self._see_glass(str(fields.get("request")))
 
     def _see_person(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         who = str(fields.get("subject"))
@@ -227,6 +230,11 @@ class SignedHistory:
             return
         if sha256 != known.sha256:
             yield "it is about other terms than were opened"
+        by, asked_by = self._people.get(actor), self._people.get(known.requester)
+        if by is not None and asked_by is not None and by.tenant != asked_by.tenant:
+            yield f"{actor} is of another tenant than {known.requester}, who asked"
+        if kind is AuditEvent.REVIEW_CLOSED and self._reviews.get(known.requester) == str(fields.get("request")):
+            del self._reviews[known.requester]
         if (actor == known.requester) is not (kind in _BY_REQUESTER):
             yield f"{actor} asked for it" if actor == known.requester else f"{actor} did not ask for it"
         elif kind is AuditEvent.REVIEW_CLOSED and actor in known.approvers:
@@ -236,6 +244,15 @@ class SignedHistory:
                 yield f"{actor} decided before"
             known.approvers.add(actor)
             known.denied |= kind is AuditEvent.REQUEST_DENIED
+
+    def _see_glass(self, request: str) -> Iterator[str]:
+        known = self._requests.get(request)
+        if known is None:
+            yield "no request:opened before it"
+            return
+        if known.requester in self._reviews:
+            yield f"{known.requester} broke the glass while request {self._reviews[known.requester]} was not reviewed"
+        self._reviews[known.requester] = request
 
     def _see_ticket(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         known = self._requests.get(str(fields.get("request")))

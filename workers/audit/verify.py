@@ -21,13 +21,10 @@ from schemas.audit_tables import AuditGrant, AuditTail, Event, Node, TreeHead
 from workers.audit.canonical import is_canonical, parse
 from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
 from workers.audit.guards import describe, differences, made_by_migrations
-from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadVerifier, SignedHead
+from workers.audit.heads import MOST_UNANCHORED, Anchored, Anchors, HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import Frontier, leaf_hash
 from workers.words import number_of
 
-#: The notary anchors at least every 60 s. It may miss once, as when an engine begins anew under it; the rest is for clocks that
-#: differ and for the head's own making, 30 events of a million in tenths of a second.
-MOST_UNANCHORED = 2 * timedelta(seconds=60) + timedelta(seconds=30)
 _BATCH = 2_000
 
 
@@ -100,7 +97,7 @@ def verify(session: Session, anchors: Anchors, verifier: HeadVerifier) -> Verifi
     forks = _anchored_forks(anchors, verifier, result)
     anchored = _anchored_heads(anchors, verifier, forks, result)
     sizes = {head.size for head in [*recorded, *anchored]} | {fork.common_size for fork in forks}
-    roots = _walk_events(session, sizes, result)
+    roots = _walk_events(session, sizes, _Waits(anchored, result), result)
     _check_heads(recorded, anchored, roots, result)
     _check_forks(session, forks, roots, result)
     _check_age(session, began, result)
@@ -199,7 +196,30 @@ def _check_versions(anchored: Anchored, result: Verification) -> None:
         result.found(Problem.ANCHOR, anchored.name, words)
 
 
-def _walk_events(session: Session, sizes: set[int], result: Verification) -> dict[int, bytes]:
+class _Waits:
+    """Notes which events had to wait for the head that covers them: until then whatever was among them could be taken away."""
+
+    def __init__(self, heads: list[SignedHead], result: Verification) -> None:
+        self._heads = sorted(((head.size, head.at) for head in heads), reverse=True)
+        self._result = result
+        self._first = True  # of the events under the next head
+
+    def see(self, row: Any) -> None:
+        while self._heads and row.seq >= self._heads[-1][0]:
+            self._heads.pop()
+            self._first = True
+        if not self._first or not self._heads or row.event == AuditEvent.HEAD_ANCHORED:
+            return
+        self._first = False
+        size, at = self._heads[-1]
+        if at - row.at > MOST_UNANCHORED:
+            waited = timedelta(seconds=int((at - row.at).total_seconds()))
+            self._result.notes.append(
+                f"events from {row.seq} on waited {waited} for head {size}: nothing vouches for what else was among them until then"
+            )
+
+
+def _walk_events(session: Session, sizes: set[int], waits: _Waits, result: Verification) -> dict[int, bytes]:
     """Derives leaves, nodes and roots from the events alone; gives the root at each of `sizes` that the trail reaches."""
     frontier = Frontier()
     roots = {0: frontier.root()} if 0 in sizes else {}
@@ -218,6 +238,7 @@ def _walk_events(session: Session, sizes: set[int], result: Verification) -> dic
         if before is not None and row.at < before:
             result.notes.append(f"event {row.seq}: the database's clock went back by {before - row.at}")
         before = row.at
+        waits.see(row)
         for each in frontier.push(leaf):
             nodes.expect(*each)
         result.events += 1

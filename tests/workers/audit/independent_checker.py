@@ -222,6 +222,7 @@ def check_people(events: list[Any]) -> None:
     gone: set[str] = set()
     requests: dict[str, Any] = {}
     spent: set[str] = set()
+    glass: dict[str, str] = {}  # of a requester: the request whose review is open
     any_signed = False
     for event in events:
         tag, said = event["event"], event["fields"]
@@ -229,10 +230,16 @@ def check_people(events: list[Any]) -> None:
         if tag in ("person:added", "person:removed"):
             check_administration(tag, said, people, gone)
         elif tag in SIGNED:
+            if tag == "review:closed":
+                glass = {who: request for who, request in glass.items() if request != said["request"]}
             if "signature" in detail or (any_signed and tag not in OPTIONAL):
                 any_signed = True
                 check_signature(tag, said, people.get(actor), actor in gone)
-            check_decision(tag, said, requests)
+            check_decision(tag, said, requests, people)
+        elif tag == "review:opened":
+            who = requests[said["request"]]["who"]
+            need(who not in glass, f"{who} broke the glass before the last review was closed")
+            glass[who] = said["request"]
         elif tag in ("ticket:issued", "ticket:spent"):
             known = requests[said["request"]]
             need(said["request_hash"] == known["hash"], "a ticket for other terms")
@@ -326,7 +333,7 @@ def answered(keys: dict[str, bytes], assertion: Any, signature: bytes, message: 
     return True
 
 
-def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
+def check_decision(tag: str, said: Any, requests: dict[str, Any], people: dict[str, Any]) -> None:
     if tag in ("order:given", "release:submitted"):
         return
     if tag == "request:opened":
@@ -336,6 +343,8 @@ def check_decision(tag: str, said: Any, requests: dict[str, Any]) -> None:
         return
     known = requests[said["request"]]
     need(said["request_hash"] == known["hash"], "other terms")
+    tenants = {people[who]["tenant"] for who in (said["actor"], known["who"]) if who in people}
+    need(len(tenants) < 2, "somebody of another tenant")
     by_requester = tag in ("request:withdrawn", "recovery:fetched")
     need((said["actor"] == known["who"]) == by_requester, "by the wrong person")
     if tag == "review:closed":

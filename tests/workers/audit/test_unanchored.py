@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from schemas.audit_tables import TreeHead
+from schemas.tables import Alert
 from tests.conftest import Database
 from tests.governance import sessions
 from tests.workers.audit.harness import as_owner
 from tests.workers.audit.test_trail import check, write
+from workers.audit import heads as heads_module
 from workers.audit import verify as verify_module
-from workers.audit.heads import Anchors, HeadSigner
-from workers.audit.notary import Notary, NotaryOptions
+from workers.audit.heads import MOST_UNANCHORED, Anchors, HeadSigner
+from workers.audit.notary import Notary, NotaryOptions, run
 from workers.audit.store import extend_nodes
-from workers.audit.verify import MOST_UNANCHORED, Problem, Verification
+from workers.audit.verify import Problem, Verification
+from workers.errors import StorageAway
 
 SECOND = timedelta(seconds=1)
 #: What the notary may be set to at the most.
@@ -74,6 +78,51 @@ def test_a_notary_that_never_was_is_found(fresh: Database, clock: type[Later], f
     assert found() == set()
     clock.ahead = MOST_UNANCHORED
     assert found() == {(Problem.UNANCHORED, "event 0")}
+
+
+def test_what_waited_for_its_head_is_told_for_ever(
+    fresh: Database,
+    notary: Notary,
+    anchors: Anchors,
+    signer: HeadSigner,
+    clock: type[Later],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody can say any more what else there was, so it is no fault of what is there."""
+    write(fresh, 2)
+    notary.anchor()
+    write(fresh, 2)  # events 3 and 4, after the notary's own
+    monkeypatch.setattr(heads_module, "datetime", Later)
+    clock.ahead = MOST_UNANCHORED + 24 * SECOND
+    notary.anchor()
+    clock.ahead = timedelta()
+    write(fresh, 1)
+    notary.anchor()
+    result = check(fresh, anchors, signer)
+    assert (result.findings, len(result.notes)) == ([], 1)
+    assert result.notes[0].startswith("events from 3 on waited 0:02:5")
+    assert "for head 5: nothing vouches for what else" in result.notes[0]
+
+
+def test_a_notary_that_cannot_anchor_says_so_once(
+    fresh: Database, notary: Notary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when it happens again."""
+    answers = [None, StorageAway(), StorageAway(), StorageAway(), None, StorageAway(), StorageAway()]
+    stop = threading.Event()
+
+    def anchor() -> None:
+        answer = answers.pop(0) if answers else None
+        if not answers:
+            stop.set()
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr(notary, "anchor", anchor)
+    run(notary, 0.01, stop, patience=timedelta(0))
+    with sessions(fresh.owner_url)() as session:
+        alerts = session.scalars(select(Alert).order_by(Alert.id)).all()
+    assert [(each.kind, each.detail) for each in alerts] == [("trail_unanchored", {"code": "StorageAway"})] * 2
 
 
 def test_what_verification_itself_takes_is_not_held_against_the_notary(
