@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -24,9 +24,9 @@ from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome,
 from refacex_core.looks import Looks
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
-from refacex_core.reader import Reader
+from refacex_core.reader import Opened, Reader
 from refacex_core.recognisers import Recogniser, sface
-from refacex_core.release import ReadBackFailed, Stego, write_release
+from refacex_core.release import ReadBackFailed, Stego, Survival, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
 from refacex_core.stego import mark
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
@@ -44,11 +44,12 @@ from refacex_core.types import (
 from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
+_AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
 _GREY = 8  # where no pixel's colours are further apart, the photograph is black and white
 _BATCH = 16  # faces through the network at once
-#: A file that does not read back is written again: spread wider, then with so much less of its payload.
-_WRITES = ((1.0, 0), (1.0, 1), (0.7, 1), (0.5, 1))
+#: A file that does not read back is written again with so much less of its payload, and at last it has to live through less.
+_WRITES = ((1.0, Survival.OFTEN), (0.8, Survival.OFTEN), (0.8, Survival.LEAST), (0.5, Survival.LEAST))
 
 
 class Core:
@@ -243,7 +244,7 @@ class Core:
         areas = [f.box[2] * f.box[3] for f in job.faces]
         room = self._model.capacity(job.rgb.shape[0], job.rgb.shape[1], options.profile)
         written = False
-        for share, spread in _WRITES:
+        for share, survival in _WRITES:
             with job.clock.stage("payload"):
                 try:
                     budgets = share_out(int(room * share), areas, options.profile)
@@ -257,7 +258,7 @@ class Core:
             faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):
-                    return write_release(self._model, anonymised, faces, job.item, self._max_pixels, spread)
+                    return write_release(self._model, anonymised, faces, job.item, self._max_pixels, survival)
             except ReadBackFailed:
                 if not written:  # the shares are of what was tried first
                     room, written = min(room, sealed_size([len(f.payload) for f in job.faces])), True
@@ -277,21 +278,27 @@ class Core:
         rgb = self._pixels_of(data)
         heard = self.reader.listen(rgb)
         header = heard.header
-        sealed = heard.sealed(keys.layout_key)
+        opened = heard.open(keys.layout_key)
+        sealed = opened.sealed
         try:
             layout = open_layout(header, sealed, keys.layout_key, context)
         except PayloadMismatch:
             if header.profile is Profile.ROBUST:  # its error correction answered: these are the bytes, of another item
                 raise
             raise PayloadUnreadable("an archive release is readable from its PNG alone, as released") from None
-        crops = _compare(rgb, layout)
+        _compare(opened, layout, keys.face_keys)
+        wanted = {index: layout.faces[index] for index in keys.face_keys if 0 <= index < len(layout.faces)}
+        windows = [align.reach(face.geometry.matrix(), _AROUND) for face in wanted.values()]
+        before = heard.model.unembed(opened.rgb, header, sealed, keys.layout_key, windows)
+        crops = {index: align.crop(before, face.geometry.matrix()) for index, face in wanted.items()}
         recovered = []
         for index, key in sorted(keys.face_keys.items()):
             if not 0 <= index < len(layout.faces):
                 raise FaceUnknown(f"face {index} of {len(layout.faces)}")
             payload = open_face(header, sealed, layout, index, key, context)
             crop = heard.model.face(header.profile, crops[index], payload)
-            recovered.append(RecoveredFace(index, crop, layout.faces[index].geometry.matrix()))
+            matrix = align.moved(layout.faces[index].geometry.matrix(), opened.left, opened.top)
+            recovered.append(RecoveredFace(index, crop, matrix))
         return recovered
 
     def mark(self, crop: RGB, ticket: bytes) -> RGB:
@@ -324,15 +331,18 @@ def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(wide, (0, 0), 2.0), np.float32)
 
 
-def _compare(rgb: RGB, layout: Layout) -> list[RGB]:
-    """The released crops, after checking that this is the photograph the payload was made for."""
-    if not matches(image_fingerprint(rgb), layout.fingerprint):
+def _compare(opened: Opened, layout: Layout, wanted: Collection[int]) -> None:
+    """Raises PayloadMismatch unless this is the photograph that the payload was made for.
+
+    A whole photograph and all of its faces are compared; of a piece, the faces that are wanted, which have to be in it.
+    """
+    if not opened.piece and not matches(image_fingerprint(opened.rgb), layout.fingerprint):
         raise PayloadMismatch
-    crops = [align.crop(rgb, face.geometry.matrix()) for face in layout.faces]
-    for crop, face in zip(crops, layout.faces, strict=True):
-        if not matches(face_fingerprint(crop), face.fingerprint):
-            raise PayloadMismatch
-    return crops
+    for index, face in enumerate(layout.faces):
+        if opened.piece and index not in wanted:
+            continue
+        if not matches(face_fingerprint(align.crop(opened.rgb, face.geometry.matrix())), face.fingerprint):
+            raise PayloadMismatch("or what is close around this face was cut away" if opened.piece else "")
 
 
 def _without_neighbours(job: Job, face: Face) -> RGB:

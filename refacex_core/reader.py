@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refacex_core import weights
 from refacex_core.errors import ModelUnknown, PayloadMissing
 from refacex_core.payload import codec
 from refacex_core.recovery import Recovery
 from refacex_core.stego import channel, lsb
-from refacex_core.stego.channel import Channel
+from refacex_core.stego.channel import Channel, Piece, Placed
 from refacex_core.stego.framing import Header
+from refacex_core.stego.unembed import Unembedder
 from refacex_core.types import RGB, Profile
 from refacex_core.versions import MODELS
 
@@ -27,6 +31,11 @@ class Model:
     def __init__(self, model_id: int, channel: Channel, device: torch.device | str = "cpu") -> None:
         self.id, self._version, self.channel = model_id, MODELS[model_id], channel
         self._recovery = Recovery(device, self._version.recovery)
+        self._unembedder: Unembedder | None = None
+        if self._version.unembedder is not None:
+            self._unembedder = Unembedder()
+            weights.load_into(self._unembedder, self._version.unembedder)
+            self._unembedder.to(device)
 
     @staticmethod
     def capacity(height: int, width: int, profile: Profile) -> int:
@@ -44,7 +53,27 @@ class Model:
         if profile is Profile.ARCHIVE:
             return Heard(lsb.read_header(rgb), self, rgb)
         llr = self.channel.listen(rgb)
-        return Heard(self.channel.read_header(llr), self, rgb, llr)
+        return self.heard(self.channel.read_header(llr), rgb, llr)
+
+    def heard(self, header: Header, rgb: RGB, llr: NDArray[np.float32]) -> Heard:
+        """A received image with its header read from its first block on; where its size is another, it is a piece of what was released."""
+        whole = header.size is None or header.size == (rgb.shape[1], rgb.shape[0])
+        return Heard(header, self, rgb, llr, None if whole else Piece(header, llr, (0, 0), (0, 0)))
+
+    def unembed(
+        self,
+        image: RGB,
+        header: Header,
+        sealed: bytes,
+        layout_key: bytes,
+        windows: Sequence[tuple[int, int, int, int]],
+    ) -> RGB:
+        """A received image as it was before the sealed part was written, as nearly as the file allows, in `windows` (top, left,
+        bottom, right, in pixels); as received in the rest, in the `archive` profile, and of versions that cannot.
+        """
+        if self._unembedder is None or header.profile is Profile.ARCHIVE:
+            return image
+        return self.channel.unembed(image, header, sealed, layout_key, windows, self._unembedder)
 
     def face(self, profile: Profile, released: RGB, payload: bytes) -> RGB:
         """The original crop (256 x 256 x 3) from the released one and the opened payload. PayloadUnreadable."""
@@ -55,6 +84,18 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A received image with its sealed part read. `rgb` is as large as what was released; `top` and `left` say where in it the
+    received image begins (pixels), where only a `piece` of it was received."""
+
+    sealed: bytes = field(repr=False)
+    rgb: RGB = field(repr=False)
+    top: int = 0
+    left: int = 0
+    piece: bool = False
+
+
+@dataclass(frozen=True)
 class Heard:
     """A received image as the model that wrote it hears it: the public header, and what the sealed part is read from."""
 
@@ -62,12 +103,16 @@ class Heard:
     model: Model
     rgb: RGB = field(repr=False)
     llr: NDArray[np.float32] | None = field(default=None, repr=False)  # none for an `archive` release
+    piece: Piece | None = field(default=None, repr=False)  # of an image that was cut or shifted
 
-    def sealed(self, layout_key: bytes) -> bytes:
-        """The sealed part. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
+    def open(self, layout_key: bytes) -> Opened:
+        """The sealed part, and the image in its place. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
         if self.llr is None:
-            return lsb.read_sealed(self.rgb, self.header, layout_key)
-        return self.model.channel.read_sealed(self.rgb, self.llr, self.header, layout_key)
+            return Opened(lsb.read_sealed(self.rgb, self.header, layout_key), self.rgb)
+        channel = self.model.channel
+        placed = Placed(self.rgb, self.llr) if self.piece is None else channel.place(self.rgb, self.piece, layout_key)
+        sealed = channel.read_sealed(placed.rgb, placed.llr, self.header, layout_key)
+        return Opened(sealed, placed.rgb, placed.top, placed.left, self.piece is not None)
 
 
 class Reader:
@@ -114,5 +159,9 @@ class Reader:
                 continue
             model = self.model(header.model_id)
             # near relatives understand each other's headers, but not each other's sealed parts
-            return Heard(header, model, rgb, llr) if model.channel is receiver else model.listen(rgb)
+            return model.heard(header, rgb, llr) if model.channel is receiver else model.listen(rgb)
+        for receiver in self.channels():
+            with suppress(PayloadMissing):
+                piece = receiver.register(rgb)
+                return Heard(piece.header, self.model(piece.header.model_id), rgb, piece.llr, piece)
         raise PayloadMissing

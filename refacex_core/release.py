@@ -5,19 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 
 from refacex_core import images
-from refacex_core.errors import CoreError
+from refacex_core.errors import CoreError, ImageTooLarge
 from refacex_core.faces import align
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint
 from refacex_core.reader import Model
 from refacex_core.sealing import SealedFace, seal
-from refacex_core.stego.framing import FaceGeometry, Header, new_locator
+from refacex_core.stego.channel import fullness, writable
+from refacex_core.stego.framing import SPREADS, STRENGTHS, FaceGeometry, Header, new_locator
 from refacex_core.types import RGB, ItemInput, Profile
 
-SURVIVES = ("jpeg", 75)  # what a `robust` release is put through before it may leave: format and quality
+
+class Survival(Enum):
+    """What a `robust` release is put through before it may leave: format and quality."""
+
+    ALWAYS = ("webp", 80)  # whatever a web site does to it
+    OFTEN = ("jpeg", 50)
+    LEAST = ("jpeg", 75)
+
+
+_GOOD = 40.0  # dB between the released picture and what was written into
+_FULL = 0.2  # information bits a place
 
 
 class ReadBackFailed(CoreError):
@@ -43,45 +55,104 @@ def write_release(
     faces: Sequence[tuple[FaceGeometry, bytes]],
     item: ItemInput,
     max_pixels: int = images.MAX_PIXELS,
-    spread: int = 0,
+    least: Survival = Survival.OFTEN,
 ) -> Stego:
     """`image` with the sealed payloads of its faces, as the file that is released.
 
-    `spread` as in the header. ImageTooSmall; ReadBackFailed when the payload does not come out of the file, or, in the
-    `robust` profile, not out of the file after one more encoding.
+    A `robust` one is written as weakly as lives through `least`, and stronger where it then lives through all there is and the
+    picture stays as good as `_GOOD`. ImageTooSmall; ReadBackFailed when the payload does not come out of the file or, in the
+    `robust` profile, out of what `least` makes of it.
     """
-    locator = new_locator()
-    layout_key = item.keys.layout_key(locator)
-    sealed_faces = [SealedFace(g, p, face_fingerprint(align.crop(image, g.matrix()))) for g, p in faces]
-    header, sealed = seal(
-        profile=item.options.profile,
-        model_id=model.id,
-        locator=locator,
-        layout_key=layout_key,
-        face_keys=[item.keys.face_key(locator, i) for i in range(len(faces))],
-        context=item.context,
-        faces=sealed_faces,
-        fingerprint=image_fingerprint(image),
-        spread=spread,
-    )
-    stego = model.embed(image, header, sealed, layout_key)
-    data = images.encode(stego, item.options.format, item.options.quality)
-    seen = images.decode(data, max_pixels=max_pixels).rgb
-    _read_back(model, seen, header, sealed, layout_key)
-    if header.profile is Profile.ROBUST:
-        again = images.decode(images.encode(seen, *SURVIVES), max_pixels=max_pixels).rgb
-        _read_back(model, again, header, sealed, layout_key)
-    return Stego(data, hashlib.sha256(data).hexdigest(), header, seen, psnr(seen, image))
-
-
-def _read_back(model: Model, seen: RGB, header: Header, sealed: bytes, layout_key: bytes) -> None:
-    try:
-        heard = model.listen(seen, header.profile)
-        good = heard.header == header and heard.sealed(layout_key) == sealed
-    except CoreError as error:
-        raise ReadBackFailed(error.code) from error
-    if not good:
+    chosen: _Attempt | None = None
+    for strength in range(STRENGTHS if item.options.profile is Profile.ROBUST else 1):
+        attempt = _Attempt.at(model, image, faces, item, strength, max_pixels)
+        if chosen is None and attempt.lives_through(item.options.format, item.options.quality, least):
+            chosen = attempt
+        if chosen is None:
+            continue
+        full = fullness(image.shape[0], image.shape[1], attempt.header.sealed_bytes)
+        if item.options.profile is Profile.ARCHIVE or full > _FULL:
+            break  # what is so full does not live through more at any strength
+        if attempt is not chosen and psnr(attempt.pixels, writable(image)) < _GOOD:
+            break
+        if attempt.lives_through(item.options.format, item.options.quality, Survival.ALWAYS):
+            chosen = attempt
+            break
+    if chosen is None:
         raise ReadBackFailed
+    return chosen.file(image, item.options.format, item.options.quality)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """An image with its payload written into it, at one strength."""
+
+    model: Model
+    pixels: RGB = field(repr=False)
+    header: Header
+    sealed: bytes = field(repr=False)
+    layout_key: bytes = field(repr=False)
+    max_pixels: int
+
+    @classmethod
+    def at(
+        cls,
+        model: Model,
+        image: RGB,
+        faces: Sequence[tuple[FaceGeometry, bytes]],
+        item: ItemInput,
+        strength: int,
+        max_pixels: int,
+    ) -> _Attempt:
+        locator = new_locator()
+        layout_key = item.keys.layout_key(locator)
+        robust = item.options.profile is Profile.ROBUST
+        header, sealed = seal(
+            profile=item.options.profile,
+            model_id=model.id,
+            locator=locator,
+            layout_key=layout_key,
+            face_keys=[item.keys.face_key(locator, i) for i in range(len(faces))],
+            context=item.context,
+            faces=[SealedFace(g, p, face_fingerprint(align.crop(image, g.matrix()))) for g, p in faces],
+            fingerprint=image_fingerprint(image),
+            spread=SPREADS - 1 if robust else 0,
+            strength=strength,
+            size=(image.shape[1], image.shape[0]) if robust else None,
+        )
+        return cls(model, model.embed(image, header, sealed, layout_key), header, sealed, layout_key, max_pixels)
+
+    def lives_through(self, kind: str, quality: int | None, survival: Survival) -> bool:
+        """Whether the payload comes out of the file, and of the file encoded once more; an `archive` payload, of the file alone."""
+        try:
+            seen = (
+                self._through(self.pixels, kind, quality) if kind != "png" else self.pixels
+            )  # a PNG gives back what it is given
+            self._read_back(seen)
+            if self.header.profile is Profile.ROBUST:
+                self._read_back(self._through(seen, *survival.value))
+        except (ReadBackFailed, ImageTooLarge):  # WebP holds no side of more than 16,383 pixels
+            return False
+        return True
+
+    def file(self, image: RGB, kind: str, quality: int | None) -> Stego:
+        """The file itself, read once more. ReadBackFailed."""
+        data = images.encode(self.pixels, kind, quality)
+        seen = images.decode(data, max_pixels=self.max_pixels).rgb
+        self._read_back(seen)
+        return Stego(data, hashlib.sha256(data).hexdigest(), self.header, seen, psnr(seen, image))
+
+    def _through(self, pixels: RGB, kind: str, quality: int | None) -> RGB:
+        return images.decode(images.encode(pixels, kind, quality), max_pixels=self.max_pixels).rgb
+
+    def _read_back(self, seen: RGB) -> None:
+        try:
+            heard = self.model.listen(seen, self.header.profile)
+            good = heard.header == self.header and heard.open(self.layout_key).sealed == self.sealed
+        except CoreError as error:
+            raise ReadBackFailed(error.code) from error
+        if not good:
+            raise ReadBackFailed
 
 
 def psnr(a: RGB, b: RGB) -> float:

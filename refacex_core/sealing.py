@@ -136,8 +136,12 @@ def seal(
     faces: Sequence[SealedFace],
     fingerprint: bytes,
     spread: int = 0,
+    strength: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Header, bytes]:
     """The public header and the sealed part for the faces of one image. `locator` must be fresh (`framing.new_locator`).
+
+    `spread`, `strength` and `size` as in the header.
 
     ValueError when sizes do not fit: keys 32 bytes, one a face; at most 255 faces; 65,535 payload bytes a face.
     """
@@ -147,10 +151,12 @@ def seal(
         _require(key, locator)
     entries = tuple(FaceEntry(face.geometry, len(face.payload), face.fingerprint) for face in faces)
     plain = Layout(fingerprint, entries).pack()
-    size = sealed_size([len(face.payload) for face in faces])
-    if size > MAX_SEALED_BYTES:
+    length = sealed_size([len(face.payload) for face in faces])
+    if length > MAX_SEALED_BYTES:
         raise ValueError("the sealed part is larger than its header can say")
-    header = Header(profile, model_id, len(faces), size, locator, key_check(layout_key, locator), spread)
+    header = Header(
+        profile, model_id, len(faces), length, locator, key_check(layout_key, locator), spread, strength, size
+    )
     layout_cipher = _layout_cipher(layout_key, locator, context)
     parts = [layout_cipher.encrypt(SUITE.nonce, plain, _canonical(context, None, header))]
     for i, (face, key) in enumerate(zip(faces, face_keys, strict=True)):

@@ -1,7 +1,7 @@
 """Model versions: which weights each is made of, and what their cards say. Loads no network.
 
-A model version is a pair of networks that must outlive every file made with them: the stego channel and the recovery
-network. A new version adds a line to `MODELS` and its weights; nothing is ever taken away.
+A model version is the networks that must outlive every file made with them: the stego channel, the recovery network, and
+what takes the channel's noise out again. A new version adds a line to `MODELS` and its weights; nothing is ever taken away.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ _FOLDER = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Version:
-    """The names of a version's weights, and whether its `archive` releases use the learned channel for their header."""
+    """The names of a version's weights, and whether its `archive` releases use the learned channel for their header.
+
+    `unembedder` None: what the channel added to the picture stays in it.
+    """
 
     channel: str
     recovery: str
     archive_by_channel: bool = False
+    unembedder: str | None = None
 
 
 #: Model id in a released header -> what reads it.
@@ -31,6 +35,7 @@ MODELS: Mapping[int, Version] = {
     1: Version("channel-1", "recovery-1", archive_by_channel=True),
     2: Version("channel-2", "recovery-1"),
     3: Version("channel-2", "recovery-2"),
+    4: Version("channel-2", "recovery-3", unembedder="unembedder-1"),
 }
 CURRENT = max(MODELS)
 
@@ -54,7 +59,8 @@ def weights_of(model_version: str) -> tuple[Mapping[str, Any], ...]:
     """
     for model_id, version in MODELS.items():
         if version_name(model_id) == model_version:
-            names = ("anonymiser", "landmarks", "donors", version.channel, version.recovery)
+            ours = ("anonymiser", "landmarks", "donors", version.channel, version.unembedder, version.recovery)
+            names = [name for name in ours if name is not None]
             return tuple({"name": name, "sha256": _sha256(name), "card": card(name)} for name in names)
     return ()
 

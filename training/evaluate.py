@@ -210,7 +210,7 @@ class Evaluation:
             try:
                 rgb = images.decode(recode(data, how)).rgb
                 heard = self.core.reader.listen(rgb)
-                sealed = heard.sealed(keys.layout_key)
+                sealed = heard.open(keys.layout_key).sealed
                 open_layout(
                     heard.header, sealed, keys.layout_key, self.context
                 )  # least significant bits always give bytes

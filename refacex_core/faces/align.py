@@ -47,6 +47,11 @@ def apply(matrix: NDArray[np.float64], points: NDArray[np.floating]) -> NDArray[
     return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
 
+def moved(matrix: NDArray[np.float64], x: float, y: float) -> NDArray[np.float64]:
+    """The same similarity (2 x 3) from an image whose first pixel is the pixel (x, y) of this one."""
+    return np.hstack([matrix[:, :2], apply(matrix, np.array([x, y]))[:, None]])
+
+
 def crop(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int = CROP) -> NDArray[np.uint8]:
     """The aligned crop (size x size x 3) of `image` (H x W x 3); beyond its edge, the edge is repeated.
 
@@ -67,6 +72,14 @@ def crop(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int = CROP
     return result
 
 
+def reach(matrix: NDArray[np.float64], margin: int = 0) -> tuple[int, int, int, int]:
+    """The part of the image that a crop shows: top, left, bottom, right in whole pixels, with a margin; it may lie beyond the image."""
+    corners = apply(invert(matrix), np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]], float))
+    left, top = np.floor(corners.min(0)).astype(int) - margin
+    right, bottom = np.ceil(corners.max(0)).astype(int) + margin
+    return int(top), int(left), int(bottom), int(right)
+
+
 def paste(
     image: NDArray[np.uint8],
     face: NDArray[np.uint8],
@@ -78,10 +91,8 @@ def paste(
     Pixels outside the mask keep their exact values.
     """
     height, width = image.shape[:2]
-    corners = apply(invert(matrix), np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]], float))
-    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
-    x1 = min(int(np.ceil(corners[:, 0].max())) + 1, width)
-    y1 = min(int(np.ceil(corners[:, 1].max())) + 1, height)
+    top, left, bottom, right = reach(matrix, 1)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     if x0 >= x1 or y0 >= y1:
         return image.copy()
     back = invert(matrix).copy()

@@ -1,7 +1,8 @@
 """The bytes of a payload: the public header, the layout of the faces, and the key-driven interleaver.
 
-Header, 24 bytes, big-endian: format version u8 | spread u4 | profile u4 | model id u16 | faces u8 | sealed bytes u24 | locator 8 |
-key check 4 | CRC-32 of the 20 bytes before it. It stands at fixed places and needs no key.
+Header, 24 bytes, big-endian: format version u8 | strength u2 | spread u2 | profile u4 | model id u16 | faces u8 | sealed bytes u24 |
+locator 8 | key check 4 | CRC-32 of the bytes before it. It stands at fixed places and needs no key. In format 2, 30 bytes: before
+the CRC stand width u24 and height u24 of the image as released, so that a piece of it can be put back in its place.
 
 Layout, 16 + 20 bytes a face, only ever stored sealed: fingerprint of the image 16, then for each face centre x and y
 i24 (1/16 pixel), log2 of the scale i16 (1/2048), angle i16 (pi/32768), payload bytes u16, fingerprint of the face 8.
@@ -21,12 +22,12 @@ from numpy.typing import NDArray
 from refacex_core.errors import PayloadMismatch, PayloadMissing
 from refacex_core.types import Profile
 
-FORMAT_VERSION = 1
-HEADER_BYTES = 24
+HEADER_BYTES = {1: 24, 2: 30}  # by format version
 LOCATOR_BYTES = 8
 KEY_CHECK_BYTES = 4
 MAX_FACES = 255
-SPREADS = 2  # how widely the sealed part is spread over the image's places: see `channel`
+STRENGTHS = 4  # how far carriers are moved to their lattice points: see `network`
+SPREADS = 3  # how widely the sealed part is spread over the image's places: see `channel`
 MAX_PAYLOAD_BYTES = 0xFFFF
 MAX_SEALED_BYTES = 0xFFFFFF
 IMAGE_FINGERPRINT_BYTES = 16
@@ -56,35 +57,44 @@ class Header:
     locator: bytes
     key_check: bytes
     spread: int = 0
-    format_version: int = FORMAT_VERSION
+    strength: int = 0  # of the embedding: see `network`
+    size: tuple[int, int] | None = None  # width and height in pixels; none in format 1
+
+    @property
+    def format_version(self) -> int:
+        """1, or 2 where the header says how large the image was."""
+        return 1 if self.size is None else 2
 
     def pack(self) -> bytes:
-        """The 24 bytes. ValueError when a field is out of its range."""
+        """The 24 or 30 bytes. ValueError when a field is out of its range."""
         if len(self.locator) != LOCATOR_BYTES or len(self.key_check) != KEY_CHECK_BYTES:
             raise ValueError("a locator has 8 bytes and a key check 4")
-        if self.spread not in range(SPREADS):
-            raise ValueError(f"the spread is 0..{SPREADS - 1}")
-        how = self.spread << 4 | _PROFILES.index(self.profile)
+        if self.spread not in range(SPREADS) or self.strength not in range(STRENGTHS):
+            raise ValueError(f"the spread is 0..{SPREADS - 1}, the strength 0..{STRENGTHS - 1}")
+        how = self.strength << 6 | self.spread << 4 | _PROFILES.index(self.profile)
         numbers = ((self.format_version, 1), (how, 1), (self.model_id, 2), (self.faces, 1))
         try:
             body = b"".join(value.to_bytes(size, "big") for value, size in (*numbers, (self.sealed_bytes, 3)))
+            body += self.locator + self.key_check
+            body += b"".join(side.to_bytes(3, "big") for side in self.size or ())
         except OverflowError as error:
             raise ValueError(f"a header field does not fit: {self}") from error
-        body += self.locator + self.key_check
         return body + zlib.crc32(body).to_bytes(4, "big")
 
     @classmethod
     def unpack(cls, data: bytes) -> Header:
-        """The header in `data` (24 bytes). PayloadMissing when the checksum, version or profile is not one of ours."""
-        if len(data) != HEADER_BYTES or zlib.crc32(data[:20]) != int.from_bytes(data[20:], "big"):
+        """The header in `data` (24 or 30 bytes). PayloadMissing when the checksum, version or profile is not one of ours."""
+        if len(data) not in HEADER_BYTES.values() or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "big"):
             raise PayloadMissing
-        spread, profile = divmod(data[1], 16)
-        if data[0] != FORMAT_VERSION or profile >= len(_PROFILES) or spread >= SPREADS:
+        how, profile = divmod(data[1], 16)
+        strength, spread = divmod(how, 4)
+        if HEADER_BYTES.get(data[0]) != len(data) or profile >= len(_PROFILES) or spread >= SPREADS:
             raise PayloadMissing(f"it is of format {data[0]}.{data[1]}, which this version cannot read")
         return cls(
-            format_version=data[0],
+            size=(int.from_bytes(data[20:23], "big"), int.from_bytes(data[23:26], "big")) if data[0] == 2 else None,
             profile=_PROFILES[profile],
             spread=spread,
+            strength=strength,
             model_id=int.from_bytes(data[2:4], "big"),
             faces=data[4],
             sealed_bytes=int.from_bytes(data[5:8], "big"),

@@ -225,6 +225,23 @@ def _tables(k: int, n: int) -> tuple[list[NDArray[np.intp]], NDArray[np.intp]]:
     return [np.stack(r) for r in rows], np.delete(chain, c.punctured)
 
 
+def agreement(llr: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """How well each row of log-likelihood ratios (B x n) fits the code: the mean over all checks of what their bits say together.
+
+    About 0 for anything but a code word, in whatever order; towards 1 the surer the bits are. ValueError when no such code exists.
+    """
+    n = llr.shape[1]
+    c = code(k, n)
+    tables, parity = _tables(k, n)
+    first = c.info_columns * c.lifting
+    sure = np.ones((len(llr), first + c.rows * c.lifting + 1), np.float32)
+    sure[:, first:-1] = 0
+    said = np.tanh(np.clip(llr, -_CLIP, _CLIP) / 2)
+    sure[:, :k], sure[:, parity] = said[:, :k], said[:, k:]
+    total = sum(sure[:, table].prod(axis=1).sum(axis=1) for table in tables)
+    return np.asarray(total / (c.rows * c.lifting), np.float32)
+
+
 def _fails(tables: list[NDArray[np.intp]], total: NDArray[np.float32]) -> bool:
     """Whether a bit is still unknown or the hard decisions break a check."""
     if float(np.abs(total[:-1]).min()) < 1e-6:

@@ -17,7 +17,7 @@ from refacex_core.sealing import check_key, interleaving_seed
 from refacex_core.stego.framing import HEADER_BYTES, Header
 from refacex_core.types import RGB
 
-_HEADER_BITS = 8 * HEADER_BYTES
+_HEADER_BITS = 8 * HEADER_BYTES[1]
 _PUBLIC = b"refacex v1 archive header places"
 _SMALLEST = 128  # pixels, each side: as in the other profile
 _DENSEST = 0.75  # the largest share of the colour values that carries a bit

@@ -69,6 +69,17 @@ def from_grid(grid: Tensor, dct: Tensor) -> Tensor:
     return blocks.permute(0, 1, 3, 2, 4).reshape(b, 1, gh * 8, gw * 8)
 
 
+#: How much of the way that the embedder leaves is left by each strength: a stronger one costs picture quality and lasts longer.
+STRENGTHS = (1.0, 0.8, 0.6, 0.4)
+_MOVED = 0.25  # what the embedder hardly moves stays where it is, however strong
+
+
+def strengthened(share: Tensor, strength: int) -> Tensor:
+    """How far carriers move (0..1) at a strength, from how far the embedder moves them."""
+    less = (1 - STRENGTHS[strength]) * (share / _MOVED).clamp(max=1)
+    return 1 - (1 - share) * (1 - less)
+
+
 class Embedder(nn.Module):
     """From the cover's coefficients: how far (0..1) each carrying coefficient moves to its lattice point."""
 
@@ -84,8 +95,8 @@ class Embedder(nn.Module):
 
     def forward(self, grid: Tensor, move: Tensor) -> Tensor:
         x = torch.cat([compress(grid), move.abs()], 1)
-        strength: Tensor = torch.sigmoid(self.net(x))
-        return strength
+        share: Tensor = torch.sigmoid(self.net(x))
+        return share
 
 
 class Extractor(nn.Module):
@@ -145,7 +156,7 @@ class StegoNetwork(nn.Module):
             nearest = nearest.detach()
         return spacing * (nearest + bits / 2)
 
-    def embed(self, images: Tensor, bits: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, images: Tensor, bits: Tensor, used: Tensor, strength: int = 0) -> tuple[Tensor, Tensor]:
         """Images (0..255, not rounded) that carry `bits` (B x CARRIERS x h x w) where `used` (same shape) is 1.
 
         Also the squared change of the luma coefficients that training weighs (B x CARRIERS x h x w).
@@ -155,11 +166,11 @@ class StegoNetwork(nn.Module):
         here = grid[:, CARRYING]
         target = self.lattice(grid.detach(), bits)
         spacing = (2 * self.steps).view(1, -1, 1, 1)
-        strength = self.embedder(grid, ((target - here) / spacing).detach()) * used
+        share = strengthened(self.embedder(grid, ((target - here) / spacing).detach()), strength) * used
         change = torch.zeros_like(grid)
-        change[:, CARRYING] = strength * (target - here)
+        change[:, CARRYING] = share * (target - here)
         delta = from_grid(change, self.dct)
-        cost = (strength * (self.lattice(grid.detach(), bits, straight_through=True) - here)) ** 2
+        cost = (share * (self.lattice(grid.detach(), bits, straight_through=True) - here)) ** 2
         h, w = delta.shape[2:]
         return F.pad(delta, (0, images.shape[3] - w, 0, images.shape[2] - h)) + images, cost
 

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refacex_core.layers import filled
-from refacex_core.stego.network import CARRIERS, CARRYING, StegoNetwork, compress, from_grid, luma, to_grid
+from refacex_core.stego.network import (
+    CARRIERS,
+    CARRYING,
+    StegoNetwork,
+    compress,
+    from_grid,
+    luma,
+    strengthened,
+    to_grid,
+)
 
 _REPETITIONS = 8
 
@@ -33,13 +42,15 @@ class Unembedder(nn.Module):
         )
         self.out = filled(nn.Conv2d(width, 2 * CARRIERS, 1))
 
-    def forward(self, channel: StegoNetwork, images: Tensor, bits: Tensor, used: Tensor) -> Tensor:
-        """Images (B x 3 x H x W, 0..255) before `bits` were written where `used` is 1 (both B x CARRIERS x H/8 x W/8), not rounded."""
+    def forward(self, channel: StegoNetwork, images: Tensor, bits: Tensor, used: Tensor, strength: int = 0) -> Tensor:
+        """Images (B x 3 x H x W, 0..255) before `bits` were written, that strong, where `used` is 1 (both B x CARRIERS x H/8 x W/8);
+        not rounded.
+        """
         grid = to_grid(luma(images), channel.dct)
         received, step = grid[:, CARRYING], channel.steps.view(1, -1, 1, 1)
         point = channel.lattice(grid, bits)
         apart = (received - point) / step
-        before = self._before(grid, apart, _share(channel, grid, point, used), used)
+        before = self._before(grid, apart, _share(channel, grid, point, used, strength), used)
         change = torch.zeros_like(grid)
         change[:, CARRYING] = (before - apart) * step * used
         delta = from_grid(change, channel.dct)
@@ -53,7 +64,10 @@ class Unembedder(nn.Module):
         beyond = F.relu(apart.abs() - (1 - share)) * used
         places = used.sum((2, 3)).clamp(min=1)
         world = torch.cat([(apart**2 * used).sum((2, 3)) / places, 10 * beyond.sum((2, 3)) / places], 1)
-        x = self.local(torch.cat([compress(grid), apart, backwards, share, used], 1)) + self.world(world)[..., None, None]
+        x = (
+            self.local(torch.cat([compress(grid), apart, backwards, share, used], 1))
+            + self.world(world)[..., None, None]
+        )
         belief, correction = self.out(self.middle(x)).chunk(2, 1)
         belief = torch.sigmoid(belief)
         before: Tensor = belief * backwards + (1 - belief) * apart + correction
@@ -61,14 +75,15 @@ class Unembedder(nn.Module):
 
 
 @torch.no_grad()
-def _share(channel: StegoNetwork, grid: Tensor, point: Tensor, used: Tensor) -> Tensor:
+def _share(channel: StegoNetwork, grid: Tensor, point: Tensor, used: Tensor, strength: int) -> Tensor:
     """How far each carrier was moved to its lattice point (0..1), from where it arrived."""
     step, received, whole = channel.steps.view(1, -1, 1, 1), grid[:, CARRYING], grid.clone()
     share = torch.zeros_like(received)
     for _ in range(_REPETITIONS):
         before = _backwards((received - point) / step, share) * step + point
         whole[:, CARRYING] = torch.where(used > 0, before, received)
-        share = 0.5 * (share + channel.embedder(whole, (point - before) / (2 * step)) * used)
+        found = strengthened(channel.embedder(whole, (point - before) / (2 * step)), strength)
+        share = 0.5 * (share + found * used)
     return share
 
 

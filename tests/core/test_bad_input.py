@@ -24,6 +24,7 @@ from refacex_core.errors import (
     PayloadUnreadable,
     WrongKey,
 )
+from refacex_core.faces import align
 from refacex_core.images import decode, encode
 from refacex_core.keyring import CONTEXT, KeyRing
 from refacex_core.pipeline import Core
@@ -237,15 +238,26 @@ def test_the_released_file_itself_is_recovered(core: Core, stego: Stego) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [(0, 0, 8, 8), (0, 0, 1, 0), (3, 5, 0, 0), (256, 256, 0, 0), (0, 0, 256, 0), (8, 0, 0, 0)]
+    "change", [(0, 0, 8, 8), (0, 0, 1, 0), (0, 0, 0, 8), (3, 5, 0, 0), (0, 0, 256, 0), (8, 0, 0, 0)]
 )
-def test_a_cropped_file_gives_no_face(core: Core, stego: Stego, change: tuple[int, int, int, int]) -> None:
+def test_a_cropped_file_gives_the_face(core: Core, stego: Stego, change: tuple[int, int, int, int]) -> None:
+    """Where the face itself was left whole; its place is told in the cropped file."""
     top, left, bottom, right = change
     height, width = stego.rgb.shape[:2]
-    cropped = stego.rgb[top : height - bottom, left : width - right]
-    if change == (0, 0, 1, 0):  # the last row alone: all blocks but the last ones are whole
-        cropped = stego.rgb[:, :-8]
-    refused(core, cropped, stego.keys)
+    cropped = np.ascontiguousarray(stego.rgb[top : height - bottom, left : width - right])
+    (whole,) = core.recover(stego.data, stego.keys, CONTEXT)
+    (face,) = core.recover(encode(cropped, "png"), stego.keys, CONTEXT)
+    assert np.abs(face.crop.astype(int) - whole.crop).mean() < 1
+    assert np.allclose(face.matrix[:, :2], whole.matrix[:, :2])
+    middle, there = (align.apply(align.invert(one.matrix), np.array([128.0, 128.0])) for one in (whole, face))
+    assert np.allclose(middle - there, (left, top))
+
+
+@pytest.mark.parametrize("change", [(256, 256, 0, 0), (0, 0, 400, 0), (0, 240, 0, 0), (0, 0, 384, 384)])
+def test_a_cut_face_is_not_recovered(core: Core, stego: Stego, change: tuple[int, int, int, int]) -> None:
+    top, left, bottom, right = change
+    height, width = stego.rgb.shape[:2]
+    refused(core, stego.rgb[top : height - bottom, left : width - right], stego.keys)
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.9, 0.98, 1.1, 2.0])

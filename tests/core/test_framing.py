@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from refacex_core.errors import PayloadMismatch, PayloadMissing
 from refacex_core.stego.framing import (
     SPREADS,
+    STRENGTHS,
     FaceEntry,
     FaceGeometry,
     Header,
@@ -25,16 +28,20 @@ from refacex_core.types import Profile
 
 HEADER = Header(Profile.ARCHIVE, 0x0203, 4, 0x050607, b"locator!", b"chck")
 HEADER_HEX = "0101020304050607" + b"locator!chck".hex() + "02ed8d4c"
+SIZED = replace(HEADER, profile=Profile.ROBUST, spread=2, strength=3, size=(0x0A0B0C, 0x0D0E0F))
+SIZED_HEX = "02e0020304050607" + b"locator!chck".hex() + "0a0b0c0d0e0f" + "cc33c5ff"
 
 headers = st.builds(
     Header,
     profile=st.sampled_from(Profile),
     model_id=st.integers(0, 0xFFFF),
     spread=st.integers(0, SPREADS - 1),
+    strength=st.integers(0, STRENGTHS - 1),
     faces=st.integers(0, 255),
     sealed_bytes=st.integers(0, 0xFFFFFF),
     locator=st.binary(min_size=8, max_size=8),
     key_check=st.binary(min_size=4, max_size=4),
+    size=st.none() | st.tuples(st.integers(0, 0xFFFFFF), st.integers(0, 0xFFFFFF)),
 )
 geometries = st.builds(
     FaceGeometry,
@@ -53,6 +60,7 @@ faces = st.builds(
 
 def test_the_header_is_laid_out_as_documented() -> None:
     assert HEADER.pack().hex() == HEADER_HEX
+    assert SIZED.pack().hex() == SIZED_HEX
 
 
 @given(headers)
@@ -60,9 +68,10 @@ def test_a_header_comes_back(header: Header) -> None:
     assert Header.unpack(header.pack()) == header
 
 
-@given(headers, st.integers(0, 191))
+@given(headers, st.integers(0, 239))
 def test_a_header_with_one_bit_off_is_no_header(header: Header, bit: int) -> None:
     data = bytearray(header.pack())
+    bit %= 8 * len(data)
     data[bit // 8] ^= 1 << bit % 8
     with pytest.raises(PayloadMissing):
         Header.unpack(bytes(data))
@@ -75,9 +84,12 @@ def test_what_is_no_header_is_refused(data: bytes) -> None:
 
 
 def test_a_header_of_a_later_version_says_so() -> None:
-    later = Header(Profile.ROBUST, 1, 1, 1, bytes(8), bytes(4), format_version=2)
-    with pytest.raises(PayloadMissing, match="format 2"):
-        Header.unpack(later.pack())
+    """Also one whose length is another version's."""
+    for size, version in ((None, 3), (None, 2), ((640, 480), 1), ((640, 480), 3)):
+        body = bytearray(Header(Profile.ROBUST, 1, 1, 1, bytes(8), bytes(4), size=size).pack()[:-4])
+        body[0] = version
+        with pytest.raises(PayloadMissing, match=f"format {version}"):
+            Header.unpack(bytes(body) + zlib.crc32(body).to_bytes(4, "big"))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +101,12 @@ def test_a_header_of_a_later_version_says_so() -> None:
         {"sealed_bytes": -1},
         {"locator": b"short"},
         {"key_check": b""},
-        {"spread": 2},
+        {"spread": SPREADS},
+        {"size": (1 << 24, 1)},
+        {"size": (1, -1)},
         {"spread": -1},
+        {"strength": STRENGTHS},
+        {"strength": -1},
     ],
     ids=str,
 )

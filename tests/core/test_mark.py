@@ -27,6 +27,18 @@ def test_a_mark_is_invisible_and_survives_what_a_file_goes_through(core: Core) -
         assert core.read_mark(images.encode(band, *how)) == ticket, how
 
 
+def test_a_mark_is_read_from_a_piece_of_the_face(core: Core) -> None:
+    ticket = os.urandom(16)
+    marked = core.mark(FACE, ticket)
+    for piece in (
+        marked[13:-13, 13:-13],
+        np.roll(marked, (3, -2), (0, 1)),
+        marked[:200],
+        np.pad(marked, ((5, 0), (9, 1), (0, 0))),
+    ):
+        assert core.read_mark(images.encode(np.ascontiguousarray(piece), "png")) == ticket
+
+
 def test_there_is_no_mark_where_none_was_written(core: Core, photographs: dict[str, bytes]) -> None:
     for data in (images.encode(FACE, "png"), *photographs.values()):
         assert core.read_mark(data) is None

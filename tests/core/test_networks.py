@@ -14,6 +14,7 @@ from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, LandmarkNet
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
+from refacex_core.stego.unembed import Unembedder
 from refacex_core.versions import MODELS
 
 
@@ -116,6 +117,7 @@ def test_a_spline_passes_through_its_points() -> None:
         ("landmarks", LandmarkNet),
         *((version.channel, StegoNetwork) for version in MODELS.values()),
         *((version.recovery, RecoveryNetwork) for version in MODELS.values()),
+        *((version.unembedder, Unembedder) for version in MODELS.values() if version.unembedder is not None),
     ],
 )
 def test_shipped_weights_load_and_say_how_they_were_made(name: str, module: type[torch.nn.Module]) -> None:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SETS = ("celebahq256-train", "celebahq256-val", "lfw-train", "lfw-val", "portraits-cc0")
 # The loss networks are TorchScript: nothing else holds a network without its code.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-STAGES = ("landmarks", "payload", "channel", "anonymiser", "recovery")
+STAGES = ("landmarks", "payload", "channel", "unembedder", "anonymiser", "recovery")
 
 
 class _Recogniser(torch.nn.Module):

@@ -3,8 +3,9 @@
     python -m training.stages.recovery --loss-networks WEIGHTS --run training/runs/recovery --export recovery
 
 First a pool of released crops is made with the trained anonymiser and channel, as 8-bit pixels, with the payload's decoded
-window beside each; then the network learns on them, through JPEG and WebP files drawn anew for every step. The released
-pixels are integers read from the pool: there is no path for a gradient to the anonymiser. Nor may the network lean on what
+window beside each; then the network learns on them, through JPEG and WebP files drawn anew for every step and, as a reader
+does it, with the channel's noise taken out again (`--unembedder`). The released pixels are integers read from the pool: there is no
+path for a gradient to the anonymiser. Nor may the network lean on what
 this anonymiser happens to draw: in some crops of the pool another person's face stands in the mask, and it is told which
 pixels were replaced, so that it takes none of them for the original's.
 """
@@ -22,6 +23,7 @@ from refacex_core.payload import codec
 from refacex_core.payload.network import WINDOW
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import CARRIERS, StegoNetwork
+from refacex_core.stego.unembed import Unembedder
 from refacex_core.versions import CURRENT, MODELS
 from training.common import (
     RIGHTS,
@@ -63,7 +65,7 @@ def make_pool(
     weights.load_into(channel, through)
     usable = with_mesh(data)
     chosen = np.sort(rng.choice(usable, min(count, len(usable)), replace=False))
-    pool: dict[str, list[np.ndarray]] = {"original": [], "released": [], "view": [], "mask": []}
+    pool: dict[str, list[np.ndarray]] = {name: [] for name in ("original", "released", "view", "mask", "bits", "used")}
     for part in np.array_split(chosen, max(len(chosen) // 8, 1)):
         source = data.batch(part)
         points = torch.from_numpy(np.stack([data.mesh(int(i)) for i in part]))
@@ -76,6 +78,8 @@ def make_pool(
         bits = torch.randint(0, 2, (len(part), CARRIERS, 32, 32)).float()
         used = (torch.rand_like(bits) < float(rng.uniform(0.5, 1.0))).float()
         stego, _ = channel.embed(pixels, bits, used)
+        pool["bits"] += list(np.packbits(bits.numpy().astype(bool), axis=-1))
+        pool["used"] += list(np.packbits(used.numpy().astype(bool), axis=-1))
         pool["released"] += list(stego.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
         pool["original"] += [data.image(int(i)) for i in part]
         masks_ = out.mask[:, 0].numpy()
@@ -92,8 +96,10 @@ def main() -> None:
     parser.add_argument(
         "--channel", default=MODELS[CURRENT].channel, help="weights of the channel that the crops go through"
     )
+    parser.add_argument("--unembedder", default=MODELS[CURRENT].unembedder, help="weights of what was trained with it")
     args = parse(parser)
     rng = set_up(args)
+    before = Before(args.channel, args.unembedder, args.device)
     pool = load_pool(args, "pool", TRAIN, args.pool, rng)
     net = RecoveryNetwork().to(args.device, memory_format=torch.channels_last)
     perceptual = lpips(args.loss_networks).to(args.device)
@@ -102,7 +108,7 @@ def main() -> None:
     while run.running():
         run.learning_rate()
         chosen = rng.integers(0, len(pool["original"]), args.batch)
-        original, released, view, mask = batch(pool, chosen, rng, args.device)
+        original, released, view, mask = batch(pool, chosen, rng, args.device, before)
         with torch.autocast(torch.device(args.device).type, torch.bfloat16):
             out, replaced = net.choose(released, view)
         out, replaced = out.float(), replaced.float()
@@ -120,7 +126,7 @@ def main() -> None:
             {"psnr": float(10 * torch.log10(4 / error.detach())), "lpips": seen.item(), "replaced": known.item()},
         )
     run.end()
-    figures = {n: evaluate(net, load_pool(args, f"pool-{n}", [n], 100, rng), perceptual, args) for n in VAL}
+    figures = {n: evaluate(net, load_pool(args, f"pool-{n}", [n], 100, rng), perceptual, args, before) for n in VAL}
     print(figures)
     if args.export:
         weights.save(net, args.export, run.card(TRAIN, figures, RIGHTS))
@@ -140,8 +146,31 @@ def load_pool(args, name: str, sets: list[str], count: int, rng: np.random.Gener
     return dict(np.load(path))
 
 
-def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Generator, device: str):
-    """Originals, released crops as read from a file, windows (-1..1) and masks (0..1)."""
+class Before:
+    """Received crops as they were before embedding: what the reader gives the network."""
+
+    def __init__(self, channel: str, unembedder: str, device: str) -> None:
+        self._channel, self._net, self._device = StegoNetwork(), Unembedder(), device
+        weights.load_into(self._channel, channel)
+        weights.load_into(self._net, unembedder)
+        self._channel.to(device)
+        self._net.to(device)
+
+    @torch.no_grad()
+    def __call__(
+        self, received: np.ndarray, pool: dict[str, np.ndarray], chosen: np.ndarray | list[int]
+    ) -> torch.Tensor:
+        """The crops `chosen` from the pool, `received` from files (B x 256 x 256 x 3): B x 3 x 256 x 256, -1..1, in whole levels."""
+        bits, used = (
+            torch.from_numpy(np.unpackbits(pool[name][chosen], axis=-1)).float().to(self._device)
+            for name in ("bits", "used")
+        )
+        images = torch.from_numpy(np.array(received)).permute(0, 3, 1, 2).float().to(self._device)
+        return self._net(self._channel, images, bits, used).round().clamp(0, 255).div(127.5).sub(1)
+
+
+def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Generator, device: str, before: Before):
+    """Originals, released crops as read from a file and unembedded, windows (-1..1) and masks (0..1)."""
     released = []
     for i in chosen:
         u = rng.random()
@@ -153,14 +182,15 @@ def batch(pool: dict[str, np.ndarray], chosen: np.ndarray, rng: np.random.Genera
             else [("webp", int(rng.integers(80, 96)))]
         )
         released.append(recode(pool["released"][i], how))
-    parts = [to_tensor(p) for p in (pool["original"][chosen], np.stack(released), pool["view"][chosen])]
+    original, view = (to_tensor(pool[name][chosen]) for name in ("original", "view"))
+    parts = [original, before(np.stack(released), pool, chosen), view]
     parts.append(torch.from_numpy(pool["mask"][chosen])[:, None].float() / 255)
     flip = bool(rng.random() < 0.5)
     return [(p.flip(3) if flip else p).to(device) for p in parts]
 
 
 @torch.no_grad()  # the scripted LPIPS does not take inference tensors
-def evaluate(net: RecoveryNetwork, pool: dict[str, np.ndarray], perceptual, args) -> dict[str, float]:
+def evaluate(net: RecoveryNetwork, pool: dict[str, np.ndarray], perceptual, args, before: Before) -> dict[str, float]:
     """PSNR over the crop and LPIPS, from PNG and from JPEG 85 and 75."""
     net.eval()
     figures: dict[str, float] = {}
@@ -169,8 +199,8 @@ def evaluate(net: RecoveryNetwork, pool: dict[str, np.ndarray], perceptual, args
         psnr, seen = [], []
         for i in range(len(pool["original"])):
             original = to_tensor(pool["original"][i : i + 1]).to(args.device)
-            released = to_tensor(recode(pool["released"][i], how)[None]).to(args.device)
-            out = net(released, to_tensor(pool["view"][i : i + 1]).to(args.device)).clamp(-1, 1)
+            received = recode(pool["released"][i], how)[None]
+            out = net(before(received, pool, [i]), to_tensor(pool["view"][i : i + 1]).to(args.device)).clamp(-1, 1)
             psnr.append(float(10 * torch.log10(4 / F.mse_loss(out, original))))
             seen.append(float(perceptual(out, original)))
             if name == "jpeg85" and i < 12:

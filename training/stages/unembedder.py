@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from refacex_core import weights
-from refacex_core.stego.network import CARRIERS, StegoNetwork
+from refacex_core.stego.network import CARRIERS, STRENGTHS, StegoNetwork
 from refacex_core.stego.unembed import Unembedder
 from refacex_core.versions import CURRENT, MODELS
 from training.common import RIGHTS, Crops, Run, arguments, descend, parse, set_up
@@ -61,9 +61,10 @@ def main() -> None:
         run.learning_rate()
         images, bits, used = batch(data, rng.integers(0, len(data), args.batch), rng, args.device)
         with torch.no_grad():
-            stego, _ = channel.embed(images, bits, used)
+            strength = int(rng.integers(len(STRENGTHS)))
+            stego, _ = channel.embed(images, bits, used, strength)
             received = attack(stego, [draw(rng) for _ in range(args.batch)])
-        error = (net(channel, received, bits, used) - images).pow(2).mean((1, 2, 3))
+        error = (net(channel, received, bits, used, strength) - images).pow(2).mean((1, 2, 3))
         before = (received - images).pow(2).mean((1, 2, 3))
         loss = error.mean() / 4 + (error + _LEAST).log().mean()
         descend(optimiser, loss.backward)
@@ -84,12 +85,14 @@ def evaluate(net: Unembedder, channel: StegoNetwork, data: Crops, device: str) -
     figures: dict[str, float] = {"images": len(data)}
     files: dict[str, list[tuple[str, int]]] = {"png": [], "webp90": [("webp", 90)]}
     files |= {f"jpeg{quality}": [("jpeg", quality)] for quality in (95, 85, 75, 50)}
-    for name, how in files.items():
+    tries = [(name, how, 0) for name, how in files.items()]
+    tries += [(f"png_strength{strength}", [], strength) for strength in range(1, len(STRENGTHS))]
+    for name, how, strength in tries:
         before, after = [], []
         for i in range(len(data)):
             images, bits, used = batch(data, np.array([i]), rng, device)
-            received = attack(channel.embed(images, bits, used)[0], [how])
-            back = net(channel, received, bits, used).round().clamp(0, 255)
+            received = attack(channel.embed(images, bits, used, strength)[0], [how])
+            back = net(channel, received, bits, used, strength).round().clamp(0, 255)
             before.append(_psnr(received, images))
             after.append(_psnr(back, images))
         figures |= {f"{name}_received": round(float(np.mean(before)), 2), name: round(float(np.mean(after)), 2)}

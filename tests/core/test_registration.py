@@ -1,0 +1,143 @@
+"""Pieces of released images: cut, shifted, framed; from real files. They are put back in their place and give the face back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refacex_core import images
+from refacex_core.errors import PayloadMismatch, PayloadMissing, PayloadUnreadable, WrongKey
+from refacex_core.faces import align
+from refacex_core.pipeline import Core
+from refacex_core.release import psnr
+from refacex_core.sealing import key_check
+from refacex_core.stego import ldpc
+from refacex_core.stego.channel import Channel
+from refacex_core.stego.framing import SPREADS, Header, new_locator
+from refacex_core.stego.registration import offsets
+from refacex_core.types import RGB, Profile, Released
+from refacex_core.versions import CURRENT, MODELS
+from tests.core.conftest import Vault
+
+KEY = bytes(range(32))
+#: What is left of an image, and where it begins in it (row, column).
+PIECES: dict[str, tuple[Callable[[RGB], RGB], tuple[int, int]]] = {
+    "cut by 5 % all round": (lambda i: i[25:-25, 25:-25], (25, 25)),
+    "cut at the right and below": (lambda i: i[:-37, :-61], (0, 0)),
+    "cut by whole blocks": (lambda i: i[16:, 32:], (16, 32)),
+    "a tile and more cut away": (lambda i: i[271:, 3:], (271, 3)),
+    "shifted by one pixel": (lambda i: np.roll(i, 1, 1), (0, -1)),
+    "framed": (lambda i: np.pad(i, ((7, 3), (12, 9), (0, 0)), "edge"), (-7, -12)),
+}
+
+
+@pytest.fixture(scope="module")
+def channel() -> Channel:
+    return Channel("cpu", MODELS[CURRENT].channel)
+
+
+@pytest.fixture(scope="module")
+def photo(photographs: dict[str, bytes]) -> RGB:
+    return images.decode(photographs["astronaut"]).rgb
+
+
+def embedded(channel: Channel, photo: RGB, *, sized: bool = True) -> tuple[RGB, Header, bytes]:
+    sealed, locator = os.urandom(900), new_locator()
+    size = (photo.shape[1], photo.shape[0]) if sized else None
+    header = Header(Profile.ROBUST, CURRENT, 1, len(sealed), locator, key_check(KEY, locator), SPREADS - 1, size=size)
+    return channel.embed(photo, header, sealed, KEY), header, sealed
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("quality", [None, 90])
+def test_a_piece_is_put_back_in_its_place(channel: Channel, photo: RGB, piece: str, quality: int | None) -> None:
+    stego, header, sealed = embedded(channel, photo)
+    cut, (top, left) = PIECES[piece]
+    seen = np.ascontiguousarray(cut(stego))
+    if quality is not None:
+        seen = images.decode(images.encode(seen, "jpeg", quality)).rgb
+    found = channel.register(seen)
+    assert found.header == header
+    placed = channel.place(seen, found, KEY)
+    assert (placed.rgb.shape, placed.top, placed.left) == (photo.shape, top, left)
+    assert channel.read_sealed(placed.rgb, placed.llr, header, KEY) == sealed
+    y, x = max(top, 0), max(left, 0)
+    rest = seen[y - top :, x - left :][: photo.shape[0] - y, : photo.shape[1] - x]
+    assert (placed.rgb[y : y + rest.shape[0], x : x + rest.shape[1]] == rest).all()
+    with pytest.raises(WrongKey):
+        channel.place(seen, found, bytes(32))
+
+
+def test_there_is_nothing_to_find_in_other_pictures(channel: Channel, photo: RGB) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    through = images.decode(images.encode(photo, "jpeg", 70)).rgb[3:, 5:]  # has a grid, and not ours
+    for picture in (photo, np.full((300, 400, 3), 127, np.uint8), noise, through, photo[:100, :100]):
+        with pytest.raises(PayloadMissing):
+            channel.register(picture)
+
+
+def test_where_the_header_does_not_say_how_large_the_image_was_a_piece_is_not_read(
+    channel: Channel, photo: RGB
+) -> None:
+    stego, header, _ = embedded(channel, photo, sized=False)
+    found = channel.register(stego[3:, 5:])
+    assert found.header == header
+    with pytest.raises(PayloadUnreadable, match="how large they were"):
+        channel.place(stego[3:, 5:], found, KEY)
+
+
+def test_a_header_that_tells_of_a_huge_image_costs_nothing(channel: Channel, photo: RGB) -> None:
+    stego, _, _ = embedded(channel, photo)
+    found = channel.register(stego[3:, 5:])
+    forged = replace(found, header=replace(found.header, size=(0xFFFFFF, 0xFFFFFF)))
+    with pytest.raises(PayloadUnreadable, match="so little"):
+        channel.place(stego[3:, 5:], forged, KEY)
+    forged = replace(found, header=replace(found.header, size=(0, 0)))
+    with pytest.raises(PayloadUnreadable, match="so little"):
+        channel.place(stego[3:, 5:], forged, KEY)
+
+
+@given(st.data())
+def test_the_right_place_is_among_those_that_are_tried(data: st.DataObject) -> None:
+    whole = data.draw(st.tuples(st.integers(200, 3000), st.integers(200, 3000)))
+    top, left = (data.draw(st.integers(-40, side // 2)) for side in whole)
+    piece = (data.draw(st.integers(100, whole[0] - top)), data.draw(st.integers(100, whole[1] - left)))
+    tried = list(offsets((top % 256, left % 256), 256, piece, whole))
+    assert len(tried) <= 16 and len(set(tried)) == len(tried)
+    if whole[0] <= 800 and whole[1] <= 800:  # of larger ones there may be more places than are tried
+        assert (top, left) in tried
+
+
+def test_a_code_word_agrees_and_nothing_else_does() -> None:
+    rng = np.random.default_rng(0)
+    word = ldpc.encode(rng.integers(0, 2, 240).astype(np.uint8), 2048)
+    noisy = (1 - 2.0 * word) * 2.0 + rng.normal(0, 1.5, 2048)
+    rolled = np.stack([np.roll(noisy, shift) for shift in (0, 1, 7, 512)]).astype(np.float32)
+    right, *wrong = ldpc.agreement(rolled, 240)
+    assert right > 0.1 and max(map(abs, wrong)) < right / 4
+
+
+def test_a_face_comes_back_from_a_piece_of_its_photograph(
+    core: Core, vault: Vault, photographs: dict[str, bytes], photo: RGB
+) -> None:
+    """And is laid back where it belongs in the piece. Where the face itself was cut, nothing is recovered."""
+    released = core.anonymise([vault.item(photographs["astronaut"])])[0]
+    assert isinstance(released, Released), released
+    whole = images.decode(released.data).rgb
+    piece = whole[21:-13, 30:-9]
+    for data in (images.encode(piece, "png"), images.encode(piece, "jpeg", 85)):
+        assert core.inspect(data).locator == released.locator
+        (face,) = core.recover(data, vault.opened(released), vault.context)
+        original = photo[21:-13, 30:-9]
+        assert psnr(face.crop, align.crop(original, face.matrix)) > 28
+        assert psnr(core.restore(data, [face]), original) > psnr(images.decode(data).rgb, original) + 1
+    cut = whole[:, 240:]  # through the face
+    assert core.inspect(images.encode(cut, "png")).locator == released.locator
+    with pytest.raises(PayloadMismatch, match="cut away"):
+        core.recover(images.encode(cut, "png"), vault.opened(released), vault.context)
