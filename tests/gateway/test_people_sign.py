@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gateway.cli import governance, releases
 from schemas.tables import Release
 from tests.conftest import Database
 from tests.governance import World, build, copied
+from workers.custody import keys
 from workers.custody.policies import load_policies
 from workers.custody.roster import load_roster
 
@@ -161,6 +163,22 @@ def test_groups_of_an_identity_provider_give_both_roles(refacex: Refacex, world:
     assert "sid of acme enrolled (submitter)" in enrol("sid", "photographers").stderr
     assert "person add" in enrol("abe", "it", ok=False).stderr
     add(refacex, world, "abe", "administrator", by="ada")
+
+
+def test_a_public_file_whose_key_needs_no_secret_is_not_taken(refacex: Refacex, world: World) -> None:
+    """Well-formed as it is: the neutral element, and the same in its second spelling."""
+    new_key(refacex, world, "mal")
+    made = keys.load(world.folder / "mal.key.public", keys.FileKind.PUBLIC)
+    for number in (1, 2**255 - 18):
+        public = number.to_bytes(32, "little")
+        weak = replace(made.of(keys.KeyType.ED25519), id=keys.key_id(keys.KeyType.ED25519, public), public=public)
+        file = replace(made, keys=(weak, made.of(keys.KeyType.X25519)), active=weak.id)
+        keys.write_public(world.folder / "mal.key.public", file.public_json())
+        said = add(refacex, world, "mal", "approver", ok=False).stderr
+        assert "what mal would sign with is" in said and "person new-key" in said
+        on_roster = ["mal", "--public", world.folder / "mal.key.public", "--role", "approver", "--roster", world.roster]
+        assert "what mal would sign with is" in refacex("roster", "add", *on_roster, ok=False).stderr
+    assert (events(refacex, "person:added"), load_roster(world.roster).people) == ([], {})
 
 
 def test_a_submitter_who_leaves_may_stay_on_the_roster_as_that_alone(refacex: Refacex, world: World) -> None:

@@ -18,6 +18,7 @@ from schemas.requests import signed_message
 from schemas.states import OrderKind
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Assertion, Passkey, fault, key_of
+from workers.custody.publickeys import KeyOfNobody, usable_ed25519
 from workers.custody.roster import ADMINISTRATOR, APPROVER, AUDITOR, KEY_OFFICER, REQUESTER, SUBMITTER
 
 Fields = Mapping[str, Any]
@@ -162,6 +163,8 @@ class SignedHistory:
         roles, passkeys = _roles(fields), _passkeys(fields["detail"].get("passkeys"))
         key = public if public and len(public) == 32 else None
         self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), passkeys)
+        if _anybodys(key, passkeys):
+            yield f"{who} signs with a key of small order, or not canonical: anybody may sign as them"
         for signing in _signing_keys(key, passkeys):
             if self._signs_for.setdefault(signing, who) != who:
                 yield f"{who} signs with a key of {self._signs_for[signing]}: one person as two"
@@ -294,11 +297,26 @@ def _person_sha256(fields: Fields) -> str | None:
 
 
 def _signing_keys(public: bytes | None, passkeys: tuple[Passkey, ...]) -> Iterator[bytes]:
-    if public is not None:
+    """What their keys are, however written; those that never count are left out."""
+    if public is not None and usable_ed25519(public):
         yield b"ed25519" + public
     for passkey in passkeys:
         with suppress(ValueError):  # of a kind that never verifies
             yield key_of(passkey.public)
+
+
+def _anybodys(public: bytes | None, passkeys: tuple[Passkey, ...]) -> bool:
+    """Whether one of these keys may need no secret to sign with: nothing by it is accepted, and it was put there for a reason."""
+    if public is not None and not usable_ed25519(public):
+        return True
+    for passkey in passkeys:
+        try:
+            key_of(passkey.public)
+        except KeyOfNobody:
+            return True
+        except ValueError:
+            continue  # of a kind that never verifies
+    return False
 
 
 def _passkeys(given: Any) -> tuple[Passkey, ...]:

@@ -180,6 +180,14 @@ class RosterKeyShared(RosterInvalid):
     code = "roster_key_shared"
 
 
+class RosterKeyUnusable(RosterInvalid):
+    """A public key is none, or one that anybody can sign with or open for: nothing was changed; have its person make keys of their own
+    with `refacex person new-key`, or another passkey.
+    """
+
+    code = "roster_key_unusable"
+
+
 class RosterLoose(RosterInvalid):
     """Others can write the custodian's roster: see that it names whom it should, then run the command named here."""
 

@@ -24,6 +24,7 @@ from schemas.tables import Approval, RecoveryRequest, Release, RequestFace
 from workers.custody.errors import TicketRefused
 from workers.custody.passkeys import Assertion, RelyingParty, fault
 from workers.custody.policies import PolicyBook
+from workers.custody.publickeys import usable_ed25519
 from workers.custody.roster import APPROVER, REQUESTER, SUBMITTER, Roster, RosterPerson
 
 LONGEST_LIFE = timedelta(days=90)  # of a request
@@ -210,7 +211,9 @@ def unsigned(person: RosterPerson, party: RelyingParty | None, signed: Signed, m
 
 
 def verifies(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether this raw Ed25519 key signed this message."""
+    """Whether this raw Ed25519 key signed this message; never where signing with it may need no secret."""
+    if not usable_ed25519(public):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, Ellip
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from workers.custody.publickeys import KeyOfNobody, usable_ed25519
+
 _USER_PRESENT, _USER_VERIFIED = 0x01, 0x04
 
 
@@ -33,13 +35,16 @@ class Passkey:
 def key_of(public: bytes) -> bytes:
     """What is the same for one key however its DER is written: its kind and its raw public key.
 
-    Raises ValueError for what is no P-256 or Ed25519 key: nothing of it would ever verify.
+    Raises ValueError for what is no P-256 or Ed25519 key, and KeyOfNobody for an Ed25519 key that anybody may sign with: nothing of
+    it ever counts.
     """
     try:
         key = load_der_public_key(public)
     except (UnsupportedAlgorithm, ValueError) as error:
         raise ValueError("no public key in DER (SubjectPublicKeyInfo)") from error
     if isinstance(key, Ed25519PublicKey):
+        if not usable_ed25519(key.public_bytes_raw()):
+            raise KeyOfNobody("an Ed25519 key of small order, or not canonical, with which anybody may sign")
         return b"ed25519" + key.public_bytes_raw()
     if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
         return b"p256" + key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
@@ -130,6 +135,8 @@ def _verifies(public: bytes, signature: bytes, message: bytes) -> bool:
     try:
         key = load_der_public_key(public)
         if isinstance(key, Ed25519PublicKey):
+            if not usable_ed25519(key.public_bytes_raw()):
+                return False
             key.verify(signature, message)
         elif isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
             key.verify(signature, message, ECDSA(hashes.SHA256()))

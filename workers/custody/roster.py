@@ -9,13 +9,21 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from workers.custody import pinned
-from workers.custody.errors import RosterInvalid, RosterKeyShared, RosterLoose, RosterMissing
+from workers.custody.errors import (
+    RosterInvalid,
+    RosterKeyShared,
+    RosterKeyUnusable,
+    RosterLoose,
+    RosterMissing,
+)
 from workers.custody.passkeys import Passkey, RelyingParty, key_of
+from workers.custody.publickeys import usable_ed25519, usable_x25519
 
 FORMAT = "refacex-roster"
 VERSION = 1
@@ -66,7 +74,9 @@ def write_roster(
     least_quorum: int = LEAST_QUORUM,
     relying_party: RelyingParty | None = None,
 ) -> None:
-    """Writes the roster in one step, mode 0600. Raises RosterInvalid for two people with one id or one key."""
+    """Writes the roster in one step, mode 0600. Raises RosterKeyShared for two people with one id or one key, RosterKeyUnusable for
+    what is no public key of somebody's own.
+    """
     path, members = Path(path), sorted(people, key=lambda person: person.id)
     _check(members, least_quorum)
     entries = [
@@ -110,7 +120,7 @@ def load_roster(path: Path | str) -> Roster:
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
-    """Puts one person on the roster. Raises as `load_roster` does, and RosterKeyShared for an id or key on it."""
+    """Puts one person on the roster. Raises as `load_roster` does, RosterKeyShared for an id or key on it, and RosterKeyUnusable."""
     roster = load_roster(path)
     write_roster(path, [*roster.people.values(), person], roster.least_quorum, roster.relying_party)
 
@@ -150,22 +160,41 @@ def _check(people: list[RosterPerson], least_quorum: int) -> None:
         values = [getattr(person, name) for person in people]
         if len(set(values)) != len(values):
             raise RosterKeyShared(f"two people with one {name}")
+    for why in map(unusable_key, people):
+        if why is not None:
+            raise RosterKeyUnusable(why)
     credentials = [passkey.id for person in people for passkey in person.passkeys]
     if len(set(credentials)) != len(credentials):
         raise RosterKeyShared("two people with one passkey")
     signing = [key for person in people for key in signing_keys(person)]
     if len(set(signing)) != len(signing):
         raise RosterKeyShared("two people with one key that signs")
-    if any(len(person.ed25519_public) != 32 or len(person.x25519_public) != 32 for person in people):
-        raise RosterInvalid("a public key has 32 bytes")
+
+
+def unusable_key(person: RosterPerson) -> str | None:
+    """Which of somebody's public keys is none, or one that needs no secret, in words; None where all of them are theirs alone to use."""
+    who = person.id[:64]
+    if not usable_ed25519(person.ed25519_public):
+        return f"what {who} would sign with is not 32 bytes of an Ed25519 key, or one of small order, or not canonical"
+    if not usable_x25519(person.x25519_public):
+        return (
+            f"what {who} would receive with is not 32 bytes of an X25519 key, or one of small order, or not canonical"
+        )
+    try:
+        for passkey in person.passkeys:
+            key_of(passkey.public)
+    except ValueError as error:
+        return f"a passkey of {who} is {error}"
+    return None
 
 
 def signing_keys(person: RosterPerson) -> set[bytes]:
     """Every key that signs for them, the same however it is written: one under two names would make one person a quorum.
 
-    Raises RosterInvalid where a passkey is of a kind that never verifies.
+    A passkey that never counts is left out.
     """
-    try:
-        return {b"ed25519" + person.ed25519_public, *(key_of(passkey.public) for passkey in person.passkeys)}
-    except ValueError as error:
-        raise RosterInvalid(f"a passkey of {person.id[:64]} is {error}") from error
+    keys = {b"ed25519" + person.ed25519_public}
+    for passkey in person.passkeys:
+        with suppress(ValueError):
+            keys.add(key_of(passkey.public))
+    return keys

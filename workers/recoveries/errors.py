@@ -89,6 +89,14 @@ class PersonExists(RecoveryError):
     code = "person_exists"
 
 
+class KeyUnusable(RecoveryError):
+    """A public key of theirs is none, or one that anybody can sign with or open for: have them make keys of their own with
+    `refacex person new-key`, or another passkey.
+    """
+
+    code = "key_unusable"
+
+
 class AdministratorNeeded(RecoveryError):
     """This tenant has administrators, and one of them signs this (see `refacex person list`): `refacex person add`, `person remove`
     or `policy set` with --by ID --key FILE.

@@ -14,9 +14,10 @@ from schemas.tables import Person
 from workers.audit import append
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Passkey
-from workers.custody.roster import ADMINISTRATOR, RosterPerson, signing_keys
+from workers.custody.roster import ADMINISTRATOR, RosterPerson, signing_keys, unusable_key
 from workers.recoveries.errors import (
     AdministratorNeeded,
+    KeyUnusable,
     LastAdministrator,
     PersonExists,
     PersonMissing,
@@ -40,8 +41,11 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
     administrator. `vouched`: who says so, where an identity provider does; it goes into the event, and is enough for anybody
     but another administrator.
 
-    Raises PersonExists where the id or a key belongs to somebody else; AdministratorNeeded, PersonUnknown, SignatureInvalid.
+    Raises PersonExists where the id or a key belongs to somebody else; KeyUnusable where a key needs no secret, or is none;
+    AdministratorNeeded, PersonUnknown, SignatureInvalid.
     """
+    if why := unusable_key(person):
+        raise KeyUnusable(why)
     session.execute(
         select(func.pg_advisory_xact_lock(func.hashtextextended("people", 0)))
     )  # no two with one key at once

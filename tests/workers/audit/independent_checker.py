@@ -34,6 +34,8 @@ SIGNED = {
     "person:removed": "administrator",
 }
 OPTIONAL = {"release:submitted", "person:added", "person:removed"}  # a signature that is there must hold
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P  # of edwards25519, RFC 8032, section 5.1
 
 
 class Wrong(Exception):
@@ -71,7 +73,15 @@ def hex_bytes(text: Any) -> bytes:
     return raw
 
 
+def needs_a_secret(public: bytes) -> bool:
+    """The canonical encoding of a point of none of the orders 1, 4, 2 (y is 1, 0, -1) and 8 (twice it has the y 0)."""
+    y = int.from_bytes(public, "little") % 2**255
+    return y < P and y * (y * y - 1) % P != 0 and (D * y**4 + 2 * y * y - 1) % P != 0
+
+
 def signed_by(public: bytes, signature: bytes, message: bytes) -> bool:
+    if not needs_a_secret(public):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -271,11 +281,20 @@ def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[
         enrolled = tag == "person:added" and "issuer" in detail and "administrator" not in detail["roles"]
         need(enrolled or not administered, f"no administrator signed for {who}")
     if tag == "person:added":
+        need(all(map(needs_a_secret, ed25519_keys(detail))), f"{who} signs with a key that needs no secret")
         others = [key for other in people.values() for key in signing_keys(other)]
         need(not set(others) & set(signing_keys(detail)), f"{who} signs with another's key")
         people[who] = detail
     else:
         gone.add(who)
+
+
+def ed25519_keys(person: Any) -> list[bytes]:
+    keys = [load_der_public_key(bytes.fromhex(each["public"])) for each in person.get("passkeys", [])]
+    return [
+        bytes.fromhex(person["ed25519"]),
+        *(key.public_bytes_raw() for key in keys if isinstance(key, Ed25519PublicKey)),
+    ]
 
 
 def signing_keys(person: Any) -> list[bytes]:

@@ -21,7 +21,7 @@ from workers.audit.verify import Problem
 from workers.custody.holds import Portion
 from workers.custody.judge import Refusal
 from workers.custody.passkeys import Passkey
-from workers.custody.roster import RosterPerson, add_person, load_roster
+from workers.custody.roster import add_person, load_roster
 from workers.recoveries import people
 from workers.releases import service as releases
 from workers.releases.sources import Source
@@ -194,7 +194,7 @@ def test_a_trail_of_before_signatures_gives_a_note(world: World, anchors: Anchor
 def test_the_roster_is_held_against_the_people(world: World, anchors: Anchors, signer: HeadSigner) -> None:
     """Somebody whom the gateway added with their event, and whom the custodian never heard of; and the other way round."""
     with world.as_("gateway").begin() as session:
-        person = RosterPerson("mallory", "acme", ("approver",), bytes(32), bytes(range(32)))
+        person = Member("mallory", ("approver",)).on_roster()
         people.add(session, person, "root")
         people.remove(session, "dave", "root")
     assert verified(world.database, anchors, signer).findings == []

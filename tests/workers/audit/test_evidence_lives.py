@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -224,6 +225,29 @@ def twin(world: World) -> AuditEvent:
     return AuditEvent.PERSON_ADDED
 
 
+def nobodys(**keys: Any) -> Callable[[World], AuditEvent]:
+    """A decision of patty's, good in itself, who was added with another key besides: one that needs no secret."""
+
+    def write(world: World) -> AuditEvent:
+        member = Member("patty", ("approver",))
+        mine = {"id": AUTHENTICATOR.passkey.id, "public": AUTHENTICATOR.passkey.public.hex()}
+        good = {"ed25519": member.on_roster().ed25519_public.hex(), "x25519": "08" * 32, "passkeys": [mine]}
+        with world.as_("gateway").begin() as session:
+            detail = {"tenant": "acme", "roles": ["approver"]} | good | keys
+            append(session, AuditEvent.PERSON_ADDED, actor="root", subject="patty", detail=detail)
+        terms = world.request((0, 0))
+        if "ed25519" in keys:
+            assertion, signature = AUTHENTICATOR.sign(decision_message(Decision.APPROVE, terms.sha256()))
+            said = {"signature": signature.hex(), "assertion": assertion.as_json()}
+        else:
+            said = {"signature": member.sign(terms).hex()}
+        tell(world, AuditEvent.REQUEST_APPROVED, terms, "patty", said)
+        return AuditEvent.PERSON_ADDED
+
+    return write
+
+
+NEUTRAL = (1).to_bytes(32, "little")
 FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "a passkey whose holder was not verified": forged_passkey({"flags": 0x01}),
     "a passkey's answer to something else": forged_passkey({"challenge": "x"}),
@@ -233,6 +257,10 @@ FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "a review by who decided": forged_review("ada", "all well", "all well"),
     "a ticket over a denial": over_a_denial,
     "one passkey as two people": twin,
+    "a key that needs no secret": nobodys(ed25519=NEUTRAL.hex()),
+    "a passkey that needs no secret": nobodys(
+        passkeys=[{"id": "x", "public": spelt(Ed25519PublicKey.from_public_bytes(NEUTRAL)).hex()}]
+    ),
 }
 
 

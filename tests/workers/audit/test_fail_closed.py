@@ -16,12 +16,11 @@ from schemas.orders import order_message
 from schemas.requests import withdraw_message
 from schemas.states import Decision, OrderKind, OrderScope
 from schemas.tables import Item
-from tests.governance import MODEL, POLICY, World
+from tests.governance import MODEL, POLICY, Member, World
 from tests.workers.recoveries.test_recovery import recoverer
 from workers.custody import ordering
 from workers.custody.holds import Target
 from workers.custody.judge import Signed
-from workers.custody.roster import RosterPerson
 from workers.recoveries import decisions, people, service
 from workers.recoveries.policies import load_policy, set_policy
 from workers.releases import lifecycle
@@ -236,7 +235,7 @@ def fetch(world: World) -> Step:
 
 
 def add_person(world: World) -> Step:
-    person = RosterPerson("zoe", "acme", ("approver",), bytes(32), bytes(range(32)))
+    person = Member("zoe", ("approver",)).on_roster()
     return in_gateway(world, people.add, person, "root")
 
 

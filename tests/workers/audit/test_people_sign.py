@@ -248,6 +248,30 @@ def test_two_people_with_one_key_that_signs_are_found(world: World, anchors: Anc
     ]
 
 
+def test_a_key_that_needs_no_secret_is_found(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    """Two spellings of one, as two people; and as a passkey. No constant under it is a signature."""
+    neutral, again = (y.to_bytes(32, "little") for y in (1, 2**255 - 18))
+    passkey = spelt(Ed25519PublicKey.from_public_bytes(neutral)).hex()
+    terms, constant = world.request((0, 0)), neutral + bytes(32)
+    with world.as_("gateway").begin() as session:
+        for name, weak in (
+            ("one", {"ed25519": neutral.hex()}),
+            ("two", {"ed25519": again.hex()}),
+            ("three", {"passkeys": [{"id": "x", "public": passkey}]}),
+        ):
+            fields = forge(world, name, **weak) | {"request_hash": None, "actor": "root"}
+            append(session, AuditEvent.PERSON_ADDED, **fields)
+        about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+        detail = {"signature": constant.hex()}
+        append(session, AuditEvent.REQUEST_APPROVED, actor="two", detail=detail, **about)
+    result = verified(world.database, anchors, signer)
+    words = "signs with a key of small order, or not canonical: anybody may sign as them"
+    assert [each.words for each in result.findings if each.problem is Problem.SIGNATURE] == [
+        *(f"person:added: {who} {words}" for who in ("one", "two", "three")),
+        "request:approved: the signature is not one by the key that two was added with",
+    ]
+
+
 def test_two_people_are_not_added_with_one_passkey_at_once(world: World) -> None:
     """The second waits for the first, and is told."""
     authenticator = Authenticator()

@@ -12,10 +12,13 @@ from sqlalchemy.orm import Session
 from schemas.administration import add_message, policy_message, remove_message
 from schemas.policies import Policy
 from tests.governance import POLICY, Member, World
+from tests.workers.custody.test_passkeys import in_the_database
+from tests.workers.custody.test_publickeys import cases
 from workers.custody.roster import RosterPerson
 from workers.recoveries import people
 from workers.recoveries.errors import (
     AdministratorNeeded,
+    KeyUnusable,
     LastAdministrator,
     PersonMissing,
     PersonUnknown,
@@ -85,7 +88,7 @@ def test_a_tenant_without_one_goes_on_as_before(gateway: Gateway) -> None:
 
 def test_a_signature_is_for_one_person_one_deed_and_one_version(world: World, gateway: Gateway) -> None:
     more = replace(NEW, roles=("approver", "key-officer"))
-    elsewhere = replace(NEW, x25519_public=bytes(32))
+    elsewhere = replace(NEW, x25519_public=bytes(range(32)))
     for given in (by(ADA, more), by(ADA, elsewhere), by(ADA, NEW, remove_message), people.Word("ada", bytes(64))):
         with pytest.raises(SignatureInvalid), gateway() as session:
             people.add(session, NEW, "root", given)
@@ -108,6 +111,19 @@ def test_a_signature_is_for_one_person_one_deed_and_one_version(world: World, ga
     with pytest.raises(SignatureInvalid), gateway() as session:
         set_policy(session, LAX, "root", lax)  # the earlier one once more
     assert {each["fields"]["actor"] for each in world.events()[1:]} == {"ada"}
+
+
+def test_nobody_is_added_with_a_key_that_needs_no_secret(world: World, gateway: Gateway) -> None:
+    """Whoever signs for them, and whoever vouches; one of an earlier version's is in nobody's way."""
+    for person in cases():
+        with pytest.raises(KeyUnusable, match="dave"), gateway() as session:
+            people.add(session, person, "root", by(ADA, person))
+        with pytest.raises(KeyUnusable, match="dave"), gateway() as session:
+            people.add(session, person, "dave", issuer="https://id", identity="7")
+    assert [each["fields"]["subject"] for each in world.events()] == ["ada"]
+    in_the_database(world, "bob", cases()[-1].passkeys[0])
+    with gateway() as session:
+        assert people.add(session, NEW, "root", by(ADA, NEW)) is True
 
 
 def test_the_last_one_stays(gateway: Gateway) -> None:
