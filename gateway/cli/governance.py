@@ -224,6 +224,10 @@ def challenge(
         terms = requests.load_terms(session, find_request(session, request))
         decisions.check_decider(session, terms, who, None)
         person = acting(session, who, terms.tenant, APPROVER)
+        if not person.passkeys:
+            raise stop(
+                f"{who} was added without a passkey: they decide with their key file, `refacex request approve --key FILE`"
+            )
         message = decision_message(Decision.DENY if to_deny else Decision.APPROVE, terms.sha256())
         options = {
             "challenge": passkeys.challenge(message),

@@ -230,6 +230,7 @@ def _order(
     signing = own_key(key).of(keys.KeyType.ED25519)
     with sessions() as session:
         terms = ordering.draft_order(session, kind, target, ordered_by=who, reason=reason)
+        ordering.check_officer(session, terms, signing.public)
     table(["order", str(terms.id)], _terms_rows(terms))
     try:
         if not yes and not typer.confirm(f"{_QUESTIONS[kind]}, as {who}?"):

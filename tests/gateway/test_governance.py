@@ -580,3 +580,20 @@ def test_a_passkey_approves_with_the_requests_hash_as_challenge(
     refacex(*hand_in)
     refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
     recover(world, request)
+
+
+def test_a_challenge_is_for_who_can_answer_it(refacex: Refacex, people: dict[str, Path], world: World) -> None:
+    request = ask(refacex, world, str(world.items[0]))
+    challenge = ["request", "challenge", request, "--roster", world.roster, "--as"]
+    without = refacex(*challenge, "bob", ok=False)
+    assert (without.exit_code, without.stdout) == (1, "")
+    assert "bob was added without a passkey" in without.stderr and "--key FILE" in without.stderr
+    bob = ["--as", "bob", "--key", people["bob"], "--yes"]
+    refacex("request", "approve", request, *bob)
+    for again in (refacex(*challenge, "bob", ok=False), refacex("request", "approve", request, *bob, ok=False)):
+        assert "decided on this request already" in again.stderr and "SHA-256" not in again.stdout
+    refacex("request", "deny", request, "--as", "carol", "--key", people["carol"], "--yes")
+    for to_deny in ([], ["--deny"]):
+        closed = refacex(*challenge, "carol", *to_deny, ok=False)
+        assert (closed.exit_code, closed.stdout) == (1, "")
+        assert "not open any more" in closed.stderr and "(denied)" in closed.stderr

@@ -174,8 +174,16 @@ def test_somebody_else_orders_nothing(refacex: Refacex, world: World, kim: list[
     bob = ["--as", "bob", "--key", world.folder / "bob.key", "--reason", "x", "--yes"]
     assert "no such person" in refacex("shred", "item", world.items[0], *bob, ok=False).stderr
     forged = ["--as", "kim", *bob[2:]]
-    assert "signature" in refacex("shred", "item", world.items[0], *forged, ok=False).stderr
-    assert world.one(select(func.count()).select_from(CustodyOrder)) == 0
+    for verb, scope in (("shred", "item"), ("hold", "item"), ("hold", "face")):
+        target = world.items[0] if scope == "item" else f"{world.items[0]}:0"
+        said = refacex(verb, scope, target, *forged[:-1], answer="y\n", ok=False)
+        assert "sign with the key file that was added for them" in said.stderr
+        assert "as kim?" not in said.stdout, "nobody is asked for what cannot be signed"
+    refacex("hold", "item", world.items[0], *kim, "--yes")
+    assert carried(world, given(refacex)) == "done"
+    said = refacex("lift", "item", world.items[0], *forged[:-1], answer="y\n", ok=False)
+    assert "as kim?" not in said.stdout and "sign with the key file" in said.stderr
+    assert world.one(select(func.count()).select_from(CustodyOrder)) == 1, "the hold"
 
 
 def test_retention_says_what_is_due_and_asks(refacex: Refacex, world: World, kim: list[object]) -> None:

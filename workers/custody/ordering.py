@@ -76,6 +76,12 @@ def draft_order(session: Session, kind: OrderKind, target: Target, *, ordered_by
     return terms
 
 
+def check_officer(session: Session, terms: OrderTerms, ed25519_public: bytes) -> None:
+    """That an order of theirs with this key could be given, before anybody is asked to sign it. Raises PersonUnknown, SignatureInvalid."""
+    if acting(session, terms.ordered_by, terms.tenant, KEY_OFFICER).ed25519_public != ed25519_public:
+        raise SignatureInvalid
+
+
 def give_order(session: Session, terms: OrderTerms, signature: bytes) -> None:
     """Puts the order that was drafted before the custodian, with its officer's signature, in the caller's transaction.
 

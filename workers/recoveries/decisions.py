@@ -30,7 +30,7 @@ from workers.recoveries.errors import (
 )
 from workers.recoveries.people import acting
 from workers.recoveries.policies import load_policy
-from workers.recoveries.service import decidable, load_terms, record_event, set_state
+from workers.recoveries.service import check_open, decidable, load_terms, record_event, set_state
 
 
 def approve(
@@ -63,12 +63,15 @@ def approve(
 def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes | None) -> None:
     """Whether a decision of theirs with this key (None: a passkey) could be recorded, before anybody is asked to make it.
 
-    Raises OwnRequest, SubmitterMayNotApprove, PersonUnknown, SignatureInvalid.
+    Raises RequestClosed, OwnRequest, SubmitterMayNotApprove, PersonUnknown, AlreadyDecided, SignatureInvalid.
     """
+    check_open(session, session.get_one(RecoveryRequest, terms.id))
     if who == terms.requester:
         raise OwnRequest
     _check_submitter(session, terms, who)
     person = acting(session, who, terms.tenant, APPROVER)
+    if session.get(Approval, (terms.id, who)) is not None:
+        raise AlreadyDecided
     if ed25519_public is not None and ed25519_public != person.ed25519_public:
         raise SignatureInvalid
 

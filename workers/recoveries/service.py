@@ -330,10 +330,15 @@ def decidable(session: Session, request_id: UUID) -> RecoveryRequest:
     request = session.get(RecoveryRequest, request_id, with_for_update=True, populate_existing=True)
     if request is None:
         raise RequestUnknown
+    check_open(session, request)
+    return request
+
+
+def check_open(session: Session, request: RecoveryRequest) -> None:
+    """That a request can still be decided on. Raises RequestClosed."""
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     if request.state not in _DECIDABLE or request.expires_at <= now:
         raise RequestClosed(request.state.value if request.state not in _DECIDABLE else "expired")
-    return request
 
 
 def set_state(session: Session, request_id: UUID, state: RequestState) -> None:
