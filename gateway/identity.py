@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,13 @@ class Provider:
     @classmethod
     def load(cls, path: Path) -> Provider:
         """Reads the file. Raises ProviderInvalid."""
-        try:
-            provider = cls(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ProviderInvalid(type(error).__name__) from error
-        texts = (provider.issuer, provider.audience, provider.jwks, provider.tenant)
-        if not all(isinstance(text, str) and text for text in texts) or not isinstance(provider.groups, dict):
-            raise ProviderInvalid
-        unknown = set(provider.groups.values()) - set(ROLES)
-        if unknown:
-            raise ProviderInvalid(f"a role is one of {', '.join(ROLES)}")
+        provider = cls(**_read(path, {each.name: each.default is MISSING for each in fields(cls)}))
+        for name in ("issuer", "audience", "jwks", "tenant", "groups_claim", "person_claim"):
+            text = getattr(provider, name)
+            if not isinstance(text, str) or not text:
+                raise ProviderInvalid(f"its {name} is no text, or empty")
+        if not isinstance(provider.groups, dict) or any(role not in ROLES for role in provider.groups.values()):
+            raise ProviderInvalid(f"its groups are no object of a group's name and a role: {', '.join(ROLES)}")
         if "://" in provider.jwks and not provider.jwks.startswith("https://"):
             raise ProviderInvalid("keys are fetched over https alone")
         return provider
@@ -92,7 +89,7 @@ class Provider:
         except jwt.PyJWKClientConnectionError as error:
             raise ProviderInvalid("its keys cannot be fetched") from error
         except jwt.PyJWTError as error:
-            raise TokenRefused(type(error).__name__) from error
+            raise TokenRefused(_why(error)) from error
         groups = claims.get(self.groups_claim)
         held = {str(group) for group in groups} if isinstance(groups, list) else set()
         roles = tuple(sorted({role for group, role in self.groups.items() if group in held}))
@@ -106,10 +103,50 @@ class Provider:
             return jwt.PyJWKClient(self.jwks, timeout=_SECONDS).get_signing_key_from_jwt(token)
         try:
             keys = jwt.PyJWKSet.from_json(Path(self.jwks).read_text("utf-8")).keys
-        except (OSError, ValueError) as error:
-            raise ProviderInvalid("its keys cannot be read") from error
+        except (OSError, ValueError, TypeError, AttributeError, jwt.PyJWTError) as error:
+            raise ProviderInvalid(
+                "its keys cannot be read: jwks is an https address, or a file with a JSON Web Key Set"
+            ) from error
         wanted = jwt.get_unverified_header(token).get("kid")
         fitting = [key for key in keys if key.key_id == wanted]
         if len(fitting) != 1:
             raise TokenRefused("signed with a key that the provider does not have")
         return fitting[0]
+
+
+def _read(path: Path, known: Mapping[str, bool]) -> dict[str, Any]:
+    """The file's fields; `known` says of each name whether it has to be there. Raises ProviderInvalid."""
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ProviderInvalid(f"{path} cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ProviderInvalid(f"{path} is no JSON at line {error.lineno}, column {error.colno}") from error
+    except ValueError as error:
+        raise ProviderInvalid(f"{path} is no text") from error
+    if not isinstance(said, dict):
+        raise ProviderInvalid(f"{path} is no JSON object")
+    missing = [name for name, needed in known.items() if needed and name not in said]
+    if missing:
+        raise ProviderInvalid(f"{path} lacks {', '.join(missing)}")
+    if strange := sorted(said.keys() - known.keys()):
+        raise ProviderInvalid(f"{path} says {', '.join(strange)}, and nothing goes by that")
+    return said
+
+
+_WHY = {
+    jwt.ExpiredSignatureError: "it has expired",
+    jwt.ImmatureSignatureError: "it is not valid yet: see that the clocks agree",
+    jwt.InvalidSignatureError: "its signature is not by the provider's key",
+    jwt.InvalidAudienceError: "it is for another service than the file's audience",
+    jwt.InvalidIssuerError: "it is by another provider than the file's issuer",
+    jwt.InvalidAlgorithmError: f"it is not signed with one of {', '.join(ALGORITHMS)}",
+    jwt.PyJWKClientError: "it is signed with a key that the provider does not have",
+}
+
+
+def _why(error: jwt.PyJWTError) -> str:
+    """What is wrong with a token, for who has to get another."""
+    if isinstance(error, jwt.MissingRequiredClaimError):
+        return f"it lacks {error.claim}"
+    return _WHY.get(type(error), "it is no ID token that can be checked")

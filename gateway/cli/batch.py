@@ -145,8 +145,8 @@ class Run:
             self.note(job, {"outcome": "failed", "code": "file_error"}, f"failed, {error.strerror}: check the file.")
             return None
         except Exception as error:  # a defect of ours on one image must not stop the others
-            problem = f"failed, internal error ({type(error).__name__}): please report it."
-            self.note(job, {"outcome": "failed", "code": "internal_error"}, problem)
+            problem = "failed through a fault of ours: please report it, with its line of what --report FILE writes."
+            self.note(job, {"outcome": "failed", "code": "internal_error", "error": type(error).__name__}, problem)
             return None
         self.note(job, fields)
         return fields

@@ -90,16 +90,23 @@ def enrol(
         from gateway.identity import Provider
         from workers.recoveries import people
 
-        try:
-            given = token.read_text("utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise stop(f"{token} cannot be read: {type(error).__name__}") from None
+        given = _token(token)
         who = Provider.load(provider).identify(given)
         new = member(who.person, public, list(who.roles), who.tenant, passkey)
         with sessions.begin() as session:
             people.add(session, new, who.person, issuer=who.issuer, identity=who.subject)
         tell(f"{who.person} of {who.tenant} enrolled ({', '.join(who.roles)})")
         tell(f"nothing that {who.person} signs counts before `refacex roster add` on the custodian's machine")
+
+
+def _token(file: Path) -> str:
+    what = "give --token the file that your ID token is in, as your organisation's sign-in gave it"
+    try:
+        return file.read_text("utf-8").strip()
+    except OSError as error:
+        raise stop(f"{file} cannot be read ({error.strerror}): {what}") from None
+    except ValueError:
+        raise stop(f"{file} is no text: {what}") from None
 
 
 @app.command()

@@ -50,8 +50,8 @@ def take(sessions: sessionmaker[Session], recovery: UUID, who: str, signature: b
         try:
             return _keep_sealed(out, faces)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise stop(f"{out} cannot be written to ({reason}): nothing was fetched, choose another folder") from None
+            reason = f" ({error.strerror})" if error.strerror else ""
+            raise stop(f"{out} cannot be written to{reason}: nothing was fetched, choose another folder") from None
 
 
 def _keep_sealed(out: Path, faces: list[SealedFace]) -> list[Path]:

@@ -75,11 +75,15 @@ def console(
     roster: RosterFile = None,
     home: Home = None,
 ) -> None:
-    """Say which console's passkeys count. Before that, none does."""
+    """Say which console's passkeys count. Before that, none does.
+
+    An origin is what browsers name the console's page by: https://HOST or https://HOST:PORT, on the domain or a host below it.
+    """
     with told():
         from workers.custody.passkeys import RelyingParty
         from workers.custody.roster import load_roster, write_roster
 
+        _check_console(domain, origin)
         path = roster_path(roster, home)
         known = load_roster(path)
         write_roster(path, known.people.values(), known.least_quorum, RelyingParty(domain, tuple(origin)))
@@ -130,21 +134,75 @@ def member(person: str, public: Path, roles: list[str], tenant: str, passkeys: S
 
 
 def _passkey(file: Path) -> Passkey:
+    try:
+        return _read_passkey(file)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f'{file} is no passkey, {error}: it is JSON with "id" (the credential\'s, base64url) and "public" (a P-256 or '
+            "Ed25519 key, DER in base64)",
+            param_hint="--passkey",
+        ) from None
+
+
+def _read_passkey(file: Path) -> Passkey:
+    """Raises ValueError with what is wrong, in words."""
     from workers.custody.passkeys import Passkey, key_of, unb64url
 
     try:
         fields = json.loads(file.read_text("utf-8"))
-        made = Passkey(str(fields["id"]), base64.b64decode(fields["public"], validate=True))
-        if not unb64url(made.id):
-            raise ValueError("its id is empty")
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON at line {error.lineno}, column {error.colno}") from None
+    except ValueError:
+        raise ValueError("it is no text") from None
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    for name, decode in (("id", unb64url), ("public", lambda text: base64.b64decode(text, validate=True))):
+        if not isinstance(fields.get(name), str) or not fields[name]:
+            raise ValueError(f'its "{name}" is missing, empty or no text')
+        try:
+            decode(fields[name])
+        except ValueError:
+            raise ValueError(f'its "{name}" is not in {"base64url" if name == "id" else "base64"}') from None
+    made = Passkey(fields["id"], base64.b64decode(fields["public"]))
+    try:
         key_of(made.public)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise typer.BadParameter(
-            f'{file} is no passkey ({error}): JSON with "id" (the credential\'s, base64url) and "public" (a P-256 or '
-            "Ed25519 key, DER in base64)",
-            param_hint="--passkey",
-        ) from None
+    except ValueError as error:
+        raise ValueError(f'its "public" is {error}') from None
     return made
+
+
+_HOST = re.compile(r"(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)(?!\d+$)[a-z0-9-]{1,63}(?<!-)")
+_ORIGIN = re.compile(r"(https?)://([^/:@?#\s]+)(?::([1-9]\d{0,4}))?")
+_OWN_PORT = {"https": "443", "http": "80"}
+
+
+def _check_console(domain: str, origins: Sequence[str]) -> None:
+    """That a browser would use a passkey for this domain on each of these pages, and name them just so. Raises typer.BadParameter."""
+    if not _HOST.fullmatch(domain):
+        raise typer.BadParameter(
+            f"{domain} is no domain: give a host's name in small letters, and nothing else (example.org)",
+            param_hint="DOMAIN",
+        )
+    for origin in origins:
+        if why := _no_origin(origin, domain):
+            raise typer.BadParameter(f"{origin} {why}", param_hint="--origin")
+
+
+def _no_origin(origin: str, domain: str) -> str | None:
+    """Why a browser would name no page so, or use no passkey for the domain on it; None where it does both."""
+    parts = _ORIGIN.fullmatch(origin)
+    if parts is None or not _HOST.fullmatch(parts[2]) or int(parts[3] or 0) > 65535:
+        return "is no origin: give https://HOST or https://HOST:PORT, in small letters and with nothing after it"
+    scheme, host, port = parts.groups()
+    if scheme == "http" and host != "localhost":
+        return "is not https: browsers use passkeys over nothing else, but for http://localhost"
+    if port == _OWN_PORT[scheme]:
+        return f"is named without its port by browsers: give {scheme}://{host}"
+    if host != domain and not host.endswith(f".{domain}"):
+        return f"is neither on {domain} nor on a host below it: browsers use no passkey of {domain} there"
+    return None
 
 
 def enter(path: Path, person: RosterPerson) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from gateway.cli import build
+from gateway.cli import batch, build
 from gateway.cli.service import table
 from refacex_core.versions import CURRENT
 from workers.words import number_of
@@ -67,3 +71,22 @@ def test_nothing_is_wrapped_for_a_program(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_one_is_no_plural() -> None:
     assert [number_of(number, "face") for number in (0, 1, 2)] == ["0 faces", "1 face", "2 faces"]
+
+
+def test_a_fault_of_ours_on_one_image_is_told_without_its_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What to do is for people; what it was stands in the report that they send."""
+
+    def broken() -> dict[str, Any]:
+        raise KeyError("a defect")
+
+    report = tmp_path / "report.jsonl"
+    with batch.Run([batch.Job(tmp_path / "a.png", "a.png", tmp_path / "b.png")], None, report) as run:
+        assert run.each(run.jobs[0], broken) is None
+        with pytest.raises(typer.Exit):
+            run.finish("read")
+    said = capsys.readouterr().err
+    assert "a.png: failed through a fault of ours: please report it" in said and "KeyError" not in said
+    line = json.loads(report.read_text())
+    assert line == {"source": "a.png", "outcome": "failed", "code": "internal_error", "error": "KeyError"}

@@ -311,6 +311,9 @@ def test_the_sealed_face_is_on_disk_before_the_commit(
     def broken(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
+    def nameless(folder: Path) -> None:
+        raise OSError
+
     def watched(folder: Path) -> None:
         sync(folder)
         seen.append((state_of(world, recovered), sorted(path.suffix for path in folder.iterdir())))
@@ -318,6 +321,8 @@ def test_the_sealed_face_is_on_disk_before_the_commit(
     monkeypatch.setattr(receiving, "_sync_folder", broken)
     assert "No space left on device): nothing was fetched" in refacex(*fetch, ok=False).stderr
     assert (state_of(world, recovered), list(tmp_path.iterdir())) == ("recovered", [])
+    monkeypatch.setattr(receiving, "_sync_folder", nameless)
+    assert f"{tmp_path} cannot be written to: nothing was fetched" in refacex(*fetch, ok=False).stderr
     monkeypatch.setattr(receiving, "_sync_folder", watched)
     refacex(*fetch)
     assert seen == [("recovered", [".sealed"]), ("fetched", [".png", ".sealed"])]

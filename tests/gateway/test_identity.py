@@ -86,9 +86,28 @@ def test_anything_else_is_refused(provider: Provider, made: dict[str, Any]) -> N
         provider.identify(token(**made))
 
 
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        ({"exp": int(time.time()) - 60}, "it has expired"),
+        ({"iat": int(time.time()) + 3600}, "not valid yet"),
+        ({"key": OTHER}, "not by the provider's key"),
+        ({"aud": "another service"}, "for another service than the file's audience"),
+        ({"iss": "https://id.evil.net"}, "by another provider than the file's issuer"),
+        ({"key": "a shared secret of thirty-two bytes", "algorithm": "HS256"}, "it is not signed with one of RS256"),
+        ({"kid": "k9"}, "a key that the provider does not have"),
+        ({"sub": None}, "it lacks sub"),
+    ],
+)
+def test_why_a_token_is_refused_is_said(provider: Provider, made: dict[str, Any], why: str) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        provider.identify(token(**made))
+    assert why in refused.value.detail and "Error" not in str(refused.value)
+
+
 def test_what_is_no_token_or_gives_no_role(provider: Provider) -> None:
     for rubbish in ("", "a.b.c", "x" * 4000):
-        with pytest.raises(TokenRefused):
+        with pytest.raises(TokenRefused, match="no ID token that can be checked"):
             provider.identify(rubbish)
     for groups in ([], None, "dpo", ["everybody"]):
         with pytest.raises(NoRole):
@@ -96,21 +115,51 @@ def test_what_is_no_token_or_gives_no_role(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "why"),
     [
-        {"groups": {"dpo": "administrator of everything"}},
-        {"groups": []},
-        {"issuer": ""},
-        {"jwks": "http://id.acme.org/keys"},
-        {"secret": "x"},
+        ({"groups": {"dpo": "administrator of everything"}}, "its groups are no object of a group's name and a role"),
+        ({"groups": {"dpo": ["approver"]}}, "its groups are no object"),
+        ({"groups": []}, "its groups are no object"),
+        ({"issuer": ""}, "its issuer is no text, or empty"),
+        ({"audience": ["refacex"]}, "its audience is no text, or empty"),
+        ({"groups_claim": ["groups"]}, "its groups_claim is no text, or empty"),
+        ({"jwks": "http://id.acme.org/keys"}, "over https alone"),
+        ({"secret": "x", "a": 1}, "says a, secret, and nothing goes by that"),
     ],
 )
-def test_a_provider_that_cannot_be_used(provider: Provider, tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_a_provider_that_cannot_be_used(provider: Provider, tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
     file = tmp_path / "provider.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
-    with pytest.raises(ProviderInvalid):
+    with pytest.raises(ProviderInvalid) as refused:
         Provider.load(file)
-    with pytest.raises(ProviderInvalid):
-        Provider.load(tmp_path / "none.json")
-    with pytest.raises(ProviderInvalid):
-        replace(provider, jwks=str(tmp_path / "none")).identify(token())
+    assert why in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"\xff\xfe", "is no text"),
+        (b"{", "is no JSON at line 1, column 2"),
+        (b"[]", "is no JSON object"),
+        (b"null", "is no JSON object"),
+        (b'{"issuer": "x", "groups": {}}', "lacks audience, jwks, tenant"),
+    ],
+)
+def test_a_provider_file_of_another_shape_is_told_apart(tmp_path: Path, text: bytes | None, why: str) -> None:
+    file = tmp_path / "provider.json"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(ProviderInvalid) as refused:
+        Provider.load(file)
+    assert refused.value.detail == f"{file} {why}"
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"keys": 7}', '{"keys": [{}]}', '{"keys": [7]}'])
+def test_keys_that_cannot_be_read_are_the_files_fault(provider: Provider, tmp_path: Path, text: str | None) -> None:
+    """And not the token's."""
+    file = tmp_path / "wrong.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ProviderInvalid, match="JSON Web Key Set"):
+        replace(provider, jwks=str(file)).identify(token())

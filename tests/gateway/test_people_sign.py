@@ -165,6 +165,23 @@ def test_groups_of_an_identity_provider_give_both_roles(refacex: Refacex, world:
     add(refacex, world, "abe", "administrator", by="ada")
 
 
+def test_who_enrols_is_told_which_file_is_wrong(refacex: Refacex, world: World) -> None:
+    new_key(refacex, world, "gus")
+    token, provider = world.folder / "token", world.folder / "provider.json"
+    enrol = ["person", "enrol", "--public", world.folder / "gus.key.public", "--token", token, "--provider", provider]
+    assert refacex(*enrol, ok=False).stderr == (
+        f"refacex: {token} cannot be read (No such file or directory): give --token the file that your ID token is in, "
+        "as your organisation's sign-in gave it\n"
+    )
+    token.write_bytes(b"\xff")
+    assert "token is no text: give --token" in refacex(*enrol, ok=False).stderr
+    token.write_text("a.b.c")
+    for text, why in (("[]", "is no JSON object"), ('{"issuer": "x"}', "lacks audience, jwks, tenant, groups")):
+        provider.write_text(text)
+        said = refacex(*enrol, ok=False).stderr
+        assert f"provider.json {why}" in said and "Error" not in said
+
+
 def test_a_public_file_whose_key_needs_no_secret_is_not_taken(refacex: Refacex, world: World) -> None:
     """Well-formed as it is: the neutral element, and the same in its second spelling."""
     new_key(refacex, world, "mal")
