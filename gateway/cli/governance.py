@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from schemas.states import Decision
+    from workers.audit.receipts import Receipt
 
 app = typer.Typer(no_args_is_help=True, help="Ask for faces back, decide on it, and fetch them.")
 
@@ -243,13 +244,16 @@ def withdraw(request: RequestId, who: As, key: KeyOption, home: Home = None) -> 
     """Take your own request back, signed with your key."""
     with service(home) as (_, sessions), sessions.begin() as session:
         from schemas.requests import withdraw_message
+        from workers.audit.receipts import receipt_for
         from workers.custody import keys
         from workers.recoveries import service as requests
 
         signing = own_key(key).of(keys.KeyType.ED25519)
         terms = requests.load_terms(session, find_request(session, request))
         requests.withdraw(session, terms.id, who, signing.sign(withdraw_message(terms.sha256())))
+        given = receipt_for(session, terms.release, terms.id, who)
     tell("withdrawn")
+    _tell_receipt(given)
 
 
 @app.command()
@@ -308,6 +312,7 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
     with service(means.home) as (_, sessions):
         from schemas.requests import decision_message
         from schemas.states import Decision, RequestState
+        from workers.audit.receipts import receipt_for
         from workers.custody import keys
         from workers.custody.judge import Signed
         from workers.recoveries import decisions
@@ -335,11 +340,17 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
         with sessions.begin() as session:
             record = decisions.approve if decision is Decision.APPROVE else decisions.deny
             state = record(session, terms.id, who, answer, party)
+            receipt = receipt_for(session, terms.release, terms.id, who)
         tell(f"recorded; the request is {state.value}")
+        _tell_receipt(receipt)
         if state is RequestState.OPEN:
             tell(f"it needs {number_of(terms.quorum, 'approval')} in all")
         elif state is RequestState.APPROVED:
             tell(f"{terms.requester} can fetch it in a moment: `refacex request fetch {str(terms.id)[:8]}`")
+
+
+def _tell_receipt(given: Receipt) -> None:
+    tell(f"your receipt, with which `refacex audit verify --receipt` tells whether the trail still says so: {given}")
 
 
 def _wait(sessions: sessionmaker[Session], request: UUID, timeout: float) -> UUID:

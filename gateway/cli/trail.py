@@ -63,6 +63,9 @@ def verify(
     ledger: Annotated[
         Path | None, typer.Option(help="The custodian's ledger, or a copy of it, to hold the trail against it as well.")
     ] = None,
+    receipt: Annotated[
+        list[str] | None, typer.Option(help="A receipt of yours, to see whether the trail still tells of it.")
+    ] = None,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -73,6 +76,7 @@ def verify(
     with service(home) as (settings, sessions):
         from workers.audit.crosscheck import crosscheck
         from workers.audit.ledgered import check_ledger
+        from workers.audit.receipts import Receipt, check_receipts
         from workers.audit.verify import verify as derive
         from workers.custody.keys import load_verifiers
         from workers.custody.ledger import Ledger
@@ -83,6 +87,7 @@ def verify(
                 raise stop(
                     f"there is no {what} at {path}: it lies on the custodian's machine, below keys in its home folder"
                 )
+        receipts = [Receipt.of(each) for each in receipt or []]
         book = Ledger(ledger) if ledger is not None else None
         pinned = load_roster(roster) if roster is not None else None
         verifier, anchors = _verifier(public_key, home), _anchors(settings)
@@ -92,6 +97,7 @@ def verify(
             crosscheck(session, result, pinned, custodian)
             if book is not None:
                 check_ledger(session, book, result)
+            check_receipts(session, receipts, result)
     _show_json(result) if as_json else _show(result)
     if not result.ok:
         raise typer.Exit(1)

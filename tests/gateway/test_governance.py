@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -492,8 +493,20 @@ def test_verify_and_events(
             patch.setenv(name, value)
         patch.setenv("REFACEX_AUDIT_SIGNING_KEY", "unused")
         anchors = Anchors(Storage(NotarySettings.load()), buckets.anchors)
+    request = ask(refacex, world, str(world.items[0]))
+    told = refacex("request", "deny", request, "--as", "bob", "--key", people["bob"], "--yes").stderr
+    (receipt,) = re.findall(r"still says so: (\d+:[0-9a-f]{64})$", told, re.M)
     Notary(world.as_("notary"), anchors, HeadSigner(key.id, key.secret()), timedelta(days=1)).anchor()
-    assert "the trail holds" in refacex("audit", "verify").stdout
+    assert "the trail holds" in refacex("audit", "verify", "--receipt", receipt).stdout
+    other = receipt[:-1] + ("0" if receipt[-1] != "0" else "1")
+    line = refacex("audit", "verify", "--receipt", receipt, "--receipt", other, ok=False).stdout
+    assert (
+        f"event {receipt.split(':')[0]}: a receipt was given for it, and another event stands there [receipt]" in line
+    )
+    assert (
+        "as `refacex request approve` or `deny` printed it"
+        in refacex("audit", "verify", "--receipt", "x", ok=False).stderr
+    )
     events = [
         json.loads(line) for line in refacex("audit", "events", "--event", "person:added", "--json").stdout.splitlines()
     ]

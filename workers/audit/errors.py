@@ -51,6 +51,12 @@ class NotInTrail(AuditError):
     code = "not_in_trail"
 
 
+class ReceiptInvalid(AuditError):
+    """This is no receipt: it is a number, a colon and 64 hexadecimal digits, as `refacex request approve` or `deny` printed it."""
+
+    code = "receipt_invalid"
+
+
 class NotAnchoredYet(AuditError):
     """No anchored head covers these events yet: wait for the notary's next one, within a minute."""
 

@@ -50,6 +50,7 @@ class Problem(StrEnum):
     CUSTODIAN = "custodian"
     LEDGER = "ledger"
     ROSTER = "roster"
+    RECEIPT = "receipt"
 
 
 @dataclass(frozen=True)
