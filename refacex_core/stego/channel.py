@@ -253,6 +253,8 @@ class Channel:
         if header.size[0] * header.size[1] > _LARGEST * image[..., 0].size:
             raise PayloadUnreadable("so little of the image is left that it cannot be put in its place")
         whole = header.size[::-1]
+        if not 0 < header.sealed_bytes <= capacity(*whole):
+            raise PayloadUnreadable("its header tells of more than the image can carry")
         places = _sealed_places(header, layout_key, whole[0] // 8, whole[1] // 8)
         found = []
         for top, left in registration.offsets(piece.first, 8 * TILE, image.shape[:2], whole):
@@ -269,7 +271,7 @@ class Channel:
         """The sealed part. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
         check_key(header, layout_key)
         archive = header.profile is Profile.ARCHIVE
-        if header.sealed_bytes > (image.size // 8 if archive else capacity(*image.shape[:2])):
+        if not 0 < header.sealed_bytes <= (image.size // 8 if archive else capacity(*image.shape[:2])):
             raise PayloadUnreadable("the image is smaller than it was when released")
         if archive:  # as model 1 wrote it
             flat = image.reshape(-1)

@@ -98,9 +98,14 @@ def test_a_header_that_tells_of_a_huge_image_costs_nothing(channel: Channel, pho
     forged = replace(found, header=replace(found.header, size=(0xFFFFFF, 0xFFFFFF)))
     with pytest.raises(PayloadUnreadable, match="so little"):
         channel.place(stego[3:, 5:], forged, KEY)
-    forged = replace(found, header=replace(found.header, size=(0, 0)))
-    with pytest.raises(PayloadUnreadable, match="so little"):
-        channel.place(stego[3:, 5:], forged, KEY)
+    for wrong in ({"size": (0, 0)}, {"sealed_bytes": 0}, {"sealed_bytes": 0xFFFFFF}):
+        forged = replace(found, header=replace(found.header, **wrong))  # type: ignore[arg-type]
+        with pytest.raises(PayloadUnreadable, match="more than the image"):
+            channel.place(stego[3:, 5:], forged, KEY)
+    whole = channel.listen(stego)
+    for size in (0, 0xFFFFFF):
+        with pytest.raises(PayloadUnreadable):
+            channel.read_sealed(stego, whole, replace(found.header, sealed_bytes=size), KEY)
 
 
 @given(st.data())
