@@ -21,7 +21,8 @@ def main() -> None:
     before, rest = text.split(START)
     _, after = rest.split(END)
     results = Path("training/results")
-    parts = [table(json.loads(path.read_text())) for path in sorted(results.glob("*.json")) if path.stem != "channels"]
+    found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
+    parts = [table(result) for result in found if "profile" in result]
     if (results / "channels.json").exists():
         parts.append(channels(json.loads((results / "channels.json").read_text())))
     README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
