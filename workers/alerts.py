@@ -21,6 +21,7 @@ class AlertKind(StrEnum):
     RECOVERY_REFUSED = "recovery_refused"
     MESSAGE_REFUSED = "message_refused"
     ORDER_REFUSED = "order_refused"
+    KEY_REFUSED = "key_refused"  # a key that was to be shredded is not what its rows say
     GLASS_BROKEN = "glass_broken"
     TRAIL_FORKED = "trail_forked"
     TRAIL_UNANCHORED = "trail_unanchored"  # nothing vouches for what happens until the notary anchors again

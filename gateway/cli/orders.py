@@ -146,15 +146,15 @@ def retention(
 ) -> None:
     """List the releases whose policy ends their keys, and have the custodian shred those that are due.
 
-    The custodian goes by its own copy of the policies, and shreds nothing that is held.
+    The custodian goes by its own copy of the policies and by the trail's times, and shreds nothing that is held.
     """
     with service(home) as (_, sessions), sessions.begin() as session:
         from schemas.states import OrderScope
-        from workers.custody import ordering
-        from workers.custody import retention as keeping
+        from workers.custody import ordering, retained
         from workers.custody.holds import Target
+        from workers.custody.retention import ask
 
-        found = keeping.retained(session)
+        found = retained.retained(session)
         surveys = [ordering.survey(session, Target(OrderScope.RELEASE, each.release)) for each in found]
         entries = [
             {
@@ -167,7 +167,7 @@ def retention(
             }
             for each, surveyed in zip(found, surveys, strict=True)
         ]
-        asked = 0 if dry_run else keeping.ask(session, [each.release for each in found if each.is_due])
+        asked = 0 if dry_run else ask(session, [each.release for each in found if each.is_due])
     _print(["release", "name", "policy", "keys", "due", "held"], entries, as_json)
     due = sum(each.is_due for each in found)
     if dry_run:

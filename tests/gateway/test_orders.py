@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from typer.testing import CliRunner
 
 from gateway.cli import governance
@@ -19,6 +19,7 @@ from schemas.policies import Policy
 from schemas.tables import CustodyOrder, Outbox, Release, Subject
 from tests.conftest import Database
 from tests.governance import POLICY, Member, World, build, copied
+from tests.workers.custody.lives import ended
 from workers.custody import retention
 from workers.custody.orders import carry_out
 from workers.custody.policies import write_policies
@@ -33,8 +34,7 @@ APPROVERS = (("bob", ("approver",)), ("carol", ("approver",)))
 @pytest.fixture(scope="module")
 def _first_world(database: Database, tmp_path_factory: pytest.TempPathFactory) -> World:
     world = build(database, tmp_path_factory.mktemp("orders"), people=False)
-    with world.as_("release").begin() as session:
-        session.execute(update(Release).values(state="finished", finished_at=func.now()))
+    world = ended(world)
     subject = uuid4()
     with world.as_("gateway").begin() as session:
         session.execute(insert(Subject).values(id=subject, tenant="acme", reference="patient 17"))

@@ -142,7 +142,7 @@ def retain_release(release_id: str) -> None:
     """Shred the keys of one release, if their time is over."""
     with at_work() as made:
         done = retention.retain(made, UUID(release_id))
-    log.info("release_retained", release=release_id, due=done.due, keys=done.keys, held=done.held)
+    log.info("release_retained", release=release_id, due=done.due, keys=done.keys, held=done.held, strange=done.strange)
 
 
 def _shred_again(made: Custodian) -> None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import exists, func, insert, select
+from sqlalchemy import Select, exists, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from schemas.audit import AuditEvent
+from schemas.contexts import LAYOUT_FACE
 from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
 from schemas.orders import OrderTerms, order_message
-from schemas.states import OrderKind, OrderState
-from schemas.tables import CustodyOrder, Outbox
+from schemas.states import KeyState, OrderKind, OrderState, RecoveryState, RequestState
+from schemas.tables import CustodyOrder, Item, Outbox, Recovery, RecoveryRequest, RequestFace, SealedKey, Ticket
 from workers.audit import append
 from workers.custody import scope
 from workers.custody.errors import NotHeld, OrderIncomplete, OrderStale, StillReleasing, TargetUnknown
@@ -31,12 +33,21 @@ from workers.recoveries.service import DRAFT_LIFE
 
 
 @dataclass(frozen=True)
+class KeyCount:
+    """The keys of a target: those that live or were set aside, layout keys among them, and those that were shredded."""
+
+    left: int
+    layout: int
+    gone: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """What a shred order would do, as far as the database knows; `holds` forbid it, and so does `running`."""
 
     tenant: str
     items: int
-    keys: scope.KeyCount
+    keys: KeyCount
     requests: int
     recoveries: int
     holds: set[Target]
@@ -55,9 +66,9 @@ def survey(session: Session, target: Target) -> Survey:
     return Survey(
         tenant=tenant,
         items=len(portions),
-        keys=scope.count_keys(session, target),
-        requests=scope.count_requests(session, target),
-        recoveries=scope.count_recoveries(session, target),
+        keys=_count_keys(session, target),
+        requests=_count_requests(session, target),
+        recoveries=_count_recoveries(session, target),
         holds=known_holds(session).covering(portions),
         running=running,
     )
@@ -135,6 +146,40 @@ def known_holds(session: Session) -> Holds:
     for order in standing_holds(session):
         holds.put(Target.of(order), order.created_at)
     return holds
+
+
+def _count_keys(session: Session, target: Target) -> KeyCount:
+    """How many keys there are."""
+    left = SealedKey.state != KeyState.SHREDDED
+    query = select(
+        func.count().filter(left).label("left"),
+        func.count().filter(left, SealedKey.face == LAYOUT_FACE).label("layout"),
+        func.count().filter(~left).label("gone"),
+    ).join(Item, Item.id == SealedKey.item_id)
+    if target.face is not None:
+        query = query.where(SealedKey.face == target.face)
+    row = session.execute(query.where(scope.within(target))).one()
+    return KeyCount(row.left, row.layout, row.gone)
+
+
+def _count_requests(session: Session, target: Target) -> int:
+    """How many requests for faces of the target wait for approvals or the custodian, and would be in vain without its keys."""
+    waiting = RecoveryRequest.state.in_([RequestState.OPEN, RequestState.APPROVED])
+    query = select(func.count()).select_from(RecoveryRequest).where(waiting, RecoveryRequest.expires_at > func.now())
+    return session.execute(query.where(RecoveryRequest.id.in_(_requests(target)))).scalar_one()
+
+
+def _count_recoveries(session: Session, target: Target) -> int:
+    """How many recoveries of faces of the target have not been fetched, and would end with its keys."""
+    query = select(func.count()).select_from(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id)
+    waiting = Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED])
+    return session.execute(query.where(Ticket.request_id.in_(_requests(target)), waiting)).scalar_one()
+
+
+def _requests(target: Target) -> Select[Any]:
+    """The requests that name a face of the target."""
+    query = select(RequestFace.request_id).join(Item, Item.id == RequestFace.item_id).where(scope.within(target))
+    return query if target.face is None else query.where(RequestFace.face == target.face)
 
 
 def _check(session: Session, terms: OrderTerms) -> None:

@@ -23,12 +23,13 @@ from schemas.states import OrderKind, OrderScope, OrderState
 from schemas.tables import CustodyOrder, Outbox
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
-from workers.custody import scope
+from workers.custody import proof, scope
 from workers.custody.clock import agreed_now
 from workers.custody.errors import CustodyError, Held, NotHeld, StillReleasing, TargetUnknown
 from workers.custody.holds import Target
-from workers.custody.judge import verifies
+from workers.custody.judge import Refusal, verifies
 from workers.custody.ledger import Answered, Outcome
+from workers.custody.proof import ONE_SNAPSHOT
 from workers.custody.roster import KEY_OFFICER, Roster
 from workers.custody.rows import order_terms
 from workers.custody.service import ACTOR, Custodian
@@ -48,6 +49,7 @@ class OrderRefusal(StrEnum):
     UNFINISHED = StillReleasing.code
     HELD = Held.code
     NOT_HELD = NotHeld.code
+    FOREIGN = Refusal.KEY_FOREIGN.value
 
 
 class OrderRefused(CustodyError):
@@ -125,6 +127,7 @@ def _judge(order: CustodyOrder, roster: Roster) -> OrderTerms:
 def _decide(custodian: Custodian, terms: OrderTerms) -> None:
     target = Target.of(terms)
     with custodian.sessions() as session:
+        session.connection(execution_options=ONE_SNAPSHOT)
         now = agreed_now(session)
         if not now - ORDER_LIFE <= terms.created_at <= now:
             raise OrderRefused(OrderRefusal.STALE)
@@ -132,7 +135,9 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
             raise TargetUnknown
         if terms.kind is OrderKind.SHRED:
             scope.check_ended(session, target)
-        portions = scope.portions_of(session, target) if terms.kind is OrderKind.SHRED else []
+            portions = scope.portions_of(session, target)
+            if proof.strangers(session, custodian.unwrapper, portions):
+                raise OrderRefused(OrderRefusal.FOREIGN)
     if terms.kind is OrderKind.SHRED:
         custodian.ledger.record_shredded(portions, terms)
     elif terms.kind is OrderKind.HOLD:
@@ -162,7 +167,7 @@ def _carry_out(custodian: Custodian, answered: Answered) -> Carried:
             return Carried(OrderState.DONE, keys=keys)
         detail = _named(order) | {"ledger": answered.line}
         if shredding:
-            detail |= {"items": len(portions), "keys": scope.count_keys(session, answered.target).gone}
+            detail |= {"items": len(portions), "keys": scope.count_gone(session, answered.target)}
             order.outcome = str(detail["keys"])
         order.state = OrderState.DONE
         session.flush()

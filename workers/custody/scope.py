@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from schemas.contexts import LAYOUT_FACE
-from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState, RequestState
-from schemas.tables import Item, Recovery, RecoveryRequest, Release, RequestFace, SealedKey, Subject, Ticket
+from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState
+from schemas.tables import Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
 from workers.custody.errors import StillReleasing, TargetUnknown
 from workers.custody.holds import Portion, Target
 
 _ENDED = (ItemState.DONE, ItemState.HELD, ItemState.FAILED, ItemState.QUARANTINED)
 _RUNNING = (ReleaseState.OPEN, ReleaseState.RUNNING)
-
-
-@dataclass(frozen=True)
-class KeyCount:
-    """The keys of a target: those that live or were set aside, layout keys among them, and those that were shredded."""
-
-    left: int
-    layout: int
-    gone: int
 
 
 def tenant_of(session: Session, target: Target) -> str:
@@ -39,7 +27,7 @@ def tenant_of(session: Session, target: Target) -> str:
         if target.face is not None:
             query = query.where(Item.faces > target.face)
     tenant = session.execute(query).scalar_one_or_none()
-    items = select(Item.id).join(Release, Release.id == Item.release_id).where(_within(target))
+    items = select(Item.id).join(Release, Release.id == Item.release_id).where(within(target))
     if tenant is None or session.execute(items.where(Release.tenant != tenant).limit(1)).first() is not None:
         raise TargetUnknown
     return tenant
@@ -47,7 +35,7 @@ def tenant_of(session: Session, target: Target) -> str:
 
 def portions_of(session: Session, target: Target) -> list[Portion]:
     """The keys of every item that the target has: a single face's, or all of them."""
-    query = select(Item.id, Item.release_id, Item.subject_id).where(_within(target)).order_by(Item.id)
+    query = select(Item.id, Item.release_id, Item.subject_id).where(within(target)).order_by(Item.id)
     faces = None if target.face is None else (target.face,)
     return [Portion(row.id, row.release_id, row.subject_id, faces) for row in session.execute(query)]
 
@@ -55,7 +43,7 @@ def portions_of(session: Session, target: Target) -> list[Portion]:
 def items_left(session: Session, target: Target) -> set[UUID]:
     """The items of the target that still have a key of it."""
     query = select(SealedKey.item_id).join(Item, Item.id == SealedKey.item_id)
-    query = query.where(_within(target), SealedKey.wrapped.is_not(None))
+    query = query.where(within(target), SealedKey.wrapped.is_not(None))
     if target.face is not None:
         query = query.where(SealedKey.face == target.face)
     return set(session.execute(query.distinct()).scalars())
@@ -68,7 +56,7 @@ def items_opened(session: Session, target: Target) -> set[UUID]:
         .join(Item, Item.id == RequestFace.item_id)
         .join(Ticket, Ticket.request_id == RequestFace.request_id)
         .join(Recovery, Recovery.ticket_id == Ticket.id)
-        .where(_within(target), Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED]))
+        .where(within(target), Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED]))
     )
     if target.face is not None:
         query = query.where(RequestFace.face == target.face)
@@ -81,45 +69,19 @@ def check_ended(session: Session, target: Target) -> None:
     if target.scope is OrderScope.RELEASE:
         query = query.where(Release.id == target.id)
     else:
-        query = query.join(Item, Item.release_id == Release.id).where(_within(target), Item.state.not_in(_ENDED))
+        query = query.join(Item, Item.release_id == Release.id).where(within(target), Item.state.not_in(_ENDED))
     if session.execute(query.limit(1)).first() is not None:
         raise StillReleasing
 
 
-def count_keys(session: Session, target: Target) -> KeyCount:
-    """How many keys there are."""
-    left = SealedKey.state != KeyState.SHREDDED
-    query = select(
-        func.count().filter(left).label("left"),
-        func.count().filter(left, SealedKey.face == LAYOUT_FACE).label("layout"),
-        func.count().filter(~left).label("gone"),
-    ).join(Item, Item.id == SealedKey.item_id)
+def count_gone(session: Session, target: Target) -> int:
+    """How many keys of the target were shredded."""
+    query = select(func.count()).select_from(SealedKey).join(Item, Item.id == SealedKey.item_id)
     if target.face is not None:
         query = query.where(SealedKey.face == target.face)
-    row = session.execute(query.where(_within(target))).one()
-    return KeyCount(row.left, row.layout, row.gone)
+    return session.execute(query.where(within(target), SealedKey.state == KeyState.SHREDDED)).scalar_one()
 
 
-def count_requests(session: Session, target: Target) -> int:
-    """How many requests for faces of the target wait for approvals or the custodian, and would be in vain without its keys."""
-    waiting = RecoveryRequest.state.in_([RequestState.OPEN, RequestState.APPROVED])
-    query = select(func.count()).select_from(RecoveryRequest).where(waiting, RecoveryRequest.expires_at > func.now())
-    return session.execute(query.where(RecoveryRequest.id.in_(_requests(target)))).scalar_one()
-
-
-def count_recoveries(session: Session, target: Target) -> int:
-    """How many recoveries of faces of the target have not been fetched, and would end with its keys."""
-    query = select(func.count()).select_from(Recovery).join(Ticket, Ticket.id == Recovery.ticket_id)
-    waiting = Recovery.state.in_([RecoveryState.BOUND, RecoveryState.RECOVERED])
-    return session.execute(query.where(Ticket.request_id.in_(_requests(target)), waiting)).scalar_one()
-
-
-def _requests(target: Target) -> Select[Any]:
-    """The requests that name a face of the target."""
-    query = select(RequestFace.request_id).join(Item, Item.id == RequestFace.item_id).where(_within(target))
-    return query if target.face is None else query.where(RequestFace.face == target.face)
-
-
-def _within(target: Target) -> ColumnElement[bool]:
+def within(target: Target) -> ColumnElement[bool]:
     column = {OrderScope.SUBJECT: Item.subject_id, OrderScope.RELEASE: Item.release_id}.get(target.scope, Item.id)
     return column == target.id

@@ -19,29 +19,37 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE
+from schemas.policies import Policy
 from schemas.states import KeyState, RecoveryState
 from schemas.tables import Item, RecoveredFace, Recovery, RequestFace, SealedKey, Subject, Ticket
+from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import scope
 from workers.custody.binding import end_bound
 from workers.custody.errors import KeyShredded
 from workers.custody.holds import Portion, Target
+from workers.custody.judge import Refusal
 from workers.custody.ledger import Answered, Ledger
+from workers.custody.proof import live_keys
+from workers.custody.providers import Unwrapper
 from workers.custody.service import ACTOR
 
 _SYNC = {"synchronize_session": False}
+KEY_FOREIGN = Refusal.KEY_FOREIGN.value
 _MOST_NAMED = 1000  # an event has room for so many faces; `keys` counts all of them
 _CHUNK = 500
 SLICE = timedelta(seconds=20)
 
 
 class Shredder(Protocol):
-    """What shredding takes of the custodian: nothing that unwraps."""
+    """What shredding takes of the custodian. It unwraps to prove whose a key is, and hands nothing on."""
 
     @property
     def sessions(self) -> sessionmaker[Session]: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def unwrapper(self) -> Unwrapper: ...
 
 
 class Reason(StrEnum):
@@ -54,10 +62,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Because:
-    """Why keys are shredded, and by which order."""
+    """Why keys are shredded, and by which order, or which policy as the custodian has it."""
 
     reason: Reason
     order: Answered | None = None
+    policy: Policy | None = None
 
     @property
     def request_hash(self) -> str | None:
@@ -67,14 +76,17 @@ class Because:
 
 def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
     """Shreds the keys of one item that have their tombstones, and what was opened with them, in one transaction with its
-    event; gives how many keys that were. Does nothing where there is no tombstone, or nothing left.
+    event; gives how many keys that were. Does nothing where there is no tombstone, or nothing left. A key that does not open as what
+    its rows say stays, with an alert: somebody put it there.
     """
     tombstone = custodian.ledger.tombstone(portion)
     if tombstone is None:
         return 0
     with custodian.sessions.begin() as session:
-        faces = _shred_keys(session, portion)
+        faces, strange = _shred_keys(session, custodian.unwrapper, portion)
         recoveries = _end_recoveries(session, custodian.ledger, portion)
+        if strange:
+            refuse_strangers(session, {portion.item}, portion.release)
         if faces or recoveries:
             _record(session, portion, because, tombstone, faces, recoveries)
     return len(faces)
@@ -126,13 +138,26 @@ def erase_subject(session: Session, subject: UUID, because: Because) -> None:
         append(session, AuditEvent.SUBJECT_ERASED, actor=ACTOR, detail=detail, **about)
 
 
-def _shred_keys(session: Session, portion: Portion) -> list[int]:
-    """The face of each key that was shredded, of every attempt; -1 for a layout key."""
-    keys = update(SealedKey).where(SealedKey.item_id == portion.item, SealedKey.wrapped.is_not(None))
-    if portion.faces is not None:
-        keys = keys.where(SealedKey.face.in_(portion.faces))
-    keys = keys.values(wrapped=None, state=KeyState.SHREDDED).returning(SealedKey.face)
-    return sorted(session.execute(keys, execution_options=_SYNC).scalars())
+def refuse_strangers(session: Session, items: set[UUID], release: UUID) -> None:
+    """Says that keys of these items were to be shredded and are not proven to be what the rows say of them."""
+    for item in sorted(items)[:_MOST_NAMED]:
+        raise_alert(session, AlertKind.KEY_REFUSED, item=item, release=release)
+    for item in sorted(items)[:_MOST_NAMED]:
+        detail = {"refusal": KEY_FOREIGN}
+        append(session, AuditEvent.MESSAGE_REFUSED, actor=ACTOR, release=release, item=item, detail=detail)
+
+
+def _shred_keys(session: Session, unwrapper: Unwrapper, portion: Portion) -> tuple[list[int], bool]:
+    """The face of each key that was shredded, of every attempt; -1 for a layout key. And whether one is not what the rows say."""
+    rows = [
+        row
+        for row in live_keys(session, unwrapper, [portion.item], lock=True)
+        if portion.faces is None or row.face in portion.faces
+    ]
+    ours = [row for row in rows if row.proven and row.release == portion.release]
+    keys = update(SealedKey).where(SealedKey.id.in_([row.key for row in ours]))
+    session.execute(keys.values(wrapped=None, state=KeyState.SHREDDED), execution_options=_SYNC)
+    return sorted(row.face for row in ours), len(ours) < len(rows)
 
 
 def _end_recoveries(session: Session, ledger: Ledger, portion: Portion) -> list[UUID]:
@@ -185,6 +210,8 @@ def _record(
     }
     if because.order is not None:
         detail["order"] = because.order.id
+    if because.policy is not None:
+        detail |= {"policy_sha256": because.policy.sha256().hex(), "retain_days": because.policy.retain_days}
     if recoveries:
         detail["recoveries"] = recoveries[:100]
     append(

@@ -41,7 +41,7 @@ from schemas.tables import (
     Ticket,
 )
 from workers import audit
-from workers.custody import retention
+from workers.custody import retained
 from workers.custody.tickets import RENEW_AFTER
 from workers.exports import schedules
 from workers.logs import get_logger
@@ -139,7 +139,7 @@ class Reconciler:
     def retain(self) -> None:
         """Ask the custodian to shred the keys of releases whose time of retention is over."""
         with self._sessions.begin() as session:
-            asked = retention.ask_for_due(session)
+            asked = retained.ask_for_due(session)
         if asked:
             log.info("retention_asked", releases=asked)
 

@@ -1,14 +1,24 @@
 """What tests of the custodian's ledger share: a life that leaves every kind of line in it."""
 
+# ruff: noqa: S608  the statements are put together from this file's own words
+
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
+
+import psycopg
+import rfc8785
 
 from schemas.orders import order_message
 from schemas.states import OrderKind, OrderScope
 from tests.governance import World
-from tests.workers.audit.harness import fetched
+from tests.workers.audit.harness import disarm, fetched, rearm
+from tests.workers.audit.lives import finished
 from workers.custody import ordering
 from workers.custody.holds import Target
 from workers.custody.ledger import Ledger
@@ -42,3 +52,34 @@ def lived(world: World) -> None:
 
 def caught_up(world: World, ledger: Ledger | None = None) -> int:
     return catch_up(world.as_("custodian"), ledger or world.ledger, world.custodian().tickets.events)
+
+
+def ended(world: World) -> World:
+    """The world with its release finished, as its worker finishes it; its events count from after that."""
+    finished(world)
+    return replace(world, seeded=world.seeded + 1)
+
+
+def age_rows(world: World, days: int) -> None:
+    """The owner takes the releases back in time, and the trail tells of another one."""
+    moved = f"created_at = created_at - interval '{days} days', finished_at = finished_at - interval '{days} days'"
+    world.owner(
+        "ALTER TABLE releases DISABLE TRIGGER USER",
+        f"UPDATE releases SET {moved}",
+        "ALTER TABLE releases ENABLE TRIGGER USER",
+    )
+
+
+def age(world: World, days: int) -> None:
+    """Days go by: everything is of so long ago, the trail with it. For before anything was anchored."""
+    age_rows(world, days)
+    world.owner(disarm())
+    with psycopg.connect(world.database.owner_url.replace("+psycopg", "")) as connection:
+        for seq, canonical in connection.execute("SELECT seq, canonical FROM audit.events").fetchall():
+            event = json.loads(canonical)
+            at = datetime.fromisoformat(event["at"]) - timedelta(days=days)
+            changed = rfc8785.dumps(event | {"at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")})
+            leaf = hashlib.sha256(b"\0" + changed).digest()
+            command = "UPDATE audit.events SET at = %s, canonical = %s, leaf = %s WHERE seq = %s"
+            connection.execute(command, (at, changed, leaf, seq))
+    world.owner(rearm())

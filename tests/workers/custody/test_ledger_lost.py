@@ -14,17 +14,17 @@ from uuid import uuid4
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from gateway.cli import keys as commands
-from schemas.tables import CustodyOrder, Release, Ticket
+from schemas.tables import CustodyOrder, Ticket
 from tests.governance import World, sessions
 from tests.kills import Arm, kill_after, kill_before, run_killed
 from tests.workers.audit.harness import disarm, rearm, write
-from tests.workers.custody.lives import HOLD, SHRED, UNREADABLE, caught_up, give, lived, path_of
+from tests.workers.custody.lives import HOLD, SHRED, UNREADABLE, caught_up, ended, give, lived, path_of
 from workers.alerts import newest
 from workers.audit.attested import fault_of, is_custodians
 from workers.audit.ledgered import check_ledger
@@ -42,9 +42,7 @@ Refacex = Callable[..., Result]
 
 @pytest.fixture
 def world(world: World) -> World:
-    with world.as_("release").begin() as session:
-        session.execute(update(Release).values(state="finished", finished_at=func.now()))
-    return world
+    return ended(world)
 
 
 @pytest.fixture

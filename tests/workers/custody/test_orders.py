@@ -38,7 +38,8 @@ from schemas.tables import (
 )
 from tests.governance import POLICY, Member, World, copied
 from tests.kills import kill_before, run_killed
-from workers.custody import keys, ordering, orders, retention, shredding
+from tests.workers.custody.lives import age, age_rows, ended
+from workers.custody import keys, ordering, orders, retained, retention, shredding
 from workers.custody.errors import (
     Held,
     LedgerInvalid,
@@ -70,8 +71,7 @@ def world(world: World) -> World:
     subject = uuid4()
     with world.as_("gateway").begin() as session:
         session.execute(insert(Subject).values(id=subject, tenant="acme", reference="patient 17"))
-    with world.as_("release").begin() as session:
-        session.execute(update(Release).values(state="finished", finished_at=func.now()))
+    world = ended(world)
     world.owner(
         "ALTER TABLE items DISABLE TRIGGER USER",
         f"UPDATE items SET subject_id = '{subject}' WHERE id = '{world.items[0]}'",
@@ -312,8 +312,8 @@ def test_only_a_key_officer_orders_and_with_their_own_key(world: World) -> None:
     for signature in (bytes(64), sign(world, terms, "bob"), sign(world, replace(terms, kind=HOLD))):
         with world.as_("gateway")() as session, pytest.raises(SignatureInvalid):
             ordering.give_order(session, terms, signature)
-    for age in (timedelta(minutes=-11), timedelta(minutes=1)):
-        other = replace(terms, created_at=terms.created_at + age)
+    for apart in (timedelta(minutes=-11), timedelta(minutes=1)):
+        other = replace(terms, created_at=terms.created_at + apart)
         with world.as_("gateway")() as session, pytest.raises(OrderStale):
             ordering.give_order(session, other, sign(world, other))
     assert world.events() == []
@@ -711,18 +711,9 @@ def keep_for(world: World, days: int | None, *, pinned: int | None = -1) -> None
         set_policy(session, policy, "root")
 
 
-def age(world: World, days: int) -> None:
-    moved = f"created_at = created_at - interval '{days} days', finished_at = finished_at - interval '{days} days'"
-    world.owner(
-        "ALTER TABLE releases DISABLE TRIGGER USER",
-        f"UPDATE releases SET {moved}",
-        "ALTER TABLE releases ENABLE TRIGGER USER",
-    )
-
-
 def asked(world: World) -> list[Any]:
     with world.as_("relay").begin() as session:
-        retention.ask_for_due(session)
+        retained.ask_for_due(session)
         return list(session.scalars(select(Outbox.args).where(Outbox.task == "custody.retain")))
 
 
@@ -740,7 +731,7 @@ def test_keys_go_when_their_time_is_over(world: World) -> None:
     assert asked(world) == []
     keep_for(world, 30)
     with world.as_("gateway")() as session:
-        (kept,) = retention.retained(session)
+        (kept,) = retained.retained(session)
     assert (kept.release, kept.policy, kept.is_due) == (world.release, POLICY, False)
     assert (asked(world), retention.retain(world.custodian(), world.release).due) == ([], False)
     age(world, 31)
@@ -764,6 +755,8 @@ def test_the_custodian_goes_by_its_own_policy_and_by_when_it_was_submitted(world
     assert retention.retain(world.custodian(), world.release) == retention.Retention(due=False)
     keep_for(world, 0, pinned=30)
     assert not retention.retain(world.custodian(), world.release).due
+    age_rows(world, 365)
+    assert not retention.retain(world.custodian(), world.release).due, "the trail says when it ended, and not its row"
     with world.as_("relay")() as session, pytest.raises(DBAPIError, match="finished once"):
         session.execute(update(Release).values(finished_at=func.now() - timedelta(days=365)))
     assert not retention.retain(world.custodian(), world.release).due

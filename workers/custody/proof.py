@@ -1,0 +1,129 @@
+"""Whose a key is, proven before it is shredded for ever: by the key itself, and by the trail where none is left to ask.
+
+The rows say which item, release and tenant a key belongs to, and whoever owns the database can say otherwise for a minute. A sealed
+key opens with the very context that it was sealed with and with no other, so what opens as the rows have it is what they say it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import LargeBinary, func, literal, select
+from sqlalchemy.orm import Session, undefer
+
+from schemas.audit import AuditEvent
+from schemas.audit_tables import Event
+from schemas.tables import Attempt, Item, Release, SealedKey
+from workers.custody.errors import KeyUnknown, Unwrappable
+from workers.custody.holds import Portion
+from workers.custody.providers import Unwrapper
+from workers.custody.rows import unwrap_row
+
+ENDS = (AuditEvent.RELEASE_FINISHED, AuditEvent.RELEASE_CANCELLED)
+_OF_ITEMS = (
+    AuditEvent.ITEM_COMMITTED,
+    AuditEvent.ITEM_RELEASED,
+    AuditEvent.ITEM_HELD,
+    AuditEvent.ITEM_FAILED,
+    AuditEvent.ITEM_QUARANTINED,
+)
+_CHUNK = 500
+#: What is proven must be what was read before: nobody changes rows in between.
+ONE_SNAPSHOT = {"isolation_level": "REPEATABLE READ"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A live key's row: whether it opens as the row, its item and its release claim."""
+
+    key: UUID
+    item: UUID
+    face: int
+    release: UUID
+    proven: bool
+
+
+def strangers(session: Session, unwrapper: Unwrapper, portions: Sequence[Portion]) -> set[UUID]:
+    """The items of these portions that are not proven to be what the rows say: a key of theirs does not open so, or there is none and
+    the trail does not know them in that release and tenant. Where the wanted face has no key, the item's others speak for it.
+
+    Raises what an unwrapper does where it cannot be asked; database errors pass through.
+    """
+    found, silent = set(), []
+    for at in range(0, len(portions), _CHUNK):
+        chunk = portions[at : at + _CHUNK]
+        rows = defaultdict(list)
+        for row in live_keys(session, unwrapper, [portion.item for portion in chunk]):
+            rows[row.item].append(row)
+        for portion in chunk:
+            of_item = rows[portion.item]
+            wanted = [row for row in of_item if portion.faces is None or row.face in portion.faces] or of_item
+            if not all(row.proven and row.release == portion.release for row in wanted):
+                found.add(portion.item)
+            elif not wanted:
+                silent.append(portion)
+    return found | _unknown(session, silent)
+
+
+def live_keys(session: Session, unwrapper: Unwrapper, items: Iterable[UUID], *, lock: bool = False) -> Iterator[Opened]:
+    """Every key of these items that was not shredded, of every attempt, tried; `lock`ed until the transaction ends. Raises what an
+    unwrapper does where it cannot be asked.
+    """
+    query = select(SealedKey, Attempt, Release).join(Attempt, Attempt.id == SealedKey.attempt_id)
+    query = query.join(Item, Item.id == Attempt.item_id).join(Release, Release.id == Item.release_id)
+    query = query.where(SealedKey.item_id.in_(items), SealedKey.wrapped.is_not(None)).order_by(SealedKey.id)
+    query = query.options(undefer(SealedKey.wrapped)).execution_options(populate_existing=True)
+    for sealed, attempt, release in session.execute(query.with_for_update(of=SealedKey) if lock else query):
+        try:
+            unwrap_row(unwrapper, sealed, attempt, release)
+            proven = attempt.item_id == sealed.item_id
+        except (Unwrappable, KeyUnknown):
+            proven = False
+        yield Opened(sealed.id, sealed.item_id, sealed.face, release.id, proven)
+
+
+def ended_at(session: Session, release: UUID) -> datetime | None:
+    """When a release ended by the trail's own time, and never before it was submitted; None where the trail does not say both."""
+    submitted, ended = (_times(session, release, kinds) for kinds in ((AuditEvent.RELEASE_SUBMITTED,), ENDS))
+    return max(submitted + ended) if submitted and ended else None
+
+
+def _times(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[datetime]:
+    return [datetime.fromisoformat(event["at"]) for event in _told(session, release, kinds)]
+
+
+def _unknown(session: Session, portions: Sequence[Portion]) -> set[UUID]:
+    """The items that the trail does not know in these releases, or whose release it knows as another tenant's."""
+    wanted: defaultdict[UUID, set[UUID]] = defaultdict(set)
+    for portion in portions:
+        wanted[portion.release].add(portion.item)
+    unknown: set[UUID] = set()
+    for release, items in wanted.items():
+        tenant = session.execute(select(Release.tenant).where(Release.id == release)).scalar_one_or_none()
+        said = [each["fields"].get("detail", {}) for each in _told(session, release, (AuditEvent.RELEASE_SUBMITTED,))]
+        known = {each["fields"].get("item") for each in _told(session, release, _OF_ITEMS)}
+        ours = all(each.get("tenant", tenant) == tenant for each in said)
+        unknown |= {item for item in items if not ours or str(item) not in known}
+    return unknown
+
+
+def _told(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[dict[str, Any]]:
+    """The events of these kinds about a release. Bytes are searched: somebody may have made others unreadable."""
+    named = func.pg_catalog.position(Event.canonical, literal(str(release).encode(), LargeBinary)) > 0
+    query = select(Event.canonical).where(Event.event.in_([kind.value for kind in kinds]), named).order_by(Event.seq)
+    found = []
+    for canonical in session.scalars(query):
+        try:
+            event = json.loads(bytes(canonical))
+            datetime.fromisoformat(event["at"])
+            if event["fields"]["release"] == str(release) and event["event"] in kinds:
+                found.append(event)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return found
