@@ -53,7 +53,7 @@ ORDERS: dict[OrderRefusal, str] = {
     OrderRefusal.TARGET: "There is no such face, item, release or subject in its tenant: see `refacex release list`.",
     OrderRefusal.UNFINISHED: "Its release is not finished: wait for its end, or cancel it, and order again.",
     OrderRefusal.HELD: "A legal hold forbids it: see `refacex hold list`, have it lifted first, and order again.",
-    OrderRefusal.NOT_HELD: "There is no hold on just this: see `refacex hold list`.",
+    OrderRefusal.NOT_HELD: "There is no hold of its tenant on just this: see `refacex hold list`.",
     OrderRefusal.FOREIGN: "A key of it is not what the database says it is, or does not open: see `refacex keys check`, restore what it "
     "names, and order again.",
 }

@@ -24,7 +24,8 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import SealedKey
 from workers.audit.verify import Problem, Verification
-from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line, Outcome
+from workers.custody.holds import Outcome
+from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
 from workers.custody.recall import OUTCOMES, WORK
 from workers.words import number_of
 

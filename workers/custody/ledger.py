@@ -6,7 +6,8 @@ is seen. A last line without its line break is a write that a crash cut short, a
 
 A tombstone is a line `shredded` for one item: `face` or `faces` name what was shredded, `faces: null` means every key
 that the item has or will have. The lines `shred`, `hold`, `lifted` and `refused` say what became of a key officer's
-order; `shred` comes after the order's tombstones, in the same write: where it stands, all of them do.
+order, of which tenant; `shred` comes after the order's tombstones, in the same write: where it stands, all of them do. `hold` names
+the items that a release or subject had then: whoever moves rows later takes none of them out of it.
 
 The first line is `begun`, with a random id, so that a file that is not there can be told from one that says nothing yet. Where
 a ledger was lost, `recalled` in it is the number of the trail's newest event then, and what the custodian had signed up to it
@@ -23,7 +24,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -34,7 +34,7 @@ from schemas.orders import OrderTerms
 from schemas.states import OrderScope
 from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerLoose, LedgerMissing
 from workers.custody.guarded import looseness
-from workers.custody.holds import Holds, Portion, Target
+from workers.custody.holds import Holds, Outcome, Portion, Target
 from workers.custody.pinned import PinnedFile
 
 BEGUN = "begun"
@@ -43,15 +43,6 @@ SPENT = "spent"
 SHREDDED = "shredded"
 _START = "0" * 64
 _Entry = dict[str, Any]
-
-
-class Outcome(StrEnum):
-    """What the custodian did with an order; the kinds of the ledger's lines about orders."""
-
-    SHRED = "shred"
-    HOLD = "hold"
-    LIFTED = "lifted"
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ class Recalled:
     trail: int
     openings: tuple[Opening, ...] = ()
     portions: tuple[Portion, ...] = ()
-    answers: tuple[tuple[OrderTerms, Outcome], ...] = ()
+    answers: tuple[tuple[OrderTerms, Outcome, tuple[UUID, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,18 +225,21 @@ class Ledger:
 
         self._append(entries)
 
-    def record_hold(self, terms: OrderTerms) -> None:
-        """Writes, once, what is held by this order; on disk when it returns. Raises LedgerInvalid."""
-        self._append(lambda known: _answers(known, terms, Outcome.HOLD))
+    def record_hold(self, terms: OrderTerms, items: Sequence[UUID] = ()) -> None:
+        """Writes, once, what is held by this order, with the items that a release or subject has; on disk when it returns. Raises
+        LedgerInvalid.
+        """
+        self._append(lambda known: _answers(known, terms, Outcome.HOLD, items=_texts(items)))
 
     def record_lifted(self, terms: OrderTerms) -> bool:
-        """Writes, once, that this order lifted what was held; False where nothing was. Raises LedgerInvalid."""
+        """Writes, once, that this order lifted what its tenant held; False where nothing was. Raises LedgerInvalid."""
         held = True
 
         def entries(known: _Known) -> list[_Entry]:
             nonlocal held
-            standing = known.holds.standing().get(Target.of(terms))
-            held = terms.id in known.orders or (standing is not None and standing <= terms.created_at)
+            held = terms.id in known.orders or bool(
+                known.holds.liftable(Target.of(terms), terms.created_at, terms.tenant)
+            )
             return _answers(known, terms, Outcome.LIFTED) if held else []
 
         self._append(entries)
@@ -332,7 +326,9 @@ def _beginning(known: _Known, recalled: Recalled | None) -> list[_Entry]:
         return [begun]
     made = [begun | {"recalled": recalled.trail}, *(opening.entry() for opening in recalled.openings)]
     made += [entry for portion in recalled.portions for entry in _tombstones(known, portion, None)]
-    return made + [entry for terms, outcome in recalled.answers for entry in _answers(known, terms, outcome)]
+    for terms, outcome, items in recalled.answers:
+        made += _answers(known, terms, outcome, items=_texts(items))
+    return made
 
 
 def _tombstones(known: _Known, portion: Portion, terms: OrderTerms | None) -> list[_Entry]:
@@ -346,19 +342,24 @@ def _tombstones(known: _Known, portion: Portion, terms: OrderTerms | None) -> li
     return [entry | {"faces": left}] if left else []
 
 
-def _answers(known: _Known, terms: OrderTerms | None, outcome: Outcome, **more: str) -> list[_Entry]:
+def _texts(items: Sequence[UUID]) -> list[str] | None:
+    return sorted(map(str, items)) or None
+
+
+def _answers(known: _Known, terms: OrderTerms | None, outcome: Outcome, **more: Any) -> list[_Entry]:
     if terms is None or terms.id in known.orders:
         return []
     entry: _Entry = {
         "kind": outcome.value,
         "order": str(terms.id),
         "sha256": terms.sha256().hex(),
+        "tenant": terms.tenant,
         "scope": terms.scope.value,
         "target": str(terms.target),
         "face": terms.face,
         "ordered_at": terms.created_at.astimezone(UTC).isoformat(timespec="microseconds"),
     }
-    return [entry | more]
+    return [entry | {name: value for name, value in more.items() if value is not None}]
 
 
 def _parse(known: _Known, content: bytes) -> None:
@@ -397,10 +398,6 @@ def _learn_entry(known: _Known, entry: _Entry) -> None:
 def _learn_order(known: _Known, entry: _Entry) -> None:
     outcome = Outcome(entry["kind"])  # a line of any other kind is from a later version, or from nobody of ours
     target = Target(OrderScope(entry["scope"]), UUID(entry["target"]), entry["face"])
-    ordered_at = datetime.fromisoformat(entry["ordered_at"])
-    if outcome is Outcome.HOLD:
-        known.holds.put(target, ordered_at)
-    elif outcome is Outcome.LIFTED:
-        known.holds.lift(target, ordered_at)
+    known.holds.follow(entry)
     order = UUID(entry["order"])
     known.orders[order] = Answered(order, outcome, target, entry["sha256"], entry.get("refusal"), known.last)

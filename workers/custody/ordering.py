@@ -24,7 +24,7 @@ from schemas.tables import CustodyOrder, Item, Outbox, Recovery, RecoveryRequest
 from workers.audit import append
 from workers.custody import scope
 from workers.custody.errors import NotHeld, OrderIncomplete, OrderStale, StillReleasing, TargetUnknown
-from workers.custody.holds import Holds, Target
+from workers.custody.holds import Hold, Holds, Target
 from workers.custody.judge import verifies
 from workers.custody.roster import KEY_OFFICER
 from workers.recoveries.errors import SignatureInvalid
@@ -131,6 +131,7 @@ def standing_holds(session: Session) -> Sequence[CustodyOrder]:
     lifted = exists().where(
         lift.kind == OrderKind.LIFT,
         lift.state == OrderState.DONE,
+        lift.tenant == CustodyOrder.tenant,
         lift.scope == CustodyOrder.scope,
         lift.target == CustodyOrder.target,
         lift.face.is_not_distinct_from(CustodyOrder.face),
@@ -144,7 +145,8 @@ def known_holds(session: Session) -> Holds:
     """The same, to be asked what they forbid."""
     holds = Holds()
     for order in standing_holds(session):
-        holds.put(Target.of(order), order.created_at)
+        hold = Hold(order.tenant, order.created_at, bytes(order.canonical_sha256).hex())
+        holds.put(Target.of(order), hold)
     return holds
 
 
@@ -191,7 +193,7 @@ def _check(session: Session, terms: OrderTerms) -> None:
     acting(session, terms.ordered_by, terms.tenant, KEY_OFFICER)
     if terms.kind is OrderKind.SHRED:
         scope.check_ended(session, target)
-    if terms.kind is OrderKind.LIFT and target not in known_holds(session).standing():
+    if terms.kind is OrderKind.LIFT and terms.tenant not in {hold.tenant for hold in known_holds(session).on(target)}:
         raise NotHeld
 
 

@@ -26,9 +26,9 @@ from workers.audit import append
 from workers.custody import proof, scope
 from workers.custody.clock import agreed_now
 from workers.custody.errors import CustodyError, Held, NotHeld, StillReleasing, TargetUnknown
-from workers.custody.holds import Target
+from workers.custody.holds import Outcome, Target
 from workers.custody.judge import Refusal, verifies
-from workers.custody.ledger import Answered, Outcome
+from workers.custody.ledger import Answered
 from workers.custody.proof import ONE_SNAPSHOT
 from workers.custody.roster import KEY_OFFICER, Roster
 from workers.custody.rows import order_terms
@@ -138,10 +138,13 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
             portions = scope.portions_of(session, target)
             if proof.strangers(session, custodian.unwrapper, portions):
                 raise OrderRefused(OrderRefusal.FOREIGN)
+        held = scope.items_held(session, terms) if terms.kind is OrderKind.HOLD else []
+        if terms.kind is OrderKind.LIFT and scope.held_for_another(session, custodian.ledger.holds(), terms):
+            raise NotHeld
     if terms.kind is OrderKind.SHRED:
         custodian.ledger.record_shredded(portions, terms)
     elif terms.kind is OrderKind.HOLD:
-        custodian.ledger.record_hold(terms)
+        custodian.ledger.record_hold(terms, held)
     elif not custodian.ledger.record_lifted(terms):
         raise NotHeld
 

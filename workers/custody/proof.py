@@ -40,13 +40,13 @@ ONE_SNAPSHOT = {"isolation_level": "REPEATABLE READ"}
 
 @dataclass(frozen=True)
 class Opened:
-    """A live key's row: whether it opens as the row, its item and its release claim."""
+    """A live key's row: whether it opens as the row, its item and its release claim; None: nobody here has what it was sealed to."""
 
     key: UUID
     item: UUID
     face: int
     release: UUID
-    proven: bool
+    proven: bool | None
 
 
 def strangers(session: Session, unwrapper: Unwrapper, portions: Sequence[Portion]) -> set[UUID]:
@@ -80,11 +80,11 @@ def live_keys(session: Session, unwrapper: Unwrapper, items: Iterable[UUID], *, 
     query = query.where(SealedKey.item_id.in_(items), SealedKey.wrapped.is_not(None)).order_by(SealedKey.id)
     query = query.options(undefer(SealedKey.wrapped)).execution_options(populate_existing=True)
     for sealed, attempt, release in session.execute(query.with_for_update(of=SealedKey) if lock else query):
+        proven: bool | None = attempt.item_id == sealed.item_id
         try:
             unwrap_row(unwrapper, sealed, attempt, release)
-            proven = attempt.item_id == sealed.item_id
-        except (Unwrappable, KeyUnknown):
-            proven = False
+        except (Unwrappable, KeyUnknown) as error:
+            proven = None if isinstance(error, KeyUnknown) else False
         yield Opened(sealed.id, sealed.item_id, sealed.face, release.id, proven)
 
 

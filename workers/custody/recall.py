@@ -28,10 +28,11 @@ from schemas.states import OrderKind
 from schemas.tables import CustodyOrder, Ticket
 from workers.audit import append
 from workers.audit.attested import MARK, EventSigner, Fields, attesting, fault_of
+from workers.custody import scope
 from workers.custody.errors import LedgerBehind, LedgerExists, LedgerMissing, LossNotAccepted
-from workers.custody.holds import Portion
+from workers.custody.holds import Outcome, Portion
 from workers.custody.judge import verifies
-from workers.custody.ledger import Ledger, Opening, Outcome, Recalled
+from workers.custody.ledger import Ledger, Opening, Recalled
 from workers.custody.rows import order_terms
 
 Said = TypeVar("Said", bound=tuple[Any, ...])
@@ -236,8 +237,8 @@ def _openings(
             yield opening
 
 
-def _answers(session: Session, hashes: Iterator[bytes]) -> Iterator[tuple[OrderTerms, Outcome]]:
-    """The orders of these SHA-256, in this order, as far as their rows are still what was signed."""
+def _answers(session: Session, hashes: Iterator[bytes]) -> Iterator[tuple[OrderTerms, Outcome, tuple[UUID, ...]]]:
+    """The orders of these SHA-256, in this order, as far as their rows are still what was signed; and the items of what is held."""
     for sha256 in dict.fromkeys(hashes):
         for order in session.scalars(select(CustodyOrder.id).where(CustodyOrder.canonical_sha256 == sha256)).all():
             try:
@@ -249,4 +250,5 @@ def _answers(session: Session, hashes: Iterator[bytes]) -> Iterator[tuple[OrderT
             ):  # a face where none belongs, a word or time that there is not: not what was signed
                 continue
             if terms.sha256() == sha256:
-                yield terms, OUTCOMES[terms.kind]
+                held = scope.items_held(session, terms) if terms.kind is OrderKind.HOLD else ()
+                yield terms, OUTCOMES[terms.kind], tuple(held)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from schemas.orders import OrderTerms
 from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, ReleaseState
-from schemas.tables import Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
+from schemas.tables import CustodyOrder, Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
 from workers.custody.errors import StillReleasing, TargetUnknown
-from workers.custody.holds import Portion, Target
+from workers.custody.holds import Holds, Portion, Target
 
 _ENDED = (ItemState.DONE, ItemState.HELD, ItemState.FAILED, ItemState.QUARANTINED)
 _RUNNING = (ReleaseState.OPEN, ReleaseState.RUNNING)
@@ -38,6 +40,24 @@ def portions_of(session: Session, target: Target) -> list[Portion]:
     query = select(Item.id, Item.release_id, Item.subject_id).where(within(target)).order_by(Item.id)
     faces = None if target.face is None else (target.face,)
     return [Portion(row.id, row.release_id, row.subject_id, faces) for row in session.execute(query)]
+
+
+def items_held(session: Session, terms: OrderTerms) -> list[UUID]:
+    """The items that a hold on a release or a subject is for; none for the other scopes, which name theirs."""
+    if terms.scope not in (OrderScope.RELEASE, OrderScope.SUBJECT):
+        return []
+    return [portion.item for portion in portions_of(session, Target.of(terms))]
+
+
+def held_for_another(session: Session, holds: Holds, terms: OrderTerms) -> bool:
+    """Whether a hold on the order's target, of before the ledger said whose, is another tenant's by the order of its SHA-256, whose
+    row may be gone.
+    """
+    wanted = [bytes.fromhex(hold.sha256) for hold in holds.on(Target.of(terms)) if hold.tenant is None]
+    rows = session.execute(
+        select(CustodyOrder.canonical).where(func.pg_catalog.sha256(CustodyOrder.canonical).in_(wanted))
+    )
+    return any(json.loads(bytes(canonical))["tenant"] != terms.tenant for (canonical,) in rows)
 
 
 def items_left(session: Session, target: Target) -> set[UUID]:

@@ -83,7 +83,7 @@ def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
     if tombstone is None:
         return 0
     with custodian.sessions.begin() as session:
-        faces, strange = _shred_keys(session, custodian.unwrapper, portion)
+        faces, strange = _shred_keys(session, custodian.unwrapper, portion, because.reason)
         recoveries = _end_recoveries(session, custodian.ledger, portion)
         if strange:
             refuse_strangers(session, {portion.item}, portion.release)
@@ -147,14 +147,18 @@ def refuse_strangers(session: Session, items: set[UUID], release: UUID) -> None:
         append(session, AuditEvent.MESSAGE_REFUSED, actor=ACTOR, release=release, item=item, detail=detail)
 
 
-def _shred_keys(session: Session, unwrapper: Unwrapper, portion: Portion) -> tuple[list[int], bool]:
-    """The face of each key that was shredded, of every attempt; -1 for a layout key. And whether one is not what the rows say."""
+def _shred_keys(session: Session, unwrapper: Unwrapper, portion: Portion, why: Reason) -> tuple[list[int], bool]:
+    """The face of each key that was shredded, of every attempt; -1 for a layout key. And whether one is not what the rows say.
+
+    What a backup brought back under a custody key that was retired since opens for nobody, and goes unproven.
+    """
     rows = [
         row
         for row in live_keys(session, unwrapper, [portion.item], lock=True)
         if portion.faces is None or row.face in portion.faces
     ]
-    ours = [row for row in rows if row.proven and row.release == portion.release]
+    goes = (True, None) if why is Reason.TOMBSTONE else (True,)
+    ours = [row for row in rows if row.proven in goes and row.release == portion.release]
     keys = update(SealedKey).where(SealedKey.id.in_([row.key for row in ours]))
     session.execute(keys.values(wrapped=None, state=KeyState.SHREDDED), execution_options=_SYNC)
     return sorted(row.face for row in ours), len(ours) < len(rows)

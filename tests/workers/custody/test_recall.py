@@ -134,5 +134,5 @@ def test_an_order_whose_row_cannot_be_read_stops_no_other(world: World, strange:
     )
     with world.as_("custodian")() as session:
         recalled = recall(session, world.custodian().tickets.events)
-    assert [outcome.value for _, outcome in recalled.answers] == ["hold", "shred", "hold"]
+    assert [outcome.value for _, outcome, _ in recalled.answers] == ["hold", "shred", "hold"]
     assert caught_up(world) == 0
