@@ -293,7 +293,8 @@ def _submit(world: World) -> None:
                 )
             )
         session.flush()
-        detail = {"items": len(world.items), "profile": "robust", "format": "png", "donors": "random", "policy": POLICY}
+        detail = {"tenant": world.tenant, "items": len(world.items), "profile": "robust", "format": "png"}
+        detail |= {"donors": "random", "policy": POLICY}
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
         _release_item(world, item)

@@ -11,6 +11,7 @@ from workers.audit.attested import AttestedHistory, is_custodians
 from workers.audit.evidence import About, Evidence, unpack
 from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
+from workers.audit.shredded import ShreddedHistory
 from workers.audit.signed import SignedHistory, signer_of
 from workers.audit.summary import LIMITS, PROVES, counted, released
 from workers.words import number_of
@@ -65,6 +66,7 @@ def check_bundle(
         f"event {body['seq']}: it has nothing to do with the {checked.about}" for body in _strangers(evidence, bodies)
     ]
     _check_signed(bodies, checked)
+    _see(ShreddedHistory(), bodies, checked)
     _check_attested(bodies, custodian, checked, before_signatures)
     if evidence.summary() != summary or hashlib.sha256(summary.encode()).hexdigest() != evidence.summary_sha256:
         checked.problems.append("summary.md does not say what the events say, in the words of this version")
@@ -206,6 +208,6 @@ def _check_attested(
         )
 
 
-def _see(history: SignedHistory | AttestedHistory, bodies: Sequence[Body], checked: Checked) -> None:
+def _see(history: SignedHistory | AttestedHistory | ShreddedHistory, bodies: Sequence[Body], checked: Checked) -> None:
     for body in bodies:
         checked.problems += [f"event {body['seq']}: {body['event']}: {words}" for words in history.see(body)]

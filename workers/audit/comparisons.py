@@ -34,6 +34,8 @@ _OTHER_SIGNATURE = (
     "THEN 'its signature is not the one in the trail'"
 )
 
+_KEPT = cast("p.body ->> 'retain_days'", "integer")
+
 COMPARISONS: tuple[Comparison, ...] = (
     shapes(
         "values of events",
@@ -61,6 +63,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         f"{number('subjects')} <> r.subjects THEN 'shows another number of subjects than the trail says'",
         "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
         "THEN 'has another policy than the trail says'",
+        "t.detail ? 'tenant' AND t.detail ->> 'tenant' IS DISTINCT FROM r.tenant THEN 'is of another tenant than the trail says'",
         _OTHER_SIGNATURE.format("r"),
         "r.signature IS NOT NULL AND NOT coalesce(t.detail ? 'signature', false) THEN 'is signed, and the trail does not say so'",
         "r.signature IS NULL AND EXISTS (SELECT FROM policies AS p WHERE p.tenant = r.tenant AND encode(p.canonical_sha256, 'hex') = "
@@ -225,6 +228,43 @@ COMPARISONS: tuple[Comparison, ...] = (
         "k.item_id IS NULL THEN 'shredded by the trail, and its row is gone'",
     ),
     compare(
+        "whose shredded keys were",
+        (Tag.KEY_SHREDDED, Tag.RELEASE_SUBMITTED, Tag.ITEM_COMMITTED, Tag.ITEM_RELEASED),
+        "'event ' || t.seq",
+        "(SELECT * FROM told WHERE event = 'key:shredded') AS t LEFT JOIN (SELECT release, min(seq) AS first FROM told "
+        "WHERE event = 'release:submitted' GROUP BY release) AS r ON r.release = t.release LEFT JOIN (SELECT item, min(seq) AS first, "
+        "min(release) AS least, max(release) AS most FROM told WHERE event LIKE 'item:%' GROUP BY item) AS i ON i.item = t.item",
+        "NOT coalesce(r.first < t.seq, false) THEN 'key:shredded, and the trail knows no such release before it'",
+        "NOT coalesce(i.first < t.seq, false) THEN 'key:shredded, and the trail knows no keys of such an item before it'",
+        "i.least <> t.release OR i.most <> t.release THEN 'key:shredded as of another release than its item was made in'",
+    ),
+    compare(
+        "keys whose time was over",
+        (Tag.KEY_SHREDDED, Tag.RELEASE_SUBMITTED, Tag.RELEASE_FINISHED, Tag.RELEASE_CANCELLED),
+        "'event ' || t.seq",
+        # What the custodian signed of its own policy counts; of before it did, the least that any version in the trail says.
+        f"(SELECT t.*, CASE WHEN {number('retain_days')} IS NOT NULL THEN greatest(0, least({number('retain_days')}, 1000000)) END AS days "
+        "FROM told AS t WHERE t.event = 'key:shredded' AND t.detail ->> 'reason' = 'retention') AS t LEFT JOIN (SELECT release, "
+        "min(seq) FILTER (WHERE event <> 'release:submitted') AS ended, max(at) AS at, max(detail ->> 'policy') AS policy, "
+        "max(detail ->> 'tenant') AS tenant FROM told WHERE event <> 'key:shredded' GROUP BY release) AS e ON e.release = t.release "
+        f"LEFT JOIN LATERAL (SELECT min({_KEPT}) AS days FROM policies AS p "
+        "WHERE p.name = e.policy AND p.tenant = coalesce(e.tenant, p.tenant)) AS p ON t.days IS NULL",
+        "NOT coalesce(e.ended < t.seq, false) THEN 'key:shredded as of a release whose time is over, and by the trail it had not ended'",
+        "t.at < e.at + make_interval(days => coalesce(t.days, p.days, 0)::integer) THEN 'key:shredded before its time was over'",
+        "EXISTS (SELECT FROM policies AS q WHERE encode(q.canonical_sha256, 'hex') = t.detail ->> 'policy_sha256' AND (q.name <> e.policy "
+        "OR q.tenant <> e.tenant OR q.body ->> 'retain_days' IS DISTINCT FROM t.detail ->> 'retain_days')) "
+        "THEN 'key:shredded by another policy than its release has'",
+    ),
+    compare(
+        "releases shredded whole",
+        (Tag.ORDER_DONE, Tag.RELEASE_SUBMITTED),
+        "'event ' || t.seq",
+        f"(SELECT t.*, {number('items')} AS items FROM told AS t WHERE t.event = 'order:done' AND t.detail ->> 'kind' = 'shred' "
+        f"AND t.detail ->> 'scope' = 'release') AS t LEFT JOIN (SELECT t.release, max({number('items')}) AS items FROM told AS t "
+        "WHERE t.event = 'release:submitted' GROUP BY t.release) AS r ON r.release = t.release",
+        "t.items < r.items THEN 'order:done for fewer items than the release was submitted with'",
+    ),
+    compare(
         "subjects of shredded items",
         (Tag.KEY_SHREDDED,),
         "'item ' || i.id",
@@ -266,11 +306,19 @@ COMPARISONS: tuple[Comparison, ...] = (
         "orders",
         (Tag.ORDER_GIVEN,),
         "coalesce('order ' || o.id, 'event ' || t.seq)",
-        f"custody_orders AS o FULL JOIN told AS t ON t.request_hash = {_HASH.format('o')}",
+        f"(SELECT o.*, {json_of('o.canonical')} AS said FROM custody_orders AS o) AS o FULL JOIN told AS t "
+        f"ON t.request_hash = {_HASH.format('o')} LEFT JOIN LATERAL (SELECT CASE o.scope WHEN 'release' THEN (SELECT r.tenant FROM "
+        "releases AS r WHERE r.id = o.target) WHEN 'subject' THEN (SELECT s.tenant FROM subjects AS s WHERE s.id = o.target) ELSE "
+        "(SELECT r.tenant FROM items AS i JOIN releases AS r ON r.id = i.release_id WHERE i.id = o.target) END AS tenant) AS w ON true",
         "t.seq IS NULL THEN 'the trail has no order:given of it'",
         "o.id IS NULL THEN 'order:given, and the order is gone'",
         "t.actor <> o.ordered_by OR o.canonical_sha256 <> sha256(o.canonical) THEN 'it is not the order that was given'",
         "t.detail ? 'kind' AND t.detail ->> 'kind' <> o.kind THEN 'it is of another kind than the trail says'",
+        "(o.tenant, o.scope, o.target::text) IS DISTINCT FROM (o.said ->> 'tenant', o.said ->> 'scope', o.said ->> 'target') "
+        "THEN 'its tenant or target is not the one that was signed'",
+        "coalesce(t.release, t.subject, t.item) <> o.target::text THEN 'it is about something else than the trail says'",
+        "w.tenant <> o.tenant OR EXISTS (SELECT FROM people AS p WHERE p.id = o.ordered_by AND p.tenant <> o.tenant) "
+        "THEN 'it was given by somebody of another tenant than what it is about'",
         _OTHER_SIGNATURE.format("o"),
     ),
     compare(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +25,7 @@ from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import SealedKey
 from workers.audit.verify import Problem, Verification
-from workers.custody.holds import Outcome
+from workers.custody.holds import Holds, Outcome, Portion
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
 from workers.custody.recall import OUTCOMES, WORK
 from workers.words import number_of
@@ -35,6 +36,7 @@ CLOCKS = timedelta(minutes=1)  # that the custodian's clock, the database's and 
 _NOBODYS = ("order_changed", "officer_not_on_roster", "signature_does_not_verify")
 _KINDS = (*WORK, AuditEvent.ORDER_REFUSED, AuditEvent.PINNED_CHANGED)
 _CHUNK = 1_000
+_NOWHERE = UUID(int=0)
 
 
 @dataclass
@@ -95,6 +97,7 @@ class _Told:
     newest: tuple[int, bool] = (-1, True)
     ledger: tuple[int, str] | None = None
     pinned: set[tuple[str, str]] = field(default_factory=set)
+    subjects: dict[str, UUID] = field(default_factory=dict)  # whom an item showed when its keys went
 
 
 def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
@@ -123,6 +126,7 @@ def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None
     ).scalar_one()  # when this transaction began, and so its snapshot at the earliest
     _check_lines(book, told, taken, result)
     _check_tombstones(session, book, told, result)
+    _check_holds(session, ledger, told, result)
 
 
 def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mapping[str, Any]) -> Iterator[str]:
@@ -130,6 +134,8 @@ def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mappin
     if event == AuditEvent.TICKET_SPENT:
         yield from _ticket_faults(book, told, seq, fields)
     elif event == AuditEvent.KEY_SHREDDED:
+        if "subject" in fields:
+            told.subjects[fields["item"]] = UUID(fields["subject"])
         faces = [*detail.get("faces", ()), *([LAYOUT_FACE] if detail.get("layout") else ())]
         missing = [face for face in faces if book.tombstone(fields["item"], face) is None]
         if missing:
@@ -221,6 +227,40 @@ def _check_tombstones(session: Session, book: _Book, told: _Told, result: Verifi
                 result.found(Problem.LEDGER, f"ledger line {line.number}", words)
             else:
                 _found_or_in_hand(line, words, result)
+
+
+def _check_holds(session: Session, ledger: Ledger, told: _Told, result: Verification) -> None:
+    """Nothing was buried while a hold stood on it, by the order of the ledger's lines and by where the trail says that it was made."""
+    lines = ledger.lines()
+    if not any(line.entry["kind"] == Outcome.HOLD for line in lines):
+        return
+    made = _made_in(session, {line.entry["item"] for line in lines if line.entry["kind"] == SHREDDED})
+    holds = Holds()
+    for line in lines:
+        said = line.entry
+        if said["kind"] in set(Outcome):
+            holds.follow(said)
+        elif said["kind"] == SHREDDED:
+            item, named = said["item"], said["faces"] if "faces" in said else [said["face"]]
+            faces = None if named is None else tuple(named)
+            releases = made.get(item, {_NOWHERE})
+            portions = [Portion(UUID(item), release, told.subjects.get(item), faces) for release in releases]
+            for hold in sorted(map(str, holds.covering(portions))):
+                words = f"keys of item {item} were shredded while a hold on {hold} stood"
+                result.found(Problem.LEDGER, f"ledger line {line.number}", words)
+
+
+def _made_in(session: Session, items: set[str]) -> dict[str, set[UUID]]:
+    """The releases that the trail says these items were made in."""
+    made: dict[str, set[UUID]] = {}
+    kinds = [AuditEvent.ITEM_COMMITTED.value, AuditEvent.ITEM_RELEASED.value]
+    query = select(Event.canonical).where(Event.event.in_(kinds)).execution_options(yield_per=_CHUNK)
+    for canonical in session.execute(query).scalars() if items else ():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            fields = json.loads(bytes(canonical))["fields"]
+            if fields["item"] in items:
+                made.setdefault(fields["item"], set()).add(UUID(fields["release"]))
+    return made
 
 
 def _found_or_in_hand(line: Line, words: str, result: Verification) -> None:

@@ -60,6 +60,7 @@ SIGNED: dict[AuditEvent, _Rule] = {
 _PEOPLE = (AuditEvent.PERSON_ADDED, AuditEvent.PERSON_REMOVED)
 _ADMINISTERED = (*_PEOPLE, AuditEvent.POLICY_SET)
 _OF_NO_REQUEST = (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED, *_ADMINISTERED)
+_OF_RELEASES = (AuditEvent.RELEASE_SUBMITTED, AuditEvent.ORDER_GIVEN)
 _TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
 _BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
 KINDS: tuple[AuditEvent, ...] = (*SIGNED, *_TICKETS, AuditEvent.REVIEW_OPENED)
@@ -123,6 +124,7 @@ class SignedHistory:
         self._requests: dict[str, _Request] = {}
         self._reviews: dict[str, str] = {}  # of a requester: the request whose review is open
         self._administered: set[str] = set()  # tenants that have, or had, an administrator
+        self._tenants: dict[str, str] = {}  # whose each release is, from where on the trail says so
         self._signs_for: dict[bytes, str] = {}  # whose each signing key is, however it is written
 
     def see(self, event: Mapping[str, Any]) -> Iterator[str]:
@@ -136,6 +138,8 @@ class SignedHistory:
             yield "its detail is no object"
         elif kind in SIGNED:
             yield from self._see_signed(kind, fields)
+            if kind in _OF_RELEASES:
+                yield from self._see_tenant(kind, fields)
             if kind in _ADMINISTERED:
                 yield from self._see_administered(kind, fields)
             if kind in _PEOPLE:
@@ -216,6 +220,15 @@ class SignedHistory:
             yield f"the signature is not one by the key that {actor} was added with"
         else:
             self.signatures += 1
+
+    def _see_tenant(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+        """Who signs a release, or orders about one, is of the tenant that it was submitted for."""
+        release, actor = str(fields.get("release")), str(fields.get("actor"))
+        if kind is AuditEvent.RELEASE_SUBMITTED and "tenant" in fields["detail"]:
+            self._tenants.setdefault(release, str(fields["detail"]["tenant"]))
+        tenant, person = self._tenants.get(release), self._people.get(actor)
+        if person is not None and "signature" in fields["detail"] and tenant not in (None, person.tenant):
+            yield f"{actor} is of another tenant than the release, which is {tenant}'s"
 
     def _see_request(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         actor, sha256 = str(fields.get("actor")), str(fields.get("request_hash"))

@@ -47,7 +47,7 @@ def _told(events: tuple[Tag, ...], careful: bool) -> str:
         fields = f"({json_of('e.canonical')}) -> 'fields'"
         fields = f"CASE WHEN jsonb_typeof({fields}) = 'object' THEN {fields} ELSE '{{}}' END"
     return (
-        f"WITH told AS MATERIALIZED (SELECT e.seq, e.event, f.* FROM audit.events AS e CROSS JOIN LATERAL jsonb_to_record({fields}) "
+        f"WITH told AS MATERIALIZED (SELECT e.seq, e.at, e.event, f.* FROM audit.events AS e CROSS JOIN LATERAL jsonb_to_record({fields}) "
         "AS f (actor text, release text, item text, request text, ticket text, recovery text, subject text, model_version text, "
         f"request_hash text, detail jsonb) WHERE e.event IN ({kinds}))"
     )

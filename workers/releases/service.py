@@ -184,6 +184,7 @@ def submit(
     chunks = range(0, len(terms.items), chunk)
     session.execute(insert(Outbox), [chunk_message(terms.items[at : at + chunk]) for at in chunks])
     detail: dict[str, Any] = {
+        "tenant": tenant,
         "items": len(terms.items),
         "profile": options.profile.value,
         "format": options.format,

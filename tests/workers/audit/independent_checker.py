@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import zipfile
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -106,6 +107,7 @@ def check(data: bytes, public: bytes, custodian: bytes | None = None, *, before:
     need(bool(events) and events[0]["seq"] < heads[0][0], "the first head does not cover the first event")
     check_matter(evidence["about"], events)
     check_people(events)
+    check_shredded(events)
     if custodian is not None:
         check_custodian(events, custodian, before)
 
@@ -233,10 +235,13 @@ def check_people(events: list[Any]) -> None:
     requests: dict[str, Any] = {}
     spent: set[str] = set()
     glass: dict[str, str] = {}  # of a requester: the request whose review is open
+    tenants: dict[str, Any] = {}
     any_signed = False
     for event in events:
         tag, said = event["event"], event["fields"]
         detail, actor = said.get("detail", {}), said.get("actor")
+        if tag in ("release:submitted", "order:given"):
+            check_tenant(tag, said, people.get(actor), tenants)
         if tag in ("person:added", "person:removed"):
             check_administration(tag, said, people, gone)
         elif tag in SIGNED:
@@ -260,6 +265,38 @@ def check_people(events: list[Any]) -> None:
             else:
                 need(not known["denied"] and len(known["by"]) >= known["quorum"], "a ticket without its quorum")
                 known["issued"] = True
+
+
+def check_tenant(tag: str, said: Any, person: Any, tenants: dict[str, Any]) -> None:
+    """Who signs a release, or orders about one, is of the tenant that it was submitted for."""
+    detail, release = said.get("detail", {}), said.get("release")
+    if tag == "release:submitted" and "tenant" in detail:
+        tenants.setdefault(release, detail["tenant"])
+    if release in tenants and person is not None and "signature" in detail:
+        need(person["tenant"] == tenants[release], f"{tag} by somebody of another tenant")
+
+
+def check_shredded(events: list[Any]) -> None:
+    """Keys were shredded as of the release that their item was made in, and by retention when that had ended long enough ago."""
+    made: dict[str, set[str]] = {}
+    submitted: dict[str, list[datetime]] = {}
+    ended: dict[str, list[datetime]] = {}
+    for event in events:
+        tag, said, at = event["event"], event["fields"], datetime.fromisoformat(event["at"])
+        if tag in ("item:committed", "item:released"):
+            made.setdefault(said["item"], set()).add(said.get("release"))
+        elif tag == "release:submitted":
+            submitted.setdefault(said["release"], []).append(at)
+        elif tag in ("release:finished", "release:cancelled"):
+            ended.setdefault(said["release"], []).append(at)
+        elif tag == "key:shredded":
+            release, detail = said["release"], said.get("detail", {})
+            need(release in submitted and made.get(said["item"]) == {release}, "keys of another release were shredded")
+            if detail.get("reason") == "retention":
+                days = detail.get("retain_days")
+                kept = timedelta(days=min(days, 1_000_000) if type(days) is int and days > 0 else 0)
+                need(release in ended, "retired before its release ended")
+                need(at >= max(submitted[release] + ended[release]) + kept, "retired before its time")
 
 
 def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[str]) -> None:

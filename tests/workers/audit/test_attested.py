@@ -38,7 +38,7 @@ def test_every_event_of_a_custodian_is_signed(world: World, anchors: Anchors, si
     custodian.open(uuid4())
     portion = Portion(world.items[1], world.release, None)
     world.ledger.record_shredded([portion])
-    shred(custodian, portion, Because(Reason.RETENTION))
+    shred(custodian, portion, Because(Reason.ORDER))
     result = checked(world, anchors, signer)
     own = [each for each in world.events(marks=True) if each["role"] == "refacex_custodian"]
     assert (words(result), result.notes, result.attested) == ([], [], 2 + len(own)), "two are of the custodian's start"
@@ -55,7 +55,7 @@ def test_a_key_destroyed_with_an_invented_shredding_beside_it_is_found(
     gone = "UPDATE sealed_keys SET wrapped = NULL, state = 'shredded'"
     as_superuser(world, f"{gone} WHERE item_id = '{item}' AND face = 1")
     about = {"actor": "custodian", "release": str(world.release), "item": str(item)}
-    detail = {"reason": "retention", "faces": [1], "layout": False, "keys": 1, "tombstone": "0" * 64}
+    detail = {"reason": "order", "faces": [1], "layout": False, "keys": 1, "tombstone": "0" * 64}
     write(world, "key:shredded", about | {"detail": detail})
     assert verified(world.database, anchors, signer).findings == []
     assert words(checked(world, anchors, signer)) == ["key:shredded: the custodian did not sign it"]

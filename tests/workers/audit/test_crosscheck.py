@@ -255,6 +255,8 @@ def test_subjects_are_held_against_what_the_trail_says_of_them(
         release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources)
         query = select(Item.id, Item.subject_id).where(Item.release_id == release).order_by(Item.position)
         (anna, _, ben) = session.execute(query).all()
+    with world.as_("release").begin() as session:
+        append(session, AuditEvent.ITEM_COMMITTED, actor="release-worker", release=release, item=anna.id)
     with world.as_("custodian").begin() as session:
         about = {
             "release": release,
