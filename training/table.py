@@ -22,7 +22,8 @@ def main() -> None:
     _, after = rest.split(END)
     results = Path("training/results")
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    parts = [table(result) for result in found if "profile" in result]
+    measured = [result for result in found if "profile" in result]
+    parts = [table(result) for result in sorted(measured, key=lambda result: result["profile"] != "robust")]
     if (results / "channels.json").exists():
         parts.append(channels(json.loads((results / "channels.json").read_text())))
     README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
