@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-#: The custodian itself is about 3,700 of them; the rest are tables, messages, settings and errors. Whoever needs more looks first
+#: The custodian itself is about 4,000 of them; the rest are tables, messages, settings and errors. Whoever needs more looks first
 #: whether the custodian must know it.
-MOST_LINES = 6_800
+MOST_LINES = 6_900
 #: What other processes are for: asking, recovering, releasing, exporting, and every way in.
 NEVER = (
     "gateway",
