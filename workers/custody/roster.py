@@ -95,15 +95,25 @@ def write_roster(
 
 
 def load_roster(path: Path | str) -> Roster:
-    """Reads the roster. Raises RosterMissing where there is none; RosterInvalid where it is damaged or not ours; RosterLoose where
-    others may write it.
+    """Reads the roster. Raises RosterMissing where there is none; RosterInvalid where it is damaged, not ours or says what no roster
+    may; RosterLoose where others may write it.
     """
+    people, roster = _read(path)
+    try:
+        _check(people, roster.least_quorum)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise RosterInvalid(f"{path}: an entry has a part of another kind") from error
+    return roster
+
+
+def _read(path: Path | str) -> tuple[list[RosterPerson], Roster]:
+    """Everybody on it, and the roster; also one that was written before somebody's key was known to be of no use."""
     try:
         body, sha256 = pinned.read(Path(path), FORMAT, VERSION)
         people = [_person(entry) for entry in body["people"]]
         party = body.get("webauthn")
         relying_party = RelyingParty(party["id"], tuple(party["origins"])) if party else None
-        _check(people, body["least_quorum"])
+        least_quorum = body["least_quorum"]
     except pinned.Loose as error:
         raise RosterLoose(str(error)) from error
     except FileNotFoundError as error:
@@ -116,7 +126,8 @@ def load_roster(path: Path | str) -> Roster:
         raise RosterInvalid(f"{path}: an entry lacks a part, or has one of another kind") from error
     except ValueError as error:
         raise RosterInvalid(f"{path}: {error}") from error
-    return Roster({person.id: person for person in people}, body["least_quorum"], relying_party, sha256)
+    known = {str(person.id): person for person in people}
+    return people, Roster(known, least_quorum, relying_party, sha256)
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
@@ -129,11 +140,11 @@ def remove_person(path: Path | str, person: str, *, keep_submitter: bool = False
     """Takes a person off the roster: nothing they signed or sign counts any more; False where they were not on it.
 
     `keep_submitter`: a submitter stays, as that alone, so that what they submitted can still be recovered. Raises as
-    `load_roster` does.
+    `load_roster` does, of what is left.
     """
-    roster = load_roster(path)
+    people, roster = _read(path)  # who is taken off may be what is wrong with it
     gone = roster.people.get(person)
-    left = [each for each in roster.people.values() if each.id != person]
+    left = [each for each in people if each.id != person]
     if gone is not None and keep_submitter and SUBMITTER in gone.roles:
         left.append(replace(gone, roles=(SUBMITTER,), passkeys=()))
     write_roster(path, left, roster.least_quorum, roster.relying_party)

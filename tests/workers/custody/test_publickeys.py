@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from workers.custody.errors import RosterKeyUnusable
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Passkey, fault, key_of
 from workers.custody.publickeys import KeyOfNobody, usable_ed25519, usable_x25519
-from workers.custody.roster import RosterPerson, add_person, load_roster, write_roster
+from workers.custody.roster import RosterPerson, add_person, load_roster, remove_person, write_roster
 
 P = 2**255 - 19
 Y8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")
@@ -107,3 +108,18 @@ def test_nobody_is_on_the_roster_with_such_a_key(tmp_path: Path, monkeypatch: py
     assert "dave" in str(pinned.read(path, "refacex-roster", 1)[0]["people"])
     with pytest.raises(RosterKeyUnusable, match="dave would sign"):
         load_roster(path)
+
+
+def test_who_is_on_an_older_roster_with_such_a_key_can_be_taken_off(tmp_path: Path) -> None:
+    """The custodian goes by none of it until then."""
+    path, bob, mal = tmp_path / "roster.json", Member("bob", ("approver",)), Member("mal", ("approver",))
+    write_roster(path, [bob.on_roster(), mal.on_roster()])
+    body, _ = pinned.read(path, "refacex-roster", 1)
+    body["people"][1]["ed25519_public"] = base64.b64encode(NOBODYS[2]).decode()
+    pinned.write(path, "refacex-roster", 1, {name: body[name] for name in ("least_quorum", "people", "webauthn")})
+    with pytest.raises(RosterKeyUnusable):
+        load_roster(path)
+    with pytest.raises(RosterKeyUnusable):
+        remove_person(path, "bob")
+    assert remove_person(path, "mal")
+    assert list(load_roster(path).people) == ["bob"]
