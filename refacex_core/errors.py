@@ -75,7 +75,7 @@ class ImageTooSmall(CoreError):
 
 
 class PayloadMissing(CoreError):
-    """The file carries no ReFaceX payload that can be read: use the released file, or an unscaled and uncropped copy of it."""
+    """The file carries no ReFaceX payload that can be read: use the released file, or a copy of it that was not scaled."""
 
     code = "payload_missing"
 

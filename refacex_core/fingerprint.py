@@ -36,9 +36,12 @@ def face_fingerprint(crop: RGB) -> bytes:
     return _signs(crop, 8 * FACE_FINGERPRINT_BYTES)
 
 
-def matches(a: bytes, b: bytes) -> bool:
-    """Whether two fingerprints of the same kind are of the same picture. ValueError when they are of two kinds."""
+def matches(a: bytes, b: bytes, *, piece: bool = False) -> bool:
+    """Whether two fingerprints of the same kind are of the same picture. ValueError when they are of two kinds.
+
+    `piece`: one is of a picture whose edge is missing, and was repeated: twice as many bits may differ.
+    """
     if len(a) != len(b) or len(a) not in _TOLERANCE:
         raise ValueError("fingerprints have 16 bytes (image) or 8 (face)")
     distance = (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).bit_count()
-    return distance <= _TOLERANCE[len(a)]
+    return distance <= _TOLERANCE[len(a)] * (2 if piece else 1)

@@ -26,7 +26,7 @@ INPUT_SUFFIXES: Final = frozenset(
 )
 
 _FORMATS = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "TIFF": "tiff", "HEIF": "heif"}
-_LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
 _ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
@@ -83,8 +83,8 @@ def encode(rgb: RGB, format: str, quality: int | None = None) -> bytes:  # noqa:
         raise ValueError("only H x W x 3 bytes can be written, as png, jpeg or webp")
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError("quality goes from 1 to 100")
-    if max(rgb.shape[:2]) > _LONGEST_SIDE[format]:
-        raise ImageTooLarge(f"{format} holds at most {_LONGEST_SIDE[format]} pixels a side")
+    if max(rgb.shape[:2]) > LONGEST_SIDE[format]:
+        raise ImageTooLarge(f"{format} holds at most {LONGEST_SIDE[format]} pixels a side")
     image, buffer = Image.fromarray(np.ascontiguousarray(rgb)), io.BytesIO()
     if format == "png":
         image.save(buffer, "PNG", compress_level=6)

@@ -44,6 +44,7 @@ from refacex_core.types import (
 from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
+_MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
 _GREY = 8  # where no pixel's colours are further apart, the photograph is black and white
@@ -278,27 +279,26 @@ class Core:
         rgb = self._pixels_of(data)
         heard = self.reader.listen(rgb)
         header = heard.header
-        opened = heard.open(keys.layout_key)
-        sealed = opened.sealed
+        opened = heard.open(keys.layout_key, self._max_pixels)
         try:
-            layout = open_layout(header, sealed, keys.layout_key, context)
+            layout = open_layout(header, opened.sealed, keys.layout_key, context)
         except PayloadMismatch:
             if header.profile is Profile.ROBUST:  # its error correction answered: these are the bytes, of another item
                 raise
             raise PayloadUnreadable("an archive release is readable from its PNG alone, as released") from None
-        _compare(opened, layout, keys.face_keys)
-        wanted = {index: layout.faces[index] for index in keys.face_keys if 0 <= index < len(layout.faces)}
-        windows = [align.reach(face.geometry.matrix(), _AROUND) for face in wanted.values()]
-        before = heard.model.unembed(opened.rgb, header, sealed, keys.layout_key, windows)
-        crops = {index: align.crop(before, face.geometry.matrix()) for index, face in wanted.items()}
-        recovered = []
-        for index, key in sorted(keys.face_keys.items()):
+        for index in keys.face_keys:
             if not 0 <= index < len(layout.faces):
                 raise FaceUnknown(f"face {index} of {len(layout.faces)}")
-            payload = open_face(header, sealed, layout, index, key, context)
-            crop = heard.model.face(header.profile, crops[index], payload)
-            matrix = align.moved(layout.faces[index].geometry.matrix(), opened.left, opened.top)
-            recovered.append(RecoveredFace(index, crop, matrix))
+        there = _compare(opened, layout, keys.face_keys)
+        geometries = {index: layout.faces[index].geometry.matrix() for index in sorted(there)}
+        windows = [align.reach(matrix, _AROUND) for matrix in geometries.values()]
+        before = heard.model.unembed(opened.rgb, header, opened.sealed, keys.layout_key, windows, opened.shown)
+        recovered = []
+        for index, matrix in geometries.items():
+            payload = open_face(header, opened.sealed, layout, index, keys.face_keys[index], context)
+            crop = heard.model.face(header.profile, align.crop(before, matrix), payload)
+            top, left = (opened.shown or (0, 0))[:2]
+            recovered.append(RecoveredFace(index, crop, align.moved(matrix, left, top)))
         return recovered
 
     def mark(self, crop: RGB, ticket: bytes) -> RGB:
@@ -331,18 +331,43 @@ def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(wide, (0, 0), 2.0), np.float32)
 
 
-def _compare(opened: Opened, layout: Layout, wanted: Collection[int]) -> None:
-    """Raises PayloadMismatch unless this is the photograph that the payload was made for.
+def _compare(opened: Opened, layout: Layout, wanted: Collection[int]) -> set[int]:
+    """Which of the wanted faces are there. Raises PayloadMismatch unless this is the photograph that the payload was made for.
 
-    A whole photograph and all of its faces are compared; of a piece, the faces that are wanted, which have to be in it.
+    A whole photograph and all of its faces are compared. Of a piece: every face that is wholly in it, a photograph of which most is
+    there as well, and of the wanted faces at least one has to be there.
     """
-    if not opened.piece and not matches(image_fingerprint(opened.rgb), layout.fingerprint):
+    shown = opened.shown
+    fingerprint = image_fingerprint(opened.rgb)
+    if shown is None and not matches(fingerprint, layout.fingerprint):
         raise PayloadMismatch
+    if (
+        shown is not None
+        and _share(opened.rgb, shown) >= _MOST
+        and not matches(fingerprint, layout.fingerprint, piece=True)
+    ):
+        raise PayloadMismatch
+    there = set()
     for index, face in enumerate(layout.faces):
-        if opened.piece and index not in wanted:
-            continue
-        if not matches(face_fingerprint(align.crop(opened.rgb, face.geometry.matrix())), face.fingerprint):
-            raise PayloadMismatch("or what is close around this face was cut away" if opened.piece else "")
+        matrix = face.geometry.matrix()
+        if matches(face_fingerprint(align.crop(opened.rgb, matrix)), face.fingerprint):
+            there.add(index)
+        elif shown is None or _within(align.reach(matrix), shown):
+            raise PayloadMismatch
+    if not there & set(wanted) and wanted:
+        raise PayloadMismatch("or what is close around this face was cut away")
+    return there & set(wanted)
+
+
+def _share(whole: RGB, shown: tuple[int, int, int, int]) -> float:
+    """How much of an image a piece shows (0..1)."""
+    top, left, bottom, right = shown
+    height, width = whole.shape[:2]
+    return float((min(bottom, height) - max(top, 0)) * (min(right, width) - max(left, 0)) / (height * width))
+
+
+def _within(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) -> bool:
+    return inner[0] >= outer[0] and inner[1] >= outer[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
 def _without_neighbours(job: Job, face: Face) -> RGB:

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import weights
-from refacex_core.errors import ModelUnknown, PayloadMissing
+from refacex_core.errors import ModelUnknown, PayloadMissing, PayloadUnreadable
+from refacex_core.images import MAX_PIXELS
 from refacex_core.payload import codec
 from refacex_core.recovery import Recovery
 from refacex_core.stego import channel, lsb
-from refacex_core.stego.channel import Channel, Piece, Placed
+from refacex_core.stego.channel import Channel, Piece
 from refacex_core.stego.framing import Header
 from refacex_core.stego.unembed import Unembedder
 from refacex_core.types import RGB, Profile
@@ -67,13 +68,14 @@ class Model:
         sealed: bytes,
         layout_key: bytes,
         windows: Sequence[tuple[int, int, int, int]],
+        shown: tuple[int, int, int, int] | None = None,
     ) -> RGB:
         """A received image as it was before the sealed part was written, as nearly as the file allows, in `windows` (top, left,
         bottom, right, in pixels); as received in the rest, in the `archive` profile, and of versions that cannot.
         """
         if self._unembedder is None or header.profile is Profile.ARCHIVE:
             return image
-        return self.channel.unembed(image, header, sealed, layout_key, windows, self._unembedder)
+        return self.channel.unembed(image, header, sealed, layout_key, windows, self._unembedder, shown)
 
     def face(self, profile: Profile, released: RGB, payload: bytes) -> RGB:
         """The original crop (256 x 256 x 3) from the released one and the opened payload. PayloadUnreadable."""
@@ -85,14 +87,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Opened:
-    """A received image with its sealed part read. `rgb` is as large as what was released; `top` and `left` say where in it the
-    received image begins (pixels), where only a `piece` of it was received."""
+    """A received image with its sealed part read. `rgb` is as large as what was released; `shown` is where in it the received image
+    lies (top, left, bottom, right, in pixels), where only a piece of it was received."""
 
     sealed: bytes = field(repr=False)
     rgb: RGB = field(repr=False)
-    top: int = 0
-    left: int = 0
-    piece: bool = False
+    shown: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,25 @@ class Heard:
     llr: NDArray[np.float32] | None = field(default=None, repr=False)  # none for an `archive` release
     piece: Piece | None = field(default=None, repr=False)  # of an image that was cut or shifted
 
-    def open(self, layout_key: bytes) -> Opened:
-        """The sealed part, and the image in its place. WrongKey for another layout key; PayloadUnreadable when too much was lost."""
+    def open(self, layout_key: bytes, max_pixels: int = MAX_PIXELS) -> Opened:
+        """The sealed part, and the image in its place, of at most `max_pixels`. WrongKey for another layout key; PayloadUnreadable when
+        too much was lost.
+        """
         if self.llr is None:
             return Opened(lsb.read_sealed(self.rgb, self.header, layout_key), self.rgb)
-        channel = self.model.channel
-        placed = Placed(self.rgb, self.llr) if self.piece is None else channel.place(self.rgb, self.piece, layout_key)
+        channel, piece = self.model.channel, self.piece
+        if piece is None:
+            try:
+                return Opened(channel.read_sealed(self.rgb, self.llr, self.header, layout_key), self.rgb)
+            except PayloadUnreadable:
+                if self.header.size is None:
+                    raise
+            piece = Piece(
+                self.header, self.llr, (0, 0), (0, 0)
+            )  # perhaps shifted by whole tiles on a canvas of its size
+        placed = channel.place(self.rgb, piece, layout_key, max_pixels)
         sealed = channel.read_sealed(placed.rgb, placed.llr, self.header, layout_key)
-        return Opened(sealed, placed.rgb, placed.top, placed.left, self.piece is not None)
+        return Opened(sealed, placed.rgb, placed.shown)
 
 
 class Reader:

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from refacex_core import images
-from refacex_core.errors import CoreError, ImageTooLarge
+from refacex_core.errors import CoreError
 from refacex_core.faces import align
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint
 from refacex_core.reader import Model
@@ -75,7 +75,8 @@ def write_release(
             break  # what is so full does not live through more at any strength
         if attempt is not chosen and psnr(attempt.pixels, writable(image)) < _GOOD:
             break
-        if attempt.lives_through(item.options.format, item.options.quality, Survival.ALWAYS):
+        more = (Survival.ALWAYS,) if attempt is chosen else (least, Survival.ALWAYS)
+        if attempt.lives_through(item.options.format, item.options.quality, *more):
             chosen = attempt
             break
     if chosen is None:
@@ -93,6 +94,7 @@ class _Attempt:
     sealed: bytes = field(repr=False)
     layout_key: bytes = field(repr=False)
     max_pixels: int
+    _kept: dict[str, bytes] = field(default_factory=dict, repr=False)  # the file's bytes, and that they were read back
 
     @classmethod
     def at(
@@ -122,25 +124,39 @@ class _Attempt:
         )
         return cls(model, model.embed(image, header, sealed, layout_key), header, sealed, layout_key, max_pixels)
 
-    def lives_through(self, kind: str, quality: int | None, survival: Survival) -> bool:
-        """Whether the payload comes out of the file, and of the file encoded once more; an `archive` payload, of the file alone."""
+    def lives_through(self, kind: str, quality: int | None, *survivals: Survival) -> bool:
+        """Whether the payload comes out of the file, and of the file encoded once more, in each way; an `archive` payload, of the file
+        alone. ImageTooLarge where the file itself cannot hold the image.
+        """
+        seen = self._seen(kind, quality)
         try:
-            seen = (
-                self._through(self.pixels, kind, quality) if kind != "png" else self.pixels
-            )  # a PNG gives back what it is given
-            self._read_back(seen)
-            if self.header.profile is Profile.ROBUST:
-                self._read_back(self._through(seen, *survival.value))
-        except (ReadBackFailed, ImageTooLarge):  # WebP holds no side of more than 16,383 pixels
+            if "read" not in self._kept:
+                self._read_back(seen)
+                self._kept["read"] = b""
+            for survival in survivals if self.header.profile is Profile.ROBUST else ():
+                again, most = survival.value
+                if max(seen.shape[:2]) > images.LONGEST_SIDE[again]:
+                    return False
+                self._read_back(self._through(seen, again, most))
+        except ReadBackFailed:
             return False
         return True
 
     def file(self, image: RGB, kind: str, quality: int | None) -> Stego:
-        """The file itself, read once more. ReadBackFailed."""
-        data = images.encode(self.pixels, kind, quality)
+        """The file itself, which `lives_through` has read back."""
+        data = self._kept.get("data") or images.encode(self.pixels, kind, quality)
         seen = images.decode(data, max_pixels=self.max_pixels).rgb
-        self._read_back(seen)
+        if not np.array_equal(seen, self._seen(kind, quality)):
+            raise ReadBackFailed
         return Stego(data, hashlib.sha256(data).hexdigest(), self.header, seen, psnr(seen, image))
+
+    def _seen(self, kind: str, quality: int | None) -> RGB:
+        """The pixels that a reader of the file sees; a PNG gives back what it is given."""
+        if kind == "png":
+            return self.pixels
+        if "data" not in self._kept:
+            self._kept["data"] = images.encode(self.pixels, kind, quality)
+        return images.decode(self._kept["data"], max_pixels=self.max_pixels).rgb
 
     def _through(self, pixels: RGB, kind: str, quality: int | None) -> RGB:
         return images.decode(images.encode(pixels, kind, quality), max_pixels=self.max_pixels).rgb

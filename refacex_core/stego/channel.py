@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from refacex_core import weights
 from refacex_core.errors import ImageTooSmall, PayloadMissing, PayloadUnreadable
+from refacex_core.images import MAX_PIXELS
 from refacex_core.sealing import check_key, permutation
 from refacex_core.stego import ldpc, registration
 from refacex_core.stego.framing import HEADER_BYTES, Header, keyed_permutation
@@ -68,7 +69,7 @@ def capacity(height: int, width: int) -> int:
     """The largest sealed part, in bytes, that an image of this size carries."""
     if min(height, width) // 8 < TILE // 2:  # less than half a tile each way cannot carry the header
         return 0
-    return int(_free(height, width) * _FULLEST) // 8
+    return int(min(_free(height, width), ldpc.MAX_BITS) * _FULLEST) // 8
 
 
 def fullness(height: int, width: int, sealed_bytes: int) -> float:
@@ -95,12 +96,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Placed:
-    """A piece in its place: the whole image with nothing else in it, what was heard, and where the piece begins (pixels)."""
+    """A piece in its place: the whole image with nothing else in it, what was heard, and where in it the piece lies (top, left,
+    bottom, right, in pixels; it may reach over the edge)."""
 
     rgb: RGB = field(repr=False)
     llr: NDArray[np.float32] = field(repr=False)
-    top: int = 0
-    left: int = 0
+    shown: tuple[int, int, int, int]
 
 
 def _length(header: Header, free: int) -> int:
@@ -182,13 +183,20 @@ class Channel:
         layout_key: bytes,
         windows: Sequence[tuple[int, int, int, int]],
         unembedder: Unembedder,
+        shown: tuple[int, int, int, int] | None = None,
     ) -> RGB:
         """A received image (H x W x 3) with the channel's noise taken out in `windows` (top, left, bottom, right, in pixels).
 
-        Header and sealed part are what was read from it. `unembedder` is the one that was trained with this channel.
+        Header and sealed part are what was read from it. `unembedder` is the one that was trained with this channel. `shown`: the part
+        that was received, where that is a piece.
         """
         rows, columns = image.shape[0] // 8, image.shape[1] // 8
         bits, used = _laid_out(header, sealed, layout_key, rows, columns)
+        if shown is not None:  # what only repeats the piece's edge was never written into
+            top, left, bottom, right = (max(edge, 0) for edge in shown)
+            there = np.zeros_like(used[0])
+            there[-(-top // 8) : bottom // 8, -(-left // 8) : right // 8] = True
+            used &= there
         out = image.copy()
         for top, left, bottom, right in windows:
             a, b = (
@@ -199,8 +207,8 @@ class Channel:
                 continue
             part = (slice(8 * a.start, 8 * a.stop), slice(8 * b.start, 8 * b.stop))
             x = torch.from_numpy(image[part].copy()).permute(2, 0, 1)[None].float().to(self._device)
-            there = (torch.from_numpy(each[:, a, b].copy())[None].float().to(self._device) for each in (bits, used))
-            before = unembedder(self._net, x, *there, header.strength)[0].round().clamp(0, 255).byte()
+            written = (torch.from_numpy(each[:, a, b].copy())[None].float().to(self._device) for each in (bits, used))
+            before = unembedder(self._net, x, *written, header.strength)[0].round().clamp(0, 255).byte()
             out[part] = before.permute(1, 2, 0).cpu().numpy()
         return out
 
@@ -241,31 +249,37 @@ class Channel:
         for down, right in registration.grids(self._net, x, clear, most):
             yield (down, right), self._net.extract(x[:, :, down:, right:])[0].cpu().numpy()
 
-    def place(self, image: RGB, piece: Piece, layout_key: bytes) -> Placed:
-        """The piece in an image of the size that its header says, and what was heard in it. WrongKey; PayloadUnreadable.
+    def place(self, image: RGB, piece: Piece, layout_key: bytes, max_pixels: int = MAX_PIXELS) -> Placed:
+        """The piece in an image of the size that its header says, and what was heard in it. WrongKey; PayloadUnreadable, also where that
+        were more than `max_pixels`: whoever changes a file can make its header say anything.
 
         Where the piece shows nothing, its edge is repeated, and nothing is heard.
         """
         header = piece.header
         check_key(header, layout_key)
-        if header.size is None:
+        if header.size is None or header.profile is not Profile.ROBUST:
             raise PayloadUnreadable("it was cut or shifted, and files of its version do not say how large they were")
-        if header.size[0] * header.size[1] > _LARGEST * image[..., 0].size:
-            raise PayloadUnreadable("so little of the image is left that it cannot be put in its place")
-        whole = header.size[::-1]
+        height, width = whole = header.size[::-1]
+        little = "so little of the image is left that it cannot be put in its place"
+        if max(whole) > _LARGEST * max(image.shape[:2]) or height * width > min(
+            _LARGEST * image[..., 0].size, max_pixels
+        ):
+            raise PayloadUnreadable(little)
+        places = list(registration.offsets(piece.first, 8 * TILE, image.shape[:2], whole))
+        if not places:
+            raise PayloadUnreadable(little)
         if not 0 < header.sealed_bytes <= capacity(*whole):
             raise PayloadUnreadable("its header tells of more than the image can carry")
-        places = _sealed_places(header, layout_key, whole[0] // 8, whole[1] // 8)
+        sealed = _sealed_places(header, layout_key, height // 8, width // 8)
         found = []
-        for top, left in registration.offsets(piece.first, 8 * TILE, image.shape[:2], whole):
-            heard = _laid_over(piece, top, left, whole)
-            found.append((float(ldpc.agreement(heard.ravel()[places][None], 8 * header.sealed_bytes)[0]), top, left))
-        if not found:
-            raise PayloadUnreadable("so little of the image is left that it cannot be put in its place")
+        for top, left in places:
+            heard = _laid_over(piece, top, left, whole).ravel()[sealed]
+            found.append((float(ldpc.agreement(heard[None], 8 * header.sealed_bytes)[0]), top, left))
         _, top, left = max(found)
-        rows = np.clip(np.arange(whole[0]) - top, 0, image.shape[0] - 1)
-        columns = np.clip(np.arange(whole[1]) - left, 0, image.shape[1] - 1)
-        return Placed(image[rows][:, columns], _laid_over(piece, top, left, whole), top, left)
+        rows = np.clip(np.arange(height) - top, 0, image.shape[0] - 1)
+        columns = np.clip(np.arange(width) - left, 0, image.shape[1] - 1)
+        shown = (top, left, top + image.shape[0], left + image.shape[1])
+        return Placed(image[np.ix_(rows, columns)], _laid_over(piece, top, left, whole), shown)
 
     def read_sealed(self, image: RGB, llr: NDArray[np.float32], header: Header, layout_key: bytes) -> bytes:
         """The sealed part. WrongKey for another layout key; PayloadUnreadable when too much was lost."""

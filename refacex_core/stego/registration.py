@@ -19,7 +19,7 @@ from refacex_core.stego.network import BLOCK, CARRYING, StegoNetwork, luma, to_g
 
 _LOOK, _LOOKS = 256, 4  # pixels of a window each way, and windows each way over the image: enough to see the grid in
 CLEAR = 8.0  # standard deviations that the grid of a payload stands out by; by chance none of 64 reaches 5
-_MOST_PLACES = 16
+_MOST_PLACES = 100
 _SHARED = 0.25  # of the piece, at least, lies inside the image
 
 
