@@ -95,14 +95,9 @@ def write_roster(
 
 
 def load_roster(path: Path | str) -> Roster:
-    """Reads the roster. Raises RosterMissing where there is none; RosterInvalid where it is damaged, not ours or says what no roster
-    may; RosterLoose where others may write it.
-    """
+    """The roster. Raises RosterMissing; RosterInvalid for what is damaged or no roster may say; RosterLoose where others may write it."""
     people, roster = _read(path)
-    try:
-        _check(people, roster.least_quorum)
-    except (TypeError, AttributeError, ValueError) as error:
-        raise RosterInvalid(f"{path}: an entry has a part of another kind") from error
+    _check(people, roster.least_quorum)
     return roster
 
 
@@ -113,7 +108,7 @@ def _read(path: Path | str) -> tuple[list[RosterPerson], Roster]:
         people = [_person(entry) for entry in body["people"]]
         party = body.get("webauthn")
         relying_party = RelyingParty(party["id"], tuple(party["origins"])) if party else None
-        least_quorum = body["least_quorum"]
+        return people, Roster({each.id: each for each in people}, body["least_quorum"], relying_party, sha256)
     except pinned.Loose as error:
         raise RosterLoose(str(error)) from error
     except FileNotFoundError as error:
@@ -126,8 +121,6 @@ def _read(path: Path | str) -> tuple[list[RosterPerson], Roster]:
         raise RosterInvalid(f"{path}: an entry lacks a part, or has one of another kind") from error
     except ValueError as error:
         raise RosterInvalid(f"{path}: {error}") from error
-    known = {str(person.id): person for person in people}
-    return people, Roster(known, least_quorum, relying_party, sha256)
 
 
 def add_person(path: Path | str, person: RosterPerson) -> None:
@@ -153,13 +146,14 @@ def remove_person(path: Path | str, person: str, *, keep_submitter: bool = False
 
 def _person(entry: dict[str, Any]) -> RosterPerson:
     return RosterPerson(
-        entry["id"],
-        entry["tenant"],
-        tuple(entry["roles"]),
+        str(entry["id"]),
+        str(entry["tenant"]),
+        tuple(map(str, entry["roles"])),
         base64.b64decode(entry["ed25519_public"], validate=True),
         base64.b64decode(entry["x25519_public"], validate=True),
         tuple(
-            Passkey(each["id"], base64.b64decode(each["public"], validate=True)) for each in entry.get("passkeys", [])
+            Passkey(str(each["id"]), base64.b64decode(each["public"], validate=True))
+            for each in entry.get("passkeys", [])
         ),
     )
 
