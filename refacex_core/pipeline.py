@@ -292,7 +292,7 @@ class Core:
         there = _compare(opened, layout, keys.face_keys)
         geometries = {index: layout.faces[index].geometry.matrix() for index in sorted(there)}
         windows = [align.reach(matrix, _AROUND) for matrix in geometries.values()]
-        before = heard.model.unembed(opened.rgb, header, opened.sealed, keys.layout_key, windows, opened.shown)
+        before = heard.model.unembed(opened, header, keys.layout_key, windows)
         recovered = []
         for index, matrix in geometries.items():
             payload = open_face(header, opened.sealed, layout, index, keys.face_keys[index], context)
@@ -339,24 +339,20 @@ def _compare(opened: Opened, layout: Layout, wanted: Collection[int]) -> set[int
     """
     shown = opened.shown
     fingerprint = image_fingerprint(opened.rgb)
-    if shown is None and not matches(fingerprint, layout.fingerprint):
+    enough = shown is None or _share(opened.rgb, shown) >= _MOST
+    if enough and not matches(fingerprint, layout.fingerprint, piece=shown is not None):
         raise PayloadMismatch
-    if (
-        shown is not None
-        and _share(opened.rgb, shown) >= _MOST
-        and not matches(fingerprint, layout.fingerprint, piece=True)
-    ):
-        raise PayloadMismatch
-    there = set()
+    there: set[int] = set()
     for index, face in enumerate(layout.faces):
         matrix = face.geometry.matrix()
         if matches(face_fingerprint(align.crop(opened.rgb, matrix)), face.fingerprint):
             there.add(index)
         elif shown is None or _within(align.reach(matrix), shown):
             raise PayloadMismatch
-    if not there & set(wanted) and wanted:
+    there &= set(wanted)
+    if wanted and not there:
         raise PayloadMismatch("or what is close around this face was cut away")
-    return there & set(wanted)
+    return there
 
 
 def _share(whole: RGB, shown: tuple[int, int, int, int]) -> float:

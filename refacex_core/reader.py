@@ -63,19 +63,19 @@ class Model:
 
     def unembed(
         self,
-        image: RGB,
+        opened: Opened,
         header: Header,
-        sealed: bytes,
         layout_key: bytes,
         windows: Sequence[tuple[int, int, int, int]],
-        shown: tuple[int, int, int, int] | None = None,
     ) -> RGB:
         """A received image as it was before the sealed part was written, as nearly as the file allows, in `windows` (top, left,
         bottom, right, in pixels); as received in the rest, in the `archive` profile, and of versions that cannot.
         """
         if self._unembedder is None or header.profile is Profile.ARCHIVE:
-            return image
-        return self.channel.unembed(image, header, sealed, layout_key, windows, self._unembedder, shown)
+            return opened.rgb
+        return self.channel.unembed(
+            opened.rgb, header, opened.sealed, layout_key, windows, self._unembedder, opened.shown
+        )
 
     def face(self, profile: Profile, released: RGB, payload: bytes) -> RGB:
         """The original crop (256 x 256 x 3) from the released one and the opened payload. PayloadUnreadable."""

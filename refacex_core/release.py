@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from refacex_core.reader import Model
 from refacex_core.sealing import SealedFace, seal
 from refacex_core.stego.channel import fullness, writable
 from refacex_core.stego.framing import SPREADS, STRENGTHS, FaceGeometry, Header, new_locator
-from refacex_core.types import RGB, ItemInput, Profile
+from refacex_core.types import RGB, ItemInput, ItemOptions, Profile
 
 
 class Survival(Enum):
@@ -66,7 +67,7 @@ def write_release(
     chosen: _Attempt | None = None
     for strength in range(STRENGTHS if item.options.profile is Profile.ROBUST else 1):
         attempt = _Attempt.at(model, image, faces, item, strength, max_pixels)
-        if chosen is None and attempt.lives_through(item.options.format, item.options.quality, least):
+        if chosen is None and attempt.lives_through(least):
             chosen = attempt
         if chosen is None:
             continue
@@ -76,25 +77,25 @@ def write_release(
         if attempt is not chosen and psnr(attempt.pixels, writable(image)) < _GOOD:
             break
         more = (Survival.ALWAYS,) if attempt is chosen else (least, Survival.ALWAYS)
-        if attempt.lives_through(item.options.format, item.options.quality, *more):
+        if attempt.lives_through(*more):
             chosen = attempt
             break
     if chosen is None:
         raise ReadBackFailed
-    return chosen.file(image, item.options.format, item.options.quality)
+    return chosen.file(image)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Attempt:
-    """An image with its payload written into it, at one strength."""
+    """An image with its payload written into it, at one strength, and the file of it, which is made and read when it is first needed."""
 
     model: Model
     pixels: RGB = field(repr=False)
     header: Header
     sealed: bytes = field(repr=False)
     layout_key: bytes = field(repr=False)
+    options: ItemOptions
     max_pixels: int
-    _kept: dict[str, bytes] = field(default_factory=dict, repr=False)  # the file's bytes, and that they were read back
 
     @classmethod
     def at(
@@ -122,53 +123,53 @@ class _Attempt:
             strength=strength,
             size=(image.shape[1], image.shape[0]) if robust else None,
         )
-        return cls(model, model.embed(image, header, sealed, layout_key), header, sealed, layout_key, max_pixels)
+        pixels = model.embed(image, header, sealed, layout_key)
+        return cls(model, pixels, header, sealed, layout_key, item.options, max_pixels)
 
-    def lives_through(self, kind: str, quality: int | None, *survivals: Survival) -> bool:
+    @cached_property
+    def data(self) -> bytes:
+        """The file. ImageTooLarge where its format cannot hold the image."""
+        return images.encode(self.pixels, self.options.format, self.options.quality)
+
+    @cached_property
+    def seen(self) -> RGB:
+        """The pixels that a reader of the file sees; a PNG gives back what it is given, and need not be made for that."""
+        return self.pixels if self.options.format == "png" else self._decoded(self.data)
+
+    @cached_property
+    def comes_back(self) -> bool:
+        """Whether the payload comes out of the file."""
+        return self._gives_it(self.seen)
+
+    def lives_through(self, *survivals: Survival) -> bool:
         """Whether the payload comes out of the file, and of the file encoded once more, in each way; an `archive` payload, of the file
-        alone. ImageTooLarge where the file itself cannot hold the image.
+        alone. ImageTooLarge.
         """
-        seen = self._seen(kind, quality)
-        try:
-            if "read" not in self._kept:
-                self._read_back(seen)
-                self._kept["read"] = b""
-            for survival in survivals if self.header.profile is Profile.ROBUST else ():
-                again, most = survival.value
-                if max(seen.shape[:2]) > images.LONGEST_SIDE[again]:
-                    return False
-                self._read_back(self._through(seen, again, most))
-        except ReadBackFailed:
-            return False
-        return True
+        if self.header.profile is Profile.ARCHIVE or not self.comes_back:
+            return self.comes_back
+        return all(self._survives(*survival.value) for survival in survivals)
 
-    def file(self, image: RGB, kind: str, quality: int | None) -> Stego:
-        """The file itself, which `lives_through` has read back."""
-        data = self._kept.get("data") or images.encode(self.pixels, kind, quality)
-        seen = images.decode(data, max_pixels=self.max_pixels).rgb
-        if not np.array_equal(seen, self._seen(kind, quality)):
+    def file(self, image: RGB) -> Stego:
+        """The file itself, of which `lives_through` said that it does. ReadBackFailed where it is not what was read there."""
+        seen = self._decoded(self.data)
+        if not np.array_equal(seen, self.seen):
             raise ReadBackFailed
-        return Stego(data, hashlib.sha256(data).hexdigest(), self.header, seen, psnr(seen, image))
+        return Stego(self.data, hashlib.sha256(self.data).hexdigest(), self.header, seen, psnr(seen, image))
 
-    def _seen(self, kind: str, quality: int | None) -> RGB:
-        """The pixels that a reader of the file sees; a PNG gives back what it is given."""
-        if kind == "png":
-            return self.pixels
-        if "data" not in self._kept:
-            self._kept["data"] = images.encode(self.pixels, kind, quality)
-        return images.decode(self._kept["data"], max_pixels=self.max_pixels).rgb
+    def _survives(self, kind: str, quality: int) -> bool:
+        if max(self.seen.shape[:2]) > images.LONGEST_SIDE[kind]:
+            return False
+        return self._gives_it(self._decoded(images.encode(self.seen, kind, quality)))
 
-    def _through(self, pixels: RGB, kind: str, quality: int | None) -> RGB:
-        return images.decode(images.encode(pixels, kind, quality), max_pixels=self.max_pixels).rgb
+    def _decoded(self, data: bytes) -> RGB:
+        return images.decode(data, max_pixels=self.max_pixels).rgb
 
-    def _read_back(self, seen: RGB) -> None:
+    def _gives_it(self, seen: RGB) -> bool:
         try:
             heard = self.model.listen(seen, self.header.profile)
-            good = heard.header == self.header and heard.open(self.layout_key).sealed == self.sealed
-        except CoreError as error:
-            raise ReadBackFailed(error.code) from error
-        if not good:
-            raise ReadBackFailed
+            return heard.header == self.header and heard.open(self.layout_key).sealed == self.sealed
+        except CoreError:
+            return False
 
 
 def psnr(a: RGB, b: RGB) -> float:
