@@ -78,8 +78,8 @@ def new(
         from schemas.states import Urgency
         from schemas.tables import Release
         from workers.custody import keys
-        from workers.errors import ReleaseUnknown
         from workers.recoveries import service as requests
+        from workers.releases.errors import ReleaseUnknown
 
         signing = own_key(key).of(keys.KeyType.ED25519)
         with sessions.begin() as session:

@@ -61,9 +61,9 @@ def submit(
     with service(home) as (settings, sessions):
         from refacex_core.types import DonorPolicy, Profile
         from schemas.submissions import submission_message
-        from workers.errors import OptionsInvalid
         from workers.releases import service as releases
         from workers.releases import sources
+        from workers.releases.errors import OptionsInvalid
         from workers.storage import Storage
 
         try:
@@ -226,7 +226,7 @@ def risk(
 def release_id_of(session: Session, given: str) -> UUID:
     """The release of an id or of the beginning of one. Raises ReleaseUnknown."""
     from schemas.tables import Release
-    from workers.errors import ReleaseUnknown
+    from workers.releases.errors import ReleaseUnknown
 
     found = by_beginning(session, Release.id, given)
     if found is None:

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from schemas.tables import Item
-from workers.errors import ExportCorrupt
+from workers.exports.errors import ExportCorrupt
 
 MANIFEST = "manifest.jsonl"
 REPORT = "privacy-report.json"

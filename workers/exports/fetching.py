@@ -17,8 +17,9 @@ from schemas.states import ExportState
 from schemas.tables import Export
 from workers.audit.merkle import inclusion_proof
 from workers.audit.store import StoredNodes
-from workers.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderMixed, FolderTaken, FolderUnusable
+from workers.errors import FolderUnusable
 from workers.exports import service
+from workers.exports.errors import ExportCorrupt, ExportFailed, ExportUnfinished, FolderMixed, FolderTaken
 from workers.storage import Storage
 
 AUDIT = "audit-events.jsonl"

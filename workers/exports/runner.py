@@ -24,9 +24,10 @@ from schemas.tables import Attempt, Export, ExportSchedule, Item, Release
 from workers import audit
 from workers.app import away
 from workers.custody.keys import FileKind, KeyType, load
-from workers.errors import ExportCorrupt, ExportFailed, ObjectMissing, WorkerError
+from workers.errors import ObjectMissing, WorkerError
 from workers.exports import archive, schedules
 from workers.exports.archive import Entry, Written
+from workers.exports.errors import ExportCorrupt, ExportFailed
 from workers.logs import get_logger
 from workers.releases import reporting
 from workers.releases.reporting import Reporter

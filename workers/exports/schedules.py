@@ -19,7 +19,7 @@ from schemas.audit import AuditEvent
 from schemas.states import ExportState, ReleaseState
 from schemas.tables import Export, ExportSchedule, Outbox, Release
 from workers import audit
-from workers.errors import ScheduleInvalid, ScheduleUnknown
+from workers.exports.errors import ScheduleInvalid, ScheduleUnknown
 from workers.exports.service import export_message
 from workers.logs import get_logger
 

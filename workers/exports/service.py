@@ -14,8 +14,9 @@ from schemas.messages import TaskName, outbox_row
 from schemas.states import ExportState, ReleaseState
 from schemas.tables import Export, Outbox, Release
 from workers import audit
-from workers.errors import ExportUnknown, ReleaseCancelled, ReleaseUnfinished, ReleaseUnknown
+from workers.exports.errors import ExportUnknown
 from workers.logs import get_logger
+from workers.releases.errors import ReleaseCancelled, ReleaseUnfinished, ReleaseUnknown
 
 log = get_logger(__name__)
 

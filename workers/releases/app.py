@@ -14,8 +14,8 @@ from schemas.messages import Queue, TaskName
 from workers.app import RefacexTask, log_as, make_app
 from workers.core import load_core
 from workers.custody.providers.sealers import sealer_of
-from workers.errors import ExportFailed
 from workers.exports import schedules
+from workers.exports.errors import ExportFailed
 from workers.exports.runner import ExportRunner
 from workers.logs import get_logger
 from workers.releases.keys import Sealer

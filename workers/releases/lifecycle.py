@@ -22,7 +22,7 @@ from schemas.messages import TaskName, outbox_row
 from schemas.states import AttemptState, ItemState, KeyKind, ReleaseState
 from schemas.tables import Attempt, Item, Outbox, Release, SealedKey
 from workers import audit
-from workers.errors import Superseded
+from workers.releases.errors import Superseded
 from workers.releases.subjects import donor_seed
 
 MAX_ATTEMPTS = 3

@@ -15,9 +15,10 @@ from schemas.audit import AuditEvent
 from schemas.states import AttemptState, ReleaseState
 from schemas.tables import Attempt, Item, Release
 from workers import audit
-from workers.errors import FolderUnusable, ObjectMissing, ReleaseUnknown, ReportCorrupt, ReportMissing
+from workers.errors import FolderUnusable, ObjectMissing
 from workers.logs import get_logger
 from workers.releases import risk, risk_page
+from workers.releases.errors import ReleaseUnknown, ReportCorrupt, ReportMissing
 from workers.releases.faults import Faults
 from workers.releases.lifecycle import ACTOR, UNFINISHED
 from workers.settings import ReleaseSettings

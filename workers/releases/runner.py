@@ -24,19 +24,10 @@ from refacex_core.types import FaceReport, Failed, Held, ItemInput, Outcome, Rel
 from workers.app import away
 from workers.core import Core
 from workers.custody.errors import CustodyKeyRetired, KmsRefused
-from workers.errors import (
-    Away,
-    ObjectExists,
-    ObjectMissing,
-    SourceMissing,
-    SourceRefused,
-    SourceTooLarge,
-    StorageError,
-    Superseded,
-    WorkerError,
-)
+from workers.errors import Away, ObjectExists, ObjectMissing, StorageError, WorkerError
 from workers.logs import get_logger
 from workers.releases import lifecycle, sources
+from workers.releases.errors import SourceMissing, SourceRefused, SourceTooLarge, Superseded
 from workers.releases.faults import Faults
 from workers.releases.heartbeat import Heartbeat
 from workers.releases.keys import DrawnKeys, Sealer, retired_told

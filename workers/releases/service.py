@@ -22,7 +22,9 @@ from schemas.tables import Item, Outbox, Release
 from workers import audit
 from workers.custody.judge import verifies
 from workers.custody.roster import SUBMITTER
-from workers.errors import (
+from workers.recoveries.people import acting
+from workers.recoveries.policies import load_policy
+from workers.releases.errors import (
     NothingToSubmit,
     OptionsInvalid,
     ReleaseEnded,
@@ -30,8 +32,6 @@ from workers.errors import (
     SubmissionInvalid,
     SubmissionUnsigned,
 )
-from workers.recoveries.people import acting
-from workers.recoveries.policies import load_policy
 from workers.releases.sources import Source
 from workers.releases.subjects import pseudonyms
 

@@ -16,14 +16,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 from uuid import UUID, uuid4
 
-from workers.errors import (
-    ManifestInvalid,
-    NothingToSubmit,
-    ObjectMissing,
-    SourceMissing,
-    SourceRefused,
-    SourceTooLarge,
-)
+from workers.errors import ObjectMissing
+from workers.releases.errors import ManifestInvalid, NothingToSubmit, SourceMissing, SourceRefused, SourceTooLarge
 from workers.storage import Storage
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".heic", ".heif"])

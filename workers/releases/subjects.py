@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from schemas.tables import Item, Release, Subject
-from workers.errors import SubjectUnknown
+from workers.releases.errors import SubjectUnknown
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from tests.governance import POLICY, Member, World, _release_item
 from workers.custody.judge import Refusal, Signed
 from workers.custody.policies import write_policies
 from workers.custody.roster import add_person, load_roster, remove_person
-from workers.errors import SubmissionInvalid, SubmissionUnsigned
 from workers.recoveries import decisions, people
 from workers.recoveries.errors import PersonUnknown, PolicyForbids, SubmitterMayNotApprove
 from workers.recoveries.policies import set_policy
 from workers.releases import service as releases
+from workers.releases.errors import SubmissionInvalid, SubmissionUnsigned
 from workers.releases.sources import Source
 
 SIGNED = Policy("acme", POLICY, signed_submissions=True)

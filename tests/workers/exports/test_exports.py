@@ -27,13 +27,14 @@ from tests.workers.releases.standin import StandIn
 from workers.custody import keys as custody_keys
 from workers.custody.providers.sealers import sealer_of
 from workers.db import session_factory
-from workers.errors import ExportCorrupt, ReleaseUnfinished, ReleaseUnknown, ScheduleInvalid
 from workers.exports import fetching, schedules
 from workers.exports import service as exports
+from workers.exports.errors import ExportCorrupt, ScheduleInvalid
 from workers.exports.runner import ExportRunner
 from workers.outbox.__main__ import Rounds
 from workers.outbox.reconciler import Reconciler
 from workers.releases import subjects
+from workers.releases.errors import ReleaseUnfinished, ReleaseUnknown
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 

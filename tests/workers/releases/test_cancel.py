@@ -16,11 +16,11 @@ from gateway.cli import releases as commands
 from schemas.states import AttemptState, ItemState, ReleaseState
 from schemas.tables import Attempt, Item, Release
 from tests.workers.releases.harness import Service
-from workers.errors import ReleaseCancelled, ReleaseEnded, ReleaseUnknown, Superseded
 from workers.exports import service as exports
 from workers.outbox.reconciler import Reconciler
 from workers.releases import lifecycle
 from workers.releases import service as releases
+from workers.releases.errors import ReleaseCancelled, ReleaseEnded, ReleaseUnknown, Superseded
 from workers.releases.reporting import Reporter
 from workers.releases.runner import Runner
 

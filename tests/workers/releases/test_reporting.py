@@ -20,9 +20,9 @@ from schemas.tables import Item, Outbox, Release
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
 from workers.app import away
-from workers.errors import ReportCorrupt, ReportMissing
 from workers.outbox.reconciler import Reconciler
 from workers.releases import reporting
+from workers.releases.errors import ReportCorrupt, ReportMissing
 from workers.releases.reporting import JSON, PAGE, Reporter
 from workers.releases.runner import Runner
 

@@ -19,8 +19,9 @@ from workers.app import away
 from workers.custody import keys as custody_keys
 from workers.custody.errors import CustodyKeyRetired, KmsAway, KmsRefused
 from workers.custody.providers import WrappedKey
-from workers.errors import DatabaseAway, StorageError, Superseded, WorkerError
+from workers.errors import DatabaseAway, StorageError, WorkerError
 from workers.releases import lifecycle
+from workers.releases.errors import Superseded
 from workers.releases.keys import Sealer
 from workers.releases.runner import Runner
 from workers.storage import Storage

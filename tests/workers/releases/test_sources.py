@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.errors import ManifestInvalid, NothingToSubmit, SourceMissing, SourceRefused, SourceTooLarge
 from workers.releases import sources
+from workers.releases.errors import ManifestInvalid, NothingToSubmit, SourceMissing, SourceRefused, SourceTooLarge
 from workers.releases.sources import Source
 
 

@@ -21,10 +21,11 @@ from schemas.policies import Policy
 from schemas.tables import Item, Release
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
-from workers.errors import OptionsInvalid, PolicyUnknown, SubjectUnknown
+from workers.errors import PolicyUnknown
 from workers.recoveries.policies import set_policy
 from workers.releases import service as releases
 from workers.releases import sources, subjects
+from workers.releases.errors import OptionsInvalid, SubjectUnknown
 from workers.releases.runner import Runner
 from workers.releases.service import ReleaseOptions
 from workers.releases.sources import Source
