@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +32,10 @@ class FaceRef:
 
 @dataclass(frozen=True)
 class RequestTerms:
-    """Everything that approvers agree to. Times are UTC to the microsecond; `recipient_public` is a raw X25519 key."""
+    """Everything that approvers agree to. Times are UTC to the microsecond; `recipient_public` is a raw X25519 key.
+
+    `names`: the items' file names, as they are shown to who signs; None in requests of before revision 0007.
+    """
 
     id: UUID
     tenant: str
@@ -48,11 +52,12 @@ class RequestTerms:
     faces: tuple[FaceRef, ...]
     created_at: datetime
     expires_at: datetime
+    names: Mapping[UUID, str] | None = field(default=None, repr=False)
 
     def canonical(self) -> bytes:
         """The RFC 8785 bytes. Faces are sorted, so that their order in the database means nothing."""
         fields: dict[str, Any] = {
-            "v": 2,
+            "v": 2 if self.names is None else 3,
             "what": WHAT_REQUEST,
             "id": str(self.id),
             "tenant": self.tenant,
@@ -70,6 +75,8 @@ class RequestTerms:
             "created_at": _time(self.created_at),
             "expires_at": _time(self.expires_at),
         }
+        if self.names is not None:
+            fields["names"] = {str(item): name for item, name in self.names.items()}
         return rfc8785.dumps(fields)
 
     def sha256(self) -> bytes:

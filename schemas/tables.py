@@ -45,7 +45,7 @@ from schemas.states import (
 
 class Release(Base):
     """A job: many items under one policy. `policy["name"]` is what the keys and payloads are bound to. `signature`: the
-    submitter's own, where they signed the submission.
+    submitter's own, where they signed the submission. `names_salt`: see `schemas.submissions`.
     """
 
     __tablename__ = "releases"
@@ -66,6 +66,7 @@ class Release(Base):
     finished_at: Mapped[datetime | None]
     report_sha256: Mapped[str | None]
     signature: Mapped[bytes | None]
+    names_salt: Mapped[bytes | None]
 
     @property
     def policy_name(self) -> str:
@@ -248,6 +249,7 @@ class RecoveryRequest(Base):
     state: Mapped[RequestState] = mapped_column(server_default=text("'open'"))
     canonical: Mapped[bytes]
     canonical_sha256: Mapped[bytes]
+    signs_names: Mapped[bool]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
 

@@ -34,7 +34,8 @@ from schemas.requests import (
     withdraw_message,
 )
 from schemas.states import AttemptState, Decision, ItemState, RequestState, Urgency
-from schemas.tables import Attempt, Item, Release, SealedKey
+from schemas.submissions import SubmissionTerms, subjects_sha256
+from schemas.tables import Attempt, Item, Release, SealedKey, Subject
 from tests.conftest import Database
 from workers.audit import append
 from workers.audit.attested import MARK, AttestedHistory
@@ -104,6 +105,9 @@ class World:
     attempts: dict[UUID, UUID] = field(default_factory=dict)
     secrets: dict[tuple[UUID, int], bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    names: list[str] = field(default_factory=lambda: ["0.png", "1.png"])  # of the items
+    salt: bytes | None = b"salt of the world's release....."  # None: of before the trail knew of names
+    subject: UUID | None = None  # whom the first item shows
     seeded: int = 0  # events of the making: `events` gives those after them
 
     def moved(self, database: Database, folder: Path) -> World:
@@ -185,6 +189,9 @@ class World:
             faces=faces,
             created_at=now,
             expires_at=now + life,
+            names={
+                each.item: self.names[self.items.index(each.item)] if each.item in self.items else "" for each in faces
+            },
         )
         with self.as_("gateway").begin() as session:
             service._insert_request(session, terms, self.people["alice"].signing.sign(request_message(terms.sha256())))
@@ -193,7 +200,7 @@ class World:
 
     def another_release(self, tenant: str = "acme") -> World:
         """One more release beside this world's, with images and keys of its own."""
-        other = replace(self, tenant=tenant, release=uuid4(), items=[], attempts={}, secrets={}, files={})
+        other = replace(self, tenant=tenant, release=uuid4(), items=[], attempts={}, secrets={}, files={}, subject=None)
         _submit(other)
         return other
 
@@ -244,7 +251,7 @@ class World:
 
 def build(database: Database, folder: Path, *, people: bool = True) -> World:
     """A world whose rows were written with the roles that write them in life; its custodian has told what is pinned."""
-    world = World(database, folder)
+    world = World(database, folder, subject=uuid4())
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
     keys.write_public(folder / "keys" / "ticket.public.json", keys.create_signing_key(folder / "ticket.json"))
@@ -271,6 +278,8 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
 def _submit(world: World) -> None:
     """The release with its two images, released."""
     with world.as_("gateway").begin() as session:
+        if world.subject is not None:
+            session.execute(insert(Subject).values(id=world.subject, tenant=world.tenant, reference="patient 17"))
         session.add(
             Release(
                 id=world.release,
@@ -281,20 +290,28 @@ def _submit(world: World) -> None:
                 donor_policy="random",
                 policy={"name": POLICY},
                 submitted_by="sam",
+                names_salt=world.salt,
             )
         )
         session.flush()
-        for position in range(2):
+        for position, name in enumerate(world.names):
             world.items.append(uuid4())
-            name = f"{position}.png"
+            shown = {"subject_id": None if position else world.subject}
             session.add(
                 Item(
-                    id=world.items[-1], release_id=world.release, position=position, source_uri=name, relative_name=name
+                    id=world.items[-1],
+                    release_id=world.release,
+                    position=position,
+                    source_uri=name,
+                    relative_name=name,
+                    **shown,
                 )
             )
         session.flush()
         detail = {"tenant": world.tenant, "items": len(world.items), "profile": "robust", "format": "png"}
-        detail |= {"donors": "random", "policy": POLICY}
+        terms = SubmissionTerms(world.release, world.tenant, POLICY, "sam", world.items, world.names, world.salt)
+        detail |= {"donors": "random", "policy": POLICY, "names_sha256": terms.names_sha256()}
+        detail["subjects_sha256"] = subjects_sha256(zip(world.items, [world.subject, None], strict=True))
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
         _release_item(world, item)

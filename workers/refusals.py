@@ -26,6 +26,7 @@ REQUESTS: dict[Refusal, str] = {
     Refusal.SUBMITTER: "Who submitted the release approved it, which its policy forbids: open another request, which others approve.",
     Refusal.SUBMISSION: "Its policy takes signed submissions alone, and no submitter on the custodian's roster signed this release: see "
     f"`refacex audit verify`, put one who left back with `refacex roster add`, {_AGAIN}.",
+    Refusal.NAMES: f"The file names of its release are not those that were submitted: see `refacex audit verify`, {_TAMPERED} {_AGAIN}.",
     Refusal.DENIED: "An approver denied it: settle that with them before anybody asks again.",
     Refusal.QUORUM: "The custodian needs more approvals than it asks for or has: compare `refacex policy show` with what is pinned there, "
     f"{_AGAIN}, with --quorum.",
@@ -54,6 +55,8 @@ ORDERS: dict[OrderRefusal, str] = {
     OrderRefusal.UNFINISHED: "Its release is not finished: wait for its end, or cancel it, and order again.",
     OrderRefusal.HELD: "A legal hold forbids it: see `refacex hold list`, have it lifted first, and order again.",
     OrderRefusal.NOT_HELD: "There is no hold of its tenant on just this: see `refacex hold list`.",
+    OrderRefusal.SHOWN: "The images of a release of theirs show others than when it was submitted: see `refacex audit verify`, "
+    f"{_TAMPERED} and order again.",
     OrderRefusal.FOREIGN: "A key of it is not what the database says it is, or does not open: see `refacex keys check`, restore what it "
     "names, and order again.",
 }

@@ -282,6 +282,7 @@ def fetch(
         make_private(out)
         with sessions() as session:
             terms = requests.load_terms(session, find_request(session, request))
+            requests.check_names(session, terms)
             names = item_names(session, terms)
         if pair.public != terms.recipient_public:
             raise stop("this key file is not the one that the request was opened for")
@@ -328,6 +329,7 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
             decisions.check_decider(session, terms, who, signing.public if signing is not None else None)
             if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
                 requests.check_faces(session, terms.release, terms.faces)
+                requests.check_names(session, terms)
             table([decision.value, str(terms.id)], terms_rows(session, terms))
         try:
             if not means.yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):

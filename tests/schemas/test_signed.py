@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +26,7 @@ from schemas.requests import (
     withdraw_message,
 )
 from schemas.states import Decision, OrderKind, OrderScope, Urgency
-from schemas.submissions import SubmissionTerms, submission_message
+from schemas.submissions import SubmissionTerms, subjects_sha256, submission_message
 
 VECTORS = json.loads(Path(__file__).with_name("vectors.json").read_text("utf-8"))
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -65,6 +67,8 @@ TICKET = TicketTerms(
 ORDER = OrderTerms(IDS[6], "acme", OrderKind.SHRED, OrderScope.FACE, IDS[4], 1, "erasure asked", "kim", AT)
 POLICY = Policy("acme", "strict", 3, 1, purposes=("a witness",), hours=Hours("08:00", "18:00"), retain_days=30)
 SUBMISSION = SubmissionTerms(REQUEST.release, "acme", "strict", "sid", (IDS[4], IDS[3]))
+NAMED_SUBMISSION = replace(SUBMISSION, names=("b.jpg", "zoë.jpg"), salt=bytes(range(32)))
+NAMED_REQUEST = replace(REQUEST, names={IDS[4]: "b.jpg", IDS[3]: "zoë.jpg"})
 PERSON = PersonTerms(
     "zoë", "acme", ("submitter", "approver"), bytes(range(32)), bytes(32), (("cred_1", b"\x30\x2a"), ("a", b"\x00"))
 )
@@ -76,6 +80,8 @@ CANONICAL = {
     "policy": POLICY,
     "signed_submissions": Policy("acme", "strict", signed_submissions=True),
     "submission": SUBMISSION,
+    "named_request": NAMED_REQUEST,
+    "named_submission": NAMED_SUBMISSION,
     "person": PERSON,
 }
 MESSAGES = {
@@ -106,6 +112,11 @@ def test_signatures_are_over_these_bytes(name: str) -> None:
 
 def test_no_two_things_that_people_sign_are_alike() -> None:
     assert len(set(MESSAGES.values())) == len(MESSAGES)
+
+
+def test_who_is_shown_is_said_by_ids_alone() -> None:
+    shown = hashlib.sha256(IDS[4].bytes + IDS[0].bytes + IDS[3].bytes + bytes(16)).hexdigest()
+    assert subjects_sha256([(IDS[4], IDS[0]), (IDS[3], None)]) == shown
 
 
 def test_an_order_names_a_face_where_it_means_one() -> None:

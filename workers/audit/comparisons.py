@@ -7,6 +7,7 @@ events of the kinds that it names.
 from __future__ import annotations
 
 from schemas.audit import AuditEvent as Tag
+from schemas.submissions import NOBODY
 from workers.audit.statements import (
     LIST,
     TRUTH,
@@ -53,14 +54,20 @@ COMPARISONS: tuple[Comparison, ...] = (
         "releases",
         (Tag.RELEASE_SUBMITTED,),
         "coalesce('release ' || r.id, 'event ' || t.seq)",
-        "(SELECT r.*, i.items, i.subjects FROM releases AS r CROSS JOIN LATERAL (SELECT count(*) AS items, "
-        "count(DISTINCT i.subject_id) AS subjects FROM items AS i WHERE i.release_id = r.id) AS i) AS r "
+        "(SELECT r.*, i.items, i.subjects, encode(sha256(r.names_salt || i.named), 'hex') AS names_sha256, encode(sha256(i.shown), 'hex') "
+        "AS subjects_sha256 FROM releases AS r CROSS JOIN LATERAL (SELECT count(*) AS items, count(DISTINCT i.subject_id) AS subjects, "
+        "string_agg(uuid_send(i.id) || sha256(convert_to(i.relative_name, 'UTF8')), '' ORDER BY i.position) AS named, "
+        f"string_agg(uuid_send(i.id) || uuid_send(coalesce(i.subject_id, '{NOBODY}')), '' ORDER BY i.position) AS shown "
+        "FROM items AS i WHERE i.release_id = r.id) AS i) AS r "
         "FULL JOIN told AS t ON t.release = r.id::text",
         "t.seq IS NULL THEN 'the trail has no release:submitted of it'",
         "r.id IS NULL THEN 'release:submitted, and the release is gone'",
         "t.actor <> r.submitted_by THEN 'submitted by somebody else than the trail says'",
         f"{number('items')} <> r.items THEN 'has another number of items than the trail says'",
         f"{number('subjects')} <> r.subjects THEN 'shows another number of subjects than the trail says'",
+        "t.detail ->> 'names_sha256' IS DISTINCT FROM r.names_sha256 THEN 'its file names are not those that were submitted'",
+        "t.detail ? 'subjects_sha256' AND t.detail ->> 'subjects_sha256' IS DISTINCT FROM r.subjects_sha256 "
+        "THEN 'its images show other subjects than the trail says'",
         "t.detail ? 'policy' AND t.detail ->> 'policy' <> coalesce(r.policy ->> 'name', 'default') "
         "THEN 'has another policy than the trail says'",
         "t.detail ? 'tenant' AND t.detail ->> 'tenant' IS DISTINCT FROM r.tenant THEN 'is of another tenant than the trail says'",

@@ -8,7 +8,7 @@ the events of its own kinds alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import groupby
 from uuid import UUID
@@ -29,6 +29,7 @@ from workers.audit.statements import Comparison
 from workers.audit.verify import Problem, Verification
 from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
+from workers.custody.proof import item_names
 from workers.custody.roster import SUBMITTER, Roster, RosterPerson
 from workers.words import number_of
 
@@ -94,11 +95,13 @@ def _check_requests(session: Session, result: Verification) -> None:
             select(RequestFace).where(RequestFace.request_id.in_(wanted)).order_by(RequestFace.request_id)
         ).scalars()
         faces = {key: list(group) for key, group in groupby(rows, lambda face: face.request_id)}
+        shown = {face.item_id for each in faces.values() for face in each}
+        named = session.execute(select(Item.id, Item.relative_name).where(Item.id.in_(shown)))
+        names = {row.id: row.relative_name for row in named}
         for request in requests:
-            if terms_of(request, faces.get(request.id, [])).canonical() != bytes(request.canonical):
-                result.found(
-                    Problem.ROW, f"request {request.id}", "its columns or faces are not the terms that were signed"
-                )
+            if terms_of(request, faces.get(request.id, []), names).canonical() != bytes(request.canonical):
+                words = "its columns, faces or file names are not the terms that were signed"
+                result.found(Problem.ROW, f"request {request.id}", words)
         session.expunge_all()
 
 
@@ -107,14 +110,13 @@ def _check_submissions(session: Session, result: Verification) -> None:
     query = select(Release, Person).outerjoin(Person, Person.id == Release.submitted_by)
     query = query.where(Release.signature.is_not(None)).order_by(Release.id)
     for release, person in session.execute(query.execution_options(yield_per=_BATCH)):
-        items = session.execute(select(Item.id).where(Item.release_id == release.id).order_by(Item.position)).scalars()
-        if not _submitted(release, items.all(), person):
+        if not _submitted(release, item_names(session, release.id), person):
             words = "its columns or items are not what a submitter of its tenant signed"
             result.found(Problem.SIGNATURE, f"release {release.id}", words)
         session.expunge(release)
 
 
-def _submitted(release: Release, items: Sequence[UUID], person: Person | None) -> bool:
+def _submitted(release: Release, items: Mapping[UUID, str], person: Person | None) -> bool:
     if person is None or person.tenant != release.tenant or SUBMITTER not in person.roles:
         return False
     try:

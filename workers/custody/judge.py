@@ -46,6 +46,7 @@ class Refusal(StrEnum):
     OWN_REQUEST = "approved_by_requester"
     SUBMITTER = "approved_by_submitter"
     SUBMISSION = "submission_not_signed_by_submitter"
+    NAMES = "names_changed"
     DENIED = "denied"
     QUORUM = "quorum_not_reached"
     POLICY = "policy_unknown"
@@ -72,8 +73,8 @@ class Refused(TicketRefused):
 
 @dataclass(frozen=True)
 class Case:
-    """A request as the database has it. `now` is the database's clock. `items`: of the whole release, in their order, where its
-    submission was signed.
+    """A request as the database has it. `now` is the database's clock. `items`: the names of the whole release's, in their order;
+    `named`: whether they are those that the trail vouches for.
     """
 
     request: RecoveryRequest
@@ -81,11 +82,12 @@ class Case:
     faces: Sequence[RequestFace]
     approvals: Sequence[Approval]
     now: datetime
-    items: Sequence[UUID] = ()
+    items: Mapping[UUID, str]
+    named: bool
 
 
-def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestTerms:
-    """The terms put together from the rows, whatever `canonical` says."""
+def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace], items: Mapping[UUID, str]) -> RequestTerms:
+    """The terms put together from the rows, whatever `canonical` says; `items`: the names that they have now."""
     return RequestTerms(
         id=request.id,
         tenant=request.tenant,
@@ -102,12 +104,14 @@ def terms_of(request: RecoveryRequest, faces: Sequence[RequestFace]) -> RequestT
         faces=tuple(FaceRef(each.item_id, each.face) for each in faces),
         created_at=request.created_at,
         expires_at=request.expires_at,
+        names={each.item_id: items.get(each.item_id, "") for each in faces} if request.signs_names else None,
     )
 
 
-def submission_of(release: Release, items: Sequence[UUID]) -> SubmissionTerms:
-    """What its submitter signed, put together from the rows; `items` in their order."""
-    return SubmissionTerms(release.id, release.tenant, release.policy_name, release.submitted_by, items)
+def submission_of(release: Release, items: Mapping[UUID, str]) -> SubmissionTerms:
+    """What was submitted, put together from the rows; `items`: their names, in their order."""
+    names, who = list(items.values()), release.submitted_by
+    return SubmissionTerms(release.id, release.tenant, release.policy_name, who, list(items), names, release.names_salt)
 
 
 def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerms, Policy]:
@@ -117,7 +121,7 @@ def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerm
         raise Refused(Refusal.NOT_APPROVED)
     if request.expires_at <= case.now:
         raise Refused(Refusal.EXPIRED)
-    terms = terms_of(request, case.faces)
+    terms = terms_of(request, case.faces, case.items)
     if not terms.faces or terms.canonical() != bytes(request.canonical):
         raise Refused(Refusal.CHANGED)
     _judge_requester(request, terms, roster)
@@ -127,6 +131,8 @@ def judge(case: Case, roster: Roster, policies: PolicyBook) -> tuple[RequestTerm
     _judge_by_policy(terms, policy, roster)
     if policy.signed_submissions:
         _judge_submission(case, roster)
+    if not case.named or (terms.names is None and case.release.names_salt is not None):
+        raise Refused(Refusal.NAMES)
     for approval in case.approvals:
         _judge_approval(approval, terms, roster)
         if approval.approver == case.release.submitted_by and not policy.submitter_may_approve:

@@ -50,6 +50,7 @@ class OrderRefusal(StrEnum):
     HELD = Held.code
     NOT_HELD = NotHeld.code
     FOREIGN = Refusal.KEY_FOREIGN.value
+    SHOWN = "subjects_changed"
 
 
 class OrderRefused(CustodyError):
@@ -133,9 +134,13 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
             raise OrderRefused(OrderRefusal.STALE)
         if scope.tenant_of(session, target) != terms.tenant:
             raise TargetUnknown
+        portions = scope.portions_of(session, target)
+        by_subject = target.scope is OrderScope.SUBJECT and terms.kind is not OrderKind.LIFT
+        releases = {portion.release for portion in portions} if by_subject else ()
+        if not all(proof.subjects_hold(session, release) for release in releases):
+            raise OrderRefused(OrderRefusal.SHOWN)
         if terms.kind is OrderKind.SHRED:
             scope.check_ended(session, target)
-            portions = scope.portions_of(session, target)
             if proof.strangers(session, custodian.unwrapper, portions):
                 raise OrderRefused(OrderRefusal.FOREIGN)
         held = scope.items_held(session, terms) if terms.kind is OrderKind.HOLD else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,9 +19,11 @@ from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
+from schemas.submissions import subjects_sha256
 from schemas.tables import Attempt, Item, Release, SealedKey
 from workers.custody.errors import KeyUnknown, Unwrappable
 from workers.custody.holds import Portion
+from workers.custody.judge import submission_of
 from workers.custody.providers import Unwrapper
 from workers.custody.rows import unwrap_row
 
@@ -94,6 +96,33 @@ def ended_at(session: Session, release: UUID) -> datetime | None:
     return max(submitted + ended) if submitted and ended else None
 
 
+def item_names(session: Session, release: UUID) -> dict[UUID, str]:
+    """The file names of a release's items, in their order, as the rows have them now."""
+    rows = session.execute(
+        select(Item.id, Item.relative_name).where(Item.release_id == release).order_by(Item.position)
+    )
+    return {row.id: row.relative_name for row in rows}
+
+
+def names_hold(session: Session, release: Release, items: Mapping[UUID, str]) -> bool:
+    """Whether these names are those that the trail has had since the release was submitted; before revision 0007 it had none."""
+    said, ours = _submitted(session, release.id, "names_sha256"), submission_of(release, items).names_sha256()
+    return bool(said) and all(each == ours for each in said)
+
+
+def subjects_hold(session: Session, release: UUID) -> bool:
+    """Whether a release's images show whom they did when it was submitted; before revision 0007 the trail did not say."""
+    rows = session.execute(select(Item.id, Item.subject_id).where(Item.release_id == release).order_by(Item.position))
+    ours = subjects_sha256((row.id, row.subject_id) for row in rows)
+    return all(each in (None, ours) for each in _submitted(session, release, "subjects_sha256"))
+
+
+def _submitted(session: Session, release: UUID, name: str) -> list[Any]:
+    """What each `release:submitted` of it says under this name; None where it does not."""
+    told = _told(session, release, (AuditEvent.RELEASE_SUBMITTED,))
+    return [each["fields"].get("detail", {}).get(name) for each in told]
+
+
 def _times(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[datetime]:
     return [datetime.fromisoformat(event["at"]) for event in _told(session, release, kinds)]
 
@@ -122,7 +151,8 @@ def _told(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[
         try:
             event = json.loads(bytes(canonical))
             datetime.fromisoformat(event["at"])
-            if event["fields"]["release"] == str(release) and event["event"] in kinds:
+            readable = isinstance(event["fields"].get("detail", {}), dict)
+            if readable and event["fields"]["release"] == str(release) and event["event"] in kinds:
                 found.append(event)
         except (ValueError, KeyError, TypeError, RecursionError):
             continue

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,6 +51,7 @@ from workers.custody.keys import KeyType, key_id
 from workers.custody.ledger import Ledger
 from workers.custody.pinned import PinnedFile
 from workers.custody.policies import PolicyBook, load_policies
+from workers.custody.proof import item_names, names_hold
 from workers.custody.providers import Unwrapper
 from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
@@ -191,7 +191,7 @@ class Custodian:
         lock = select(func.pg_try_advisory_xact_lock(in_hand_lock(recovery.id)))
         if not session.execute(lock).scalar_one():
             return Opened(recovery.id, again=True)
-        terms, row = terms_of(case.request, case.faces), session.get_one(Ticket, recovery.ticket_id)
+        terms, row = terms_of(case.request, case.faces, case.items), session.get_one(Ticket, recovery.ticket_id)
         bound = _Bound(row.id, recovery.id, bytes(row.canonical or b""), bytes(row.signature or b""))
         try:
             self._check_own(bound, terms, case.now)
@@ -313,9 +313,8 @@ def _is_replay(case: Case) -> bool:
     A message that only comes twice is none, and finds the request as the opening left it or further on.
     """
     request = case.request
-    return request.state is RequestState.APPROVED or terms_of(request, case.faces).canonical() != bytes(
-        request.canonical
-    )
+    terms = terms_of(request, case.faces, case.items)
+    return request.state is RequestState.APPROVED or terms.canonical() != bytes(request.canonical)
 
 
 def _check_reviews(session: Session, terms: RequestTerms, roster: Roster) -> None:
@@ -345,11 +344,8 @@ def _load_case(session: Session, request: RecoveryRequest, now: datetime) -> Cas
     release = session.get_one(Release, request.release_id)
     faces = session.execute(select(RequestFace).where(RequestFace.request_id == request.id)).scalars().all()
     approvals = session.execute(select(Approval).where(Approval.request_id == request.id)).scalars().all()
-    items: Sequence[UUID] = ()
-    if release.signature is not None:
-        query = select(Item.id).where(Item.release_id == release.id).order_by(Item.position)
-        items = session.execute(query).scalars().all()
-    return Case(request, release, faces, approvals, now, items)
+    items = item_names(session, release.id)
+    return Case(request, release, faces, approvals, now, items, names_hold(session, release, items))
 
 
 def _spend(

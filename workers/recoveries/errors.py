@@ -35,6 +35,14 @@ class FaceNotReleased(RecoveryError):
     code = "face_not_released"
 
 
+class NamesChanged(RecoveryError):
+    """The file names of this release's photographs are not those that it was submitted with, or that were signed: somebody changed the
+    database. Sign nothing, and see `refacex audit verify`.
+    """
+
+    code = "names_changed"
+
+
 class FaceShredded(RecoveryError):
     """The key of one of these faces was shredded: nobody can ever recover it. Ask for the others alone."""
 

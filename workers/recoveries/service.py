@@ -42,10 +42,12 @@ from schemas.tables import (
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody.judge import LONGEST_LIFE, terms_of, verifies
+from workers.custody.proof import item_names, names_hold
 from workers.custody.roster import REQUESTER
 from workers.recoveries.errors import (
     FaceNotReleased,
     FaceShredded,
+    NamesChanged,
     NothingToFetch,
     NotTheRequester,
     PolicyForbids,
@@ -100,8 +102,8 @@ def draft_request(
     """The terms of a request for these faces of one release, sealed to the requester's own key. Nothing is written: the
     requester signs `request_message(terms.sha256())`, and `open_request` takes both.
 
-    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, FaceShredded, QuorumTooSmall,
-    PolicyForbids, PolicyUnknown.
+    `quorum` None means what the policy says. Raises PersonUnknown, RequestIncomplete, FaceNotReleased, FaceShredded, NamesChanged,
+    QuorumTooSmall, PolicyForbids, PolicyUnknown.
     """
     release = session.get(Release, release_id)
     if release is None:
@@ -110,7 +112,7 @@ def draft_request(
     policy = load_policy(session, release.tenant, release.policy_name)
     if policy.signed_submissions and release.signature is None:
         raise PolicyForbids("nobody signed this release's submission")
-    least = policy.quorum_for(break_glass=urgency is Urgency.BREAK_GLASS)
+    least, names = policy.quorum_for(break_glass=urgency is Urgency.BREAK_GLASS), item_names(session, release_id)
     now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
     terms = RequestTerms(
         id=uuid4(),
@@ -126,6 +128,7 @@ def draft_request(
         urgency=urgency,
         quorum=quorum if quorum is not None else max(least, 1),
         faces=tuple(sorted(set(faces))),
+        names={item: names[item] for item in {each.item for each in faces} & names.keys()},
         created_at=now.astimezone(UTC),
         expires_at=(now + life).astimezone(UTC),
     )
@@ -256,7 +259,7 @@ def load_terms(session: Session, request_id: UUID) -> RequestTerms:
     if request is None:
         raise RequestUnknown
     faces = session.execute(select(RequestFace).where(RequestFace.request_id == request_id)).scalars().all()
-    return terms_of(request, faces)
+    return terms_of(request, faces, item_names(session, request.release_id))
 
 
 def _insert_request(session: Session, terms: RequestTerms, signature: bytes) -> None:
@@ -274,6 +277,7 @@ def _insert_request(session: Session, terms: RequestTerms, signature: bytes) -> 
             policy=terms.policy,
             urgency=terms.urgency,
             quorum=terms.quorum,
+            signs_names=terms.names is not None,
             signature=signature,
             canonical=terms.canonical(),
             canonical_sha256=terms.sha256(),
@@ -301,6 +305,7 @@ def _check_terms(session: Session, terms: RequestTerms, policy: Policy) -> None:
     if len({each.item for each in terms.faces}) > policy.max_items:
         raise PolicyForbids(f"at most {policy.max_items} items a request")
     check_faces(session, terms.release, terms.faces)
+    check_names(session, terms)
 
 
 def _check_requester(session: Session, request: RecoveryRequest, actor: str, signature: bytes, message: bytes) -> None:
@@ -323,6 +328,15 @@ def check_faces(session: Session, release_id: UUID, faces: Sequence[FaceRef]) ->
     shredded = {(row.item_id, row.face) for row in session.execute(gone.where(SealedKey.item_id.in_(known)))}
     if any((each.item, key) in shredded for each in faces for key in (LAYOUT_FACE, each.face)):
         raise FaceShredded
+
+
+def check_names(session: Session, terms: RequestTerms) -> None:
+    """That the file names that are shown are those of the items, as they were submitted. Raises NamesChanged."""
+    items, release = item_names(session, terms.release), session.get_one(Release, terms.release)
+    shown = {each.item: items.get(each.item) for each in terms.faces}
+    older = terms.names is None and release.names_salt is None
+    if (terms.names != shown and not older) or not names_hold(session, release, items):
+        raise NamesChanged
 
 
 def decidable(session: Session, request_id: UUID) -> RecoveryRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from schemas.audit import AuditEvent
 from schemas.messages import TaskName, outbox_row
 from schemas.policies import Policy
 from schemas.states import ItemState, ReleaseState
-from schemas.submissions import SubmissionTerms, submission_message
+from schemas.submissions import SubmissionTerms, subjects_sha256, submission_message
 from schemas.tables import Item, Outbox, Release
 from workers import audit
 from workers.custody.judge import verifies
@@ -122,8 +123,9 @@ def draft(
     tenant: str, submitter: str, options: ReleaseOptions, sources: Sequence[Source], release_id: UUID | None = None
 ) -> SubmissionTerms:
     """What the submitter signs, with fresh ids for the items; `submit` takes it with the signature. Nothing is written."""
-    items = [uuid4() for _ in sources]
-    return SubmissionTerms(release_id or uuid4(), tenant, options.policy_name, submitter, items)
+    items, names = [uuid4() for _ in sources], [source.relative_name for source in sources]
+    salt = secrets.token_bytes(32)
+    return SubmissionTerms(release_id or uuid4(), tenant, options.policy_name, submitter, items, names, salt)
 
 
 def submit(
@@ -147,8 +149,8 @@ def submit(
     rules = check(session, tenant, options, sources, actor if signed else None)
     terms = draft(tenant, actor, options, sources, release_id or (signed.terms.release if signed else None))
     if signed is not None:
-        terms = replace(terms, items=signed.terms.items)
-        _check_signed(session, signed, terms, len(sources))
+        terms = replace(terms, items=signed.terms.items, salt=signed.terms.salt)
+        _check_signed(session, signed, terms)
     release_id = terms.release
     session.execute(
         insert(Release).values(
@@ -164,6 +166,7 @@ def submit(
             state=ReleaseState.OPEN,
             submitted_by=actor,
             signature=signed.signature if signed else None,
+            names_salt=terms.salt,
         )
     )
     shown = pseudonyms(session, tenant, {source.subject for source in sources if source.subject is not None})
@@ -192,6 +195,11 @@ def submit(
         "policy": options.policy_name,
         "policy_sha256": rules.sha256().hex(),
         "subjects": len(shown),
+        "names_sha256": terms.names_sha256(),
+        "subjects_sha256": subjects_sha256(
+            (item, shown[source.subject] if source.subject is not None else None)
+            for item, source in zip(terms.items, sources, strict=True)
+        ),
     }
     said = terms.sha256() if signed else None
     detail |= {"signature": signed.signature.hex()} if signed else {}
@@ -201,11 +209,12 @@ def submit(
     return release_id
 
 
-def _check_signed(session: Session, signed: Submission, submitted: SubmissionTerms, images: int) -> None:
+def _check_signed(session: Session, signed: Submission, submitted: SubmissionTerms) -> None:
     """The signature is the submitter's, over what is being submitted. Raises SubmissionInvalid."""
     person = acting(session, submitted.submitted_by, submitted.tenant, SUBMITTER)
-    message = submission_message(submitted)
-    if len(submitted.items) != images or not verifies(bytes(person.ed25519_public), signed.signature, message):
+    if submitted.salt is None or len(submitted.items) != len(submitted.names):
+        raise SubmissionInvalid
+    if not verifies(bytes(person.ed25519_public), signed.signature, submission_message(submitted)):
         raise SubmissionInvalid
 
 

@@ -31,7 +31,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
         "signature is not the one in the trail",
     ),
     "un-erase a subject": (
-        "UPDATE subjects SET reference = 'anna', erased_at = NULL",
+        "UPDATE subjects SET reference = 'anna ' || id, erased_at = NULL WHERE erased_at IS NOT NULL",
         "event",
         "subject:erased, and nobody",
     ),

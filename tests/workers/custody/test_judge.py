@@ -26,7 +26,7 @@ ROSTER = Roster({who: member.on_roster() for who, member in PEOPLE.items()}, lea
 POLICIES = PolicyBook({("acme", POLICY): Policy("acme", POLICY)})
 
 faces = st.builds(FaceRef, st.uuids(), st.integers(0, 40))
-requests = st.builds(
+unnamed = st.builds(
     RequestTerms,
     id=st.uuids(),
     tenant=st.just("acme"),
@@ -44,17 +44,21 @@ requests = st.builds(
     created_at=st.just(NOW - timedelta(minutes=1)),
     expires_at=st.timedeltas(timedelta(seconds=1), LONGEST_LIFE - timedelta(minutes=1)).map(lambda life: NOW + life),
 )
+requests = st.tuples(unnamed, st.text(), st.booleans()).map(
+    lambda given: replace(given[0], names={each.item: given[1] for each in given[0].faces} if given[2] else None)
+)
 any_byte = st.tuples(st.integers(0), st.integers(1, 255))
 checked = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def case_of(terms: RequestTerms) -> Case:
     """What the database says of a request that alice signed and bob and carol approved."""
-    columns = {name: value for name, value in vars(terms).items() if name not in ("release", "faces")}
+    columns = {name: value for name, value in vars(terms).items() if name not in ("release", "faces", "names")}
     signature = PEOPLE["alice"].signing.sign(request_message(terms.sha256()))
     request = RecoveryRequest(
         **columns,
         release_id=terms.release,
+        signs_names=terms.names is not None,
         canonical=terms.canonical(),
         signature=signature,
         state=RequestState.APPROVED,
@@ -64,7 +68,7 @@ def case_of(terms: RequestTerms) -> Case:
     ]
     rows = [RequestFace(item_id=each.item, face=each.face) for each in terms.faces]
     release = Release(id=terms.release, tenant="acme", submitted_by="sam", policy={"name": POLICY})
-    return Case(request, release, rows, approvals, NOW)
+    return Case(request, release, rows, approvals, NOW, terms.names or {}, named=True)
 
 
 def changed(data: bytes, change: tuple[int, int]) -> bytes:
@@ -111,7 +115,11 @@ def others(terms: RequestTerms) -> Iterator[RequestTerms]:
     for text in ("reason", "legal_basis", "case_reference", "purpose"):
         yield replace(terms, **{text: getattr(terms, text) + "."})
     yield replace(terms, quorum=terms.quorum + 1)
-    yield replace(terms, faces=(*terms.faces, FaceRef(another, 41)))
+    if terms.names:
+        yield replace(terms, names=terms.names | {terms.faces[0].item: "another.jpg"})
+        yield replace(terms, names=None)
+    more = None if terms.names is None else terms.names | {another: "another.jpg"}
+    yield replace(terms, faces=(*terms.faces, FaceRef(another, 41)), names=more)
     yield replace(terms, faces=(replace(terms.faces[0], face=41), *terms.faces[1:]))
     yield replace(terms, created_at=terms.created_at + timedelta(microseconds=1))
     yield replace(terms, expires_at=terms.expires_at + timedelta(microseconds=1))

@@ -19,7 +19,7 @@ from workers.custody.judge import Refusal, Signed
 from workers.custody.policies import write_policies
 from workers.custody.roster import add_person, load_roster, remove_person
 from workers.recoveries import decisions, people
-from workers.recoveries.errors import PersonUnknown, PolicyForbids, SubmitterMayNotApprove
+from workers.recoveries.errors import NamesChanged, PersonUnknown, PolicyForbids, SubmitterMayNotApprove
 from workers.recoveries.policies import set_policy
 from workers.releases import service as releases
 from workers.releases.errors import SubmissionInvalid, SubmissionUnsigned
@@ -109,7 +109,9 @@ def test_a_signed_submission_is_recovered_and_stands_in_the_trail(world: World) 
     told = next(each["fields"] for each in world.events() if each["event"] == "release:submitted")
     with world.as_("gateway")() as session:
         row = session.get_one(Release, world.release)
-    terms = SubmissionTerms(world.release, "acme", POLICY, "sally", world.items)
+    names = [source.relative_name for source in SOURCES]
+    terms = SubmissionTerms(world.release, "acme", POLICY, "sally", world.items, names, row.names_salt)
+    assert terms.names_sha256() == told["detail"]["names_sha256"]
     assert (told["actor"], told["request_hash"]) == ("sally", terms.sha256().hex())
     assert told["detail"]["signature"] == bytes(row.signature or b"").hex()
     assert world.custodian().open(world.approved().id).recovery is not None
@@ -152,11 +154,14 @@ def test_a_signature_of_another_release_does_not_count(world: World) -> None:
     as_owner(world, f"submitted_by = 'sid', signature = (SELECT o.signature FROM releases AS o WHERE o.id = '{other}')")
     refused(world, forced(world, "bob", "sally"), Refusal.SUBMISSION)
     again = submitted(world, "sid")
+    request = forced(again, "bob", "carol")
     again.owner(
         "INSERT INTO items (id, release_id, position, source_uri, relative_name) "
         f"VALUES ('{uuid4()}', '{again.release}', 7, 'x', 'x')"
     )
-    refused(again, forced(again, "bob", "carol"), Refusal.SUBMISSION)
+    refused(again, request, Refusal.SUBMISSION)
+    with pytest.raises(NamesChanged):
+        again.request()
 
 
 def test_nobody_but_a_submitter_on_the_roster_counts(world: World) -> None:
@@ -199,7 +204,10 @@ def test_who_may_hand_in(world: World) -> None:
         signed(world, "sid", replace(mine, submitted_by="sally")),
         signed(world, "sid", replace(mine, policy="lax")),
         signed(world, "sid", replace(mine, tenant="other")),
-        signed(world, "sid", replace(mine, items=mine.items[:1])),
+        signed(world, "sid", replace(mine, items=mine.items[:1], names=mine.names[:1])),
+        signed(world, "sid", replace(mine, names=mine.names[::-1])),
+        signed(world, "sid", replace(mine, salt=None)),
+        releases.Submission(replace(mine, salt=bytes(32)), signed(world, "sid", mine).signature),
         releases.Submission(replace(mine, items=mine.items[::-1]), signed(world, "sid", mine).signature),
         releases.Submission(replace(mine, release=uuid4()), signed(world, "sid", mine).signature),
     ]

@@ -25,6 +25,7 @@ from workers.custody.holds import Portion
 from workers.custody.judge import Refusal, terms_of
 from workers.custody.keys import KeyType, key_id
 from workers.custody.opening import open_sealed
+from workers.custody.proof import item_names
 from workers.custody.sealing import seal
 from workers.custody.service import Opened
 from workers.custody.tickets import TicketSigner, check_ticket
@@ -198,7 +199,7 @@ def test_no_fresh_bundle_for_another_ticket_or_other_faces(world: World, change:
     with world.as_("custodian")() as session:
         request = session.get_one(RecoveryRequest, terms.id)
         faces = session.execute(select(RequestFace)).scalars().all()
-        canonical = terms_of(request, faces).canonical().hex()
+        canonical = terms_of(request, faces, item_names(session, world.release)).canonical().hex()
     world.owner(
         f"UPDATE recovery_requests SET canonical = '\\x{canonical}', canonical_sha256 = sha256('\\x{canonical}')"
     )
