@@ -224,6 +224,7 @@ def challenge(
 
         terms = requests.load_terms(session, find_request(session, request))
         decisions.check_decider(session, terms, who, None)
+        requests.check_names(session, terms)
         person = acting(session, who, terms.tenant, APPROVER)
         if not person.passkeys:
             raise stop(
@@ -327,9 +328,9 @@ def _decide(given: str, who: str, means: Means, decision: Decision) -> None:
             # What is signed is put together here from what is shown, and not taken from the server as bytes.
             terms = requests.load_terms(session, find_request(session, given))
             decisions.check_decider(session, terms, who, signing.public if signing is not None else None)
+            requests.check_names(session, terms)
             if decision is Decision.APPROVE:  # nobody signs for a face whose key was shredded meanwhile
                 requests.check_faces(session, terms.release, terms.faces)
-                requests.check_names(session, terms)
             table([decision.value, str(terms.id)], terms_rows(session, terms))
         try:
             if not means.yes and not typer.confirm(f"{decision.value.capitalize()} this as {who}?"):

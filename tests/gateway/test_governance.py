@@ -29,6 +29,7 @@ from schemas.policies import Policy
 from schemas.tables import Item, Recovery, Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import POLICY, World, build
+from tests.workers.audit.harness import as_superuser
 from tests.workers.custody.test_passkeys import CONSOLE, Authenticator
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
@@ -200,6 +201,33 @@ def test_from_the_request_to_the_face(refacex: Refacex, people: dict[str, Path],
     )
     assert world.one(select(Recovery.state)) == "fetched"
     assert request in refacex("request", "list", "--state", "done", "--json").stdout
+
+
+def test_nobody_signs_or_fetches_under_names_that_were_exchanged(
+    refacex: Refacex, people: dict[str, Path], world: World, tmp_path: Path
+) -> None:
+    request = ask(refacex, world, "0.png:0")
+
+    def named(*names: str) -> None:
+        for item, name in zip(world.items, names, strict=True):
+            as_superuser(world, f"UPDATE items SET relative_name = '{name}' WHERE id = '{item}'")  # noqa: S608  our own words
+
+    named("1.png", "0.png")
+    bob, alice = ["--as", "bob", "--key", people["bob"]], ["--as", "alice", "--key", people["alice"]]
+    for decision in ("approve", "deny"):
+        refused = refacex("request", decision, request, *bob, "--yes", ok=False)
+        assert "is not what its requester signed any more" in refused.stderr
+    release = str(world.release)
+    refused = refacex("request", "new", release, "--face", "1.png", *alice, *GROUNDS, ok=False)
+    assert "are not those that it was submitted with" in refused.stderr
+    named("0.png", "1.png")
+    assert "is open" in refacex("request", "approve", request, *bob, "--yes").stderr
+    refacex("request", "approve", request, "--as", "carol", "--key", people["carol"], "--yes")
+    recover(world, request)
+    named("1.png", "0.png")
+    refacex("request", "fetch", request, *alice, "--out", tmp_path, ok=False)
+    named("0.png", "1.png")
+    assert refacex("request", "fetch", request, *alice, "--out", tmp_path).stdout.strip().endswith(".png")
 
 
 def approved(refacex: Refacex, people: dict[str, Path], world: World, face: str) -> str:

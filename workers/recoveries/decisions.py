@@ -25,6 +25,7 @@ from workers.recoveries.errors import (
     AlreadyDecided,
     OwnRequest,
     PasskeyRefused,
+    RequestChanged,
     SignatureInvalid,
     SubmitterMayNotApprove,
 )
@@ -39,7 +40,7 @@ def approve(
     """Records an approval, signed over `decision_message(Decision.APPROVE, sha256)`; gives the state that follows.
 
     By the approver's key file, or by a passkey of theirs that was made for `party`. The one that reaches the quorum puts the
-    request before the custodian. Raises RequestUnknown, RequestClosed, OwnRequest, SubmitterMayNotApprove,
+    request before the custodian. Raises RequestUnknown, RequestClosed, RequestChanged, OwnRequest, SubmitterMayNotApprove,
     PersonUnknown, AlreadyDecided, SignatureInvalid, PasskeyRefused.
     """
     request = _decide(session, request_id, approver, Decision.APPROVE, signed, party)
@@ -63,9 +64,11 @@ def approve(
 def check_decider(session: Session, terms: RequestTerms, who: str, ed25519_public: bytes | None) -> None:
     """Whether a decision of theirs with this key (None: a passkey) could be recorded, before anybody is asked to make it.
 
-    Raises RequestClosed, OwnRequest, SubmitterMayNotApprove, PersonUnknown, AlreadyDecided, SignatureInvalid.
+    Raises RequestClosed, RequestChanged, OwnRequest, SubmitterMayNotApprove, PersonUnknown, AlreadyDecided, SignatureInvalid.
     """
-    check_open(session, session.get_one(RecoveryRequest, terms.id))
+    request = session.get_one(RecoveryRequest, terms.id)
+    check_open(session, request)
+    _check_unchanged(request, terms)
     if who == terms.requester:
         raise OwnRequest
     _check_submitter(session, terms, who)
@@ -88,6 +91,12 @@ def deny(
     return RequestState.DENIED
 
 
+def _check_unchanged(request: RecoveryRequest, terms: RequestTerms) -> None:
+    """What is shown, and would be signed, is what was asked."""
+    if terms.sha256() != bytes(request.canonical_sha256):
+        raise RequestChanged
+
+
 def _check_submitter(session: Session, terms: RequestTerms, who: str) -> None:
     if load_policy(session, terms.tenant, terms.policy).submitter_may_approve:
         return
@@ -105,6 +114,7 @@ def _decide(
     if session.get(Approval, (request_id, approver)) is not None:
         raise AlreadyDecided
     terms = load_terms(session, request_id)
+    _check_unchanged(request, terms)
     _check_submitter(session, terms, approver)
     if why := unsigned(people.as_on_roster(person), party, signed, decision_message(decision, terms.sha256())):
         raise SignatureInvalid if signed.assertion is None else PasskeyRefused(why)

@@ -23,6 +23,14 @@ class RequestClosed(RecoveryError):
     code = "request_closed"
 
 
+class RequestChanged(RecoveryError):
+    """The request, or a file name in it, is not what its requester signed any more: somebody changed the database. Sign nothing, and see
+    `refacex audit verify`.
+    """
+
+    code = "request_changed"
+
+
 class RequestIncomplete(RecoveryError):
     """A request needs a reason, a legal basis, a case reference, a purpose and at least one face."""
 
@@ -36,8 +44,8 @@ class FaceNotReleased(RecoveryError):
 
 
 class NamesChanged(RecoveryError):
-    """The file names of this release's photographs are not those that it was submitted with, or that were signed: somebody changed the
-    database. Sign nothing, and see `refacex audit verify`.
+    """The file names of this release's photographs are not those that it was submitted with: somebody changed the database. Sign
+    nothing, and see `refacex audit verify`.
     """
 
     code = "names_changed"

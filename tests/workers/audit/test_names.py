@@ -18,7 +18,7 @@ from tests.workers.recoveries.test_recovery import recoverer
 from workers.audit.heads import Anchors, HeadSigner
 from workers.custody.judge import Refusal, Signed
 from workers.recoveries import decisions, service
-from workers.recoveries.errors import NamesChanged, SignatureInvalid
+from workers.recoveries.errors import NamesChanged, RequestChanged
 
 REQUEST = "its columns, faces or file names are not the terms that were signed"
 RELEASE = "its file names are not those that were submitted"
@@ -60,8 +60,11 @@ def test_names_that_were_exchanged_are_neither_asked_for_nor_approved_nor_opened
         assert shown.names == {world.items[1]: "0.png"}
         with pytest.raises(NamesChanged):
             service.check_names(session, shown)
-    with pytest.raises(SignatureInvalid):  # whoever signs what is shown has not signed what is asked
-        world.approve(asked, "bob")
+        with pytest.raises(RequestChanged):
+            decisions.check_decider(session, shown, "bob", None)
+    for terms in (asked, shown):  # nor is what is shown signed for what is asked
+        with pytest.raises(RequestChanged):
+            world.approve(terms, "bob")
     refused(world, approved.id, Refusal.CHANGED)
 
 
