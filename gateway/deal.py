@@ -32,7 +32,7 @@ def deal(
             _deal_one(home, target / process, process, seen_as, ledger_may_begin)
         _hand_on_public_key(target)
     except OSError as error:
-        raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
+        raise HomeUnusable(error.strerror or "") from error
 
 
 def _deal_one(home: Home, target: Path, process: str, seen_as: Path, ledger_may_begin: bool) -> None:

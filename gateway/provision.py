@@ -85,7 +85,7 @@ def provision(home: Path, engines: Engines, *, source_roots: Sequence[Path] = ()
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = _passwords(place)
     except OSError as error:
-        raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
+        raise HomeUnusable(error.strerror or "") from error
     urls = engines.urls
     create_roles(urls.postgres_admin, passwords)
     create_database(urls.postgres_admin)

@@ -91,8 +91,8 @@ def _identities(parts: SplitResult, file: str) -> dict[str, S3Identity]:
             for entry in entries:
                 keys = entry["credentials"][0]
                 found[entry["name"]] = S3Identity(keys["accessKey"], keys["secretKey"])
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise EngineUrlInvalid(f"{IDENTITIES}: {type(error).__name__}") from None
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            raise EngineUrlInvalid(f"{IDENTITIES} names no file of identities with their keys") from None
     if parts.username and parts.password:
         own = S3Identity(unquote(parts.username), unquote(parts.password))
         found = dict.fromkeys((ADMIN, *RIGHTS), own) | found

@@ -51,7 +51,7 @@ class State:
             }
             return cls(path, dict(raw["ports"]), dict(raw["secrets"]), processes)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HomeUnusable(f"state.json: {type(error).__name__}") from error
+            raise HomeUnusable("its state.json is damaged, or not to be read") from error
 
     def save(self) -> None:
         processes = {

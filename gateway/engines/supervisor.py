@@ -96,7 +96,7 @@ class Engines:
             self.folder.chmod(0o700)
             self._lock.acquire()
         except OSError as error:
-            raise HomeUnusable(f"{type(error).__name__}: {error.strerror}") from error
+            raise HomeUnusable(error.strerror or "") from error
         try:
             self._state = State.load(self._state.path)
             self._engines = self._make()

@@ -243,7 +243,7 @@ def test_external_storage_takes_an_identity_a_process_from_a_file(tmp_path: Path
     with pytest.raises(EngineUrlInvalid, match="notary"):
         External.from_environment(variables)
     file.write_text("{}")
-    with pytest.raises(EngineUrlInvalid, match="KeyError"):
+    with pytest.raises(EngineUrlInvalid, match="no file of identities"):
         External.from_environment(variables)
 
 

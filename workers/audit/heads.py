@@ -103,7 +103,7 @@ class HeadVerifier:
             at, root = datetime.fromisoformat(fields["at"]), bytes.fromhex(fields["root"])
             head = SignedHead(fields["size"], root, at, fields["key"], body, signature, fields.get("epoch", 0))
         except (ValueError, KeyError, TypeError) as error:
-            raise HeadInvalid(type(error).__name__) from error
+            raise HeadInvalid("not in the form of one") from error
         if len(root) != 32 or type(head.size) is not int or type(head.epoch) is not int or head.size < 0:
             raise HeadInvalid("its size or root")
         return head
@@ -118,7 +118,7 @@ class HeadVerifier:
         except InvalidSignature as error:
             raise HeadInvalid("signature") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise HeadInvalid(type(error).__name__) from error
+            raise HeadInvalid("not in the form of one") from error
         return fields
 
 
@@ -212,7 +212,7 @@ class Anchors:
             fields = json.loads(self.store.get(self.bucket, name, version))
             body, signature = (base64.b64decode(fields[part], validate=True) for part in ("body", "signature"))
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise HeadInvalid(type(error).__name__) from error
+            raise HeadInvalid("not in the form of one") from error
         return body, signature
 
     def _is_fork(self, name: str) -> bool:

@@ -79,7 +79,7 @@ def fetch(storage: Storage, bucket: str, export: Export, folder: Path) -> Fetche
                 raise ExportCorrupt(name)
             part.rename(folder / name)
     except OSError as error:
-        raise FolderUnusable(type(error).__name__) from error
+        raise FolderUnusable(error.strerror or "") from error
     return Fetched(names, len(there))
 
 
@@ -117,4 +117,4 @@ def write_audit(session: Session, export: Export, folder: Path) -> None:
                     line |= {"tree_size": head.size, "proof": [node.hex() for node in proof]}
                 file.write(json.dumps(line, sort_keys=True) + "\n")
     except OSError as error:
-        raise FolderUnusable(type(error).__name__) from error
+        raise FolderUnusable(error.strerror or "") from error

@@ -151,5 +151,5 @@ def write(parts: dict[str, bytes], release_id: UUID, folder: Path) -> dict[str, 
         for name, path in paths.items():
             path.write_bytes(parts[name])
     except OSError as error:
-        raise FolderUnusable(type(error).__name__) from error
+        raise FolderUnusable(error.strerror or "") from error
     return paths
