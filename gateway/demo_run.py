@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from schemas.states import ItemState
-from workers.audit.verify import Verification
+from workers.audit.findings import Verification
 
 
 @dataclass

@@ -67,6 +67,7 @@ class AuditEvent(StrEnum):
     PERSON_REMOVED = "person:removed"
     POLICY_SET = "policy:set"
     SUBJECT_ERASED = "subject:erased"
+    FINDING_ACKNOWLEDGED = "finding:acknowledged"
     HEAD_ANCHORED = "head:anchored"
     TRAIL_FORKED = "trail:forked"
     KEY_CREATED = "key:created"
@@ -121,6 +122,7 @@ EVENT_ROLES: dict[AuditEvent, tuple[Role, ...]] = {
     AuditEvent.PERSON_REMOVED: (Role.OWNER, Role.GATEWAY),
     AuditEvent.POLICY_SET: (Role.OWNER, Role.GATEWAY),
     AuditEvent.SUBJECT_ERASED: (Role.CUSTODIAN,),
+    AuditEvent.FINDING_ACKNOWLEDGED: (Role.GATEWAY,),
     AuditEvent.HEAD_ANCHORED: (Role.NOTARY,),
     AuditEvent.TRAIL_FORKED: (Role.NOTARY,),
     AuditEvent.KEY_CREATED: (Role.OWNER, Role.CUSTODIAN),

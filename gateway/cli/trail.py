@@ -1,4 +1,4 @@
-"""`refacex audit ...`: look at the trail, verify it, take evidence from it and check that, accept a fork."""
+"""`refacex audit ...`: look at the trail, verify it, acknowledge a finding, take evidence and check that, accept a fork."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.passphrases import own_key
 from gateway.cli.service import (
     Home,
     Json,
@@ -25,44 +26,37 @@ from gateway.cli.service import (
     tell,
     told,
 )
+from gateway.cli.verifying import (
+    CustodianKey,
+    Given,
+    LedgerFile,
+    PublicKey,
+    RosterFile,
+    anchors_of,
+    finding_line,
+    show,
+    show_json,
+    verified,
+    verifier_of,
+)
 from workers.words import number_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from workers.audit.checking import Checked
-    from workers.audit.heads import Anchors, HeadVerifier
-    from workers.audit.verify import Verification
-    from workers.settings import GatewaySettings
 
 _HASH = re.compile(r"[0-9a-f]{32,}")  # hashes and signatures, and no id of ours
 
 app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 
 
-PublicKey = Annotated[
-    Path | None, typer.Option(help="The notary's public key. [default: keys/audit.public.json in the home folder]")
-]
-
-
-CustodianKey = Annotated[
-    Path | None,
-    typer.Option(
-        help="The custodian's public key, with which it signs. [default: keys/ticket.public.json in the home folder]"
-    ),
-]
-
-
 @app.command()
 def verify(
     public_key: PublicKey = None,
     custodian_key: CustodianKey = None,
-    roster: Annotated[
-        Path | None, typer.Option(help="The custodian's roster, to hold people against it as well.")
-    ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="The custodian's ledger, or a copy of it, to hold the trail against it as well.")
-    ] = None,
+    roster: RosterFile = None,
+    ledger: LedgerFile = None,
     receipt: Annotated[
         list[str] | None, typer.Option(help="A receipt of yours, to see whether the trail still tells of it.")
     ] = None,
@@ -71,36 +65,48 @@ def verify(
 ) -> None:
     """Derive the whole trail again from the database and the anchors, and hold every table against it.
 
-    Exit code 0 only if nothing at all is wrong.
+    Exit code 0 only if nothing at all is wrong, save what auditors acknowledged.
     """
     with service(home) as (settings, sessions):
-        from workers.audit.crosscheck import crosscheck
-        from workers.audit.ledgered import check_ledger
-        from workers.audit.receipts import Receipt, check_receipts
-        from workers.audit.verify import verify as derive
-        from workers.custody.keys import load_verifiers
-        from workers.custody.ledger import Ledger
-        from workers.custody.roster import load_roster
-
-        for what, path in (("ledger", ledger), ("roster", roster)):
-            if path is not None and not path.is_file():
-                raise stop(
-                    f"there is no {what} at {path}: it lies on the custodian's machine, below keys in its home folder"
-                )
-        receipts = [Receipt.of(each) for each in receipt or []]
-        book = Ledger(ledger) if ledger is not None else None
-        pinned = load_roster(roster) if roster is not None else None
-        verifier, anchors = _verifier(public_key, home), _anchors(settings)
-        custodian = load_verifiers(custodian_key or home_folder(home) / "keys" / "ticket.public.json")
-        with sessions() as session:
-            result = derive(session, anchors, verifier)
-            crosscheck(session, result, pinned, custodian)
-            if book is not None:
-                check_ledger(session, book, result)
-            check_receipts(session, receipts, result)
-    _show_json(result) if as_json else _show(result)
+        given = Given(home, public_key, custodian_key, roster, ledger)
+        result = verified(settings, sessions, given, receipt or [])
+    show_json(result) if as_json else show(result)
     if not result.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def acknowledge(
+    finding: Annotated[
+        str, typer.Argument(help="The id that `refacex audit verify` shows, or as much as tells it apart.")
+    ],
+    who: Annotated[str, typer.Option("--as", help="Who you are: an auditor who had no part in it.")],
+    key: Annotated[Path, typer.Option("--key", help="Your own key file.")],
+    reason: Annotated[str, typer.Option(help="Why it is so, as a code such as stolen-worker-role: no free text.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask again.")] = False,
+    public_key: PublicKey = None,
+    custodian_key: CustodianKey = None,
+    roster: RosterFile = None,
+    ledger: LedgerFile = None,
+    home: Home = None,
+) -> None:
+    """Sign that you looked into a finding that nobody can mend; verification goes on to list it, and does not fail for it."""
+    with service(home) as (settings, sessions):
+        from workers.audit import acknowledging
+        from workers.custody.keys import KeyType
+
+        signing = own_key(key).of(KeyType.ED25519)
+        given = Given(home, public_key, custodian_key, roster, ledger)
+        found = acknowledging.find(verified(settings, sessions, given), finding)
+        message = acknowledging.acknowledge_message(found, reason)
+        with sessions() as session:
+            acknowledging.check_acknowledges(session, found, who)
+        tell(finding_line(found))
+        if not yes and not typer.confirm("Acknowledge this, for ever and under your name?"):
+            raise typer.Exit(1)
+        with sessions.begin() as session:
+            seq = acknowledging.acknowledge(session, found, who, reason, signing.sign(message))
+    tell(f"acknowledged as event {seq}: `refacex audit verify` lists it from now on")
 
 
 @app.command()
@@ -116,7 +122,7 @@ def evidence(
         from workers.audit.errors import NotInTrail
         from workers.audit.evidence import About, gather, pack
 
-        verifier, anchors = _verifier(public_key, home), _anchors(settings)
+        verifier, anchors = verifier_of(public_key, home), anchors_of(settings)
         with sessions() as session:
             release, ticket = (by_beginning(session, column, about) for column in (Release.id, Ticket.id))
             known = [(About.RELEASE, release)] if release and session.get(Release, release) else []
@@ -161,7 +167,7 @@ def check(
         from workers.audit.checking import check_bundle
         from workers.custody.keys import load_verifiers
 
-        verifier = _verifier(public_key, None)
+        verifier = verifier_of(public_key, None)
         data = _content("the evidence bundle", bundle)
         files = [(path, _content("the file to look for in the evidence", path)) for path in file or []]
         custodian = load_verifiers(custodian_key) if custodian_key is not None else None
@@ -270,21 +276,6 @@ def _row(event: dict[str, Any], *, whole: bool) -> list[str]:
     return [str(event["seq"]), time, event["event"], fields.get("actor", ""), " ".join(what)]
 
 
-def _verifier(public_key: Path | None, home: Path | None) -> HeadVerifier:
-    from workers.audit.heads import HeadVerifier
-    from workers.custody.keys import load_verifier
-
-    key = load_verifier(public_key or home_folder(home) / "keys" / "audit.public.json")
-    return HeadVerifier(key.id, key.public)
-
-
-def _anchors(settings: GatewaySettings) -> Anchors:
-    from workers.audit.heads import Anchors
-    from workers.storage import Storage
-
-    return Anchors(Storage(settings), settings.bucket_anchors)
-
-
 def _content(what: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -301,37 +292,3 @@ def _show_checked(checked: Checked) -> None:
     for heading, entries in (("WRONG", checked.problems), ("proven", checked.proves), ("not proven", checked.limits)):
         for words in entries if checked.ok or heading == "WRONG" else ():
             print(printable(f"{heading}: {words}"))
-
-
-def _show(result: Verification) -> None:
-    for finding in result.findings[:200]:
-        print(printable(f"{finding.where}: {finding.words} [{finding.problem.value}]"))
-    for note in result.notes:
-        tell(f"note: {note}")
-    younger = result.events - result.anchored_to
-    head = (
-        f"{number_of(result.events, 'event')}, {number_of(result.signatures, 'signature')} of people, {result.attested} of the custodian, "
-        f"{number_of(result.heads, 'head')}, {number_of(result.anchors, 'anchor')}; anchored to {result.anchored_to}"
-    )
-    print(head + (f", {younger} younger" if younger > 0 else ""))
-    print("the trail holds" if result.ok else f"THE TRAIL DOES NOT HOLD: {number_of(len(result.findings), 'finding')}")
-
-
-def _show_json(result: Verification) -> None:
-    findings = [{"problem": f.problem.value, "where": f.where, "words": f.words} for f in result.findings]
-    lines(
-        [
-            {
-                "ok": result.ok,
-                "events": result.events,
-                "signatures": result.signatures,
-                "attested": result.attested,
-                "heads": result.heads,
-                "anchors": result.anchors,
-                "anchored_to": result.anchored_to,
-                "root": result.root.hex(),
-                "findings": findings,
-                "notes": result.notes,
-            }
-        ]
-    )

@@ -24,7 +24,7 @@ from workers.audit.statements import (
 
 # What the trail says of recoveries; a shredded key ends those that it had opened.
 _OF_RECOVERIES = (
-    "(SELECT event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT event, each, NULL, NULL "
+    "(SELECT seq, event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT seq, event, each, NULL, NULL "
     f"FROM told AS t CROSS JOIN LATERAL {elements('recoveries')} AS each WHERE event = 'key:shredded')"
 )
 _CREATED = "t.detail ->> 'created_at'"
@@ -146,7 +146,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.KEY_SHREDDED,
         ),
         "'request ' || r.id",
-        "recovery_requests AS r LEFT JOIN (SELECT coalesce(t.request, k.request_id::text) AS request, array_agg(t.event) AS events, "
+        "recovery_requests AS r LEFT JOIN (SELECT coalesce(t.request, k.request_id::text) AS request, "
+        "array_agg(t.event ORDER BY t.seq) AS events, "
         f"count(*) FILTER (WHERE t.event = 'request:approved') AS approvals FROM {_OF_RECOVERIES} AS t LEFT JOIN recoveries AS v "
         "ON v.id::text = t.recovery LEFT JOIN tickets AS k ON k.id = v.ticket_id GROUP BY 1) AS t ON t.request = r.id::text",
         "r.state = 'open' AND t.events && ARRAY['request:denied', 'request:withdrawn', 'request:expired', 'ticket:spent'] "
@@ -205,7 +206,8 @@ COMPARISONS: tuple[Comparison, ...] = (
             Tag.KEY_SHREDDED,
         ),
         "coalesce('recovery ' || v.id, 'recovery ' || t.recovery)",
-        f"recoveries AS v FULL JOIN (SELECT recovery, array_agg(event) AS events, max({number('faces')}) FILTER "
+        "(SELECT id, state FROM recoveries) AS v FULL JOIN "
+        f"(SELECT recovery, array_agg(event ORDER BY seq) AS events, max({number('faces')}) FILTER "
         f"(WHERE event = 'recovery:recovered') AS faces FROM {_OF_RECOVERIES} AS t WHERE recovery IS NOT NULL GROUP BY recovery) AS t "
         "ON t.recovery = v.id::text LEFT JOIN (SELECT recovery_id, count(*) AS faces FROM recovered_faces GROUP BY recovery_id) AS n "
         "ON n.recovery_id = v.id",

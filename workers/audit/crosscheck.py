@@ -24,9 +24,9 @@ from schemas.tables import Item, Person, RecoveryRequest, Release, RequestFace, 
 from workers.audit.attested import KINDS as CUSTODIANS
 from workers.audit.attested import AttestedHistory
 from workers.audit.comparisons import COMPARISONS
+from workers.audit.findings import Problem, Verification
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.statements import Comparison
-from workers.audit.verify import Problem, Verification
 from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
 from workers.custody.proof import item_names
@@ -50,6 +50,7 @@ def crosscheck(
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL work_mem = '64MB'"))
+    session.execute(text("SET LOCAL TimeZone = 'UTC'"))  # what a finding saw of a row is the same wherever one looks
     for comparison in COMPARISONS:
         _compare(session, comparison, result)
     _check_requests(session, result)
@@ -68,17 +69,17 @@ def _compare(session: Session, comparison: Comparison, result: Verification) -> 
         words = f"could not be held against the trail ({rows}): an event in it cannot be read, or a right is missing"
         result.found(Problem.ROW, comparison.name, words)
         rows = _rows(session, comparison.careful)
-    for where, words in [] if isinstance(rows, str) else rows:
-        result.found(Problem.ROW, where, words)
-    if len(rows) == AT_MOST:
-        result.notes.append(f"{comparison.name}: only the first {AT_MOST} findings are shown")
+    for where, words, seen in [] if isinstance(rows, str) else rows:
+        result.found(Problem.ROW, where, words, seen)
+    if len(rows) == AT_MOST:  # no note: were those acknowledged, the others would hide behind them
+        result.found(Problem.ROW, comparison.name, f"only the first {AT_MOST} findings are shown")
 
 
-def _rows(session: Session, sql: str) -> list[tuple[str, str]] | str:
+def _rows(session: Session, sql: str) -> list[tuple[str, str, str]] | str:
     """What a comparison finds; its SQLSTATE where it fails. Raises DBAPIError where the database is away."""
     try:
         with session.begin_nested():
-            return [(row.place, row.words) for row in session.execute(text(f"{sql} LIMIT {AT_MOST}"))]
+            return [(row.place, row.words, row.seen) for row in session.execute(text(f"{sql} LIMIT {AT_MOST}"))]
     except DBAPIError as error:
         state: str | None = getattr(error.orig, "sqlstate", None)
         if error.connection_invalidated or state is None:
@@ -178,7 +179,7 @@ def _check_attested(session: Session, keys: Mapping[str, bytes], result: Verific
 def _check_signed(session: Session, result: Verification) -> None:
     history = SignedHistory()
     _follow(session, history, KINDS, result)
-    result.signatures = history.signatures
+    result.signatures, result.acknowledgements = history.signatures, history.acknowledgements
     if history.unsigned:
         result.notes.append(
             f"of before signatures came into the trail: {number_of(history.unsigned, 'decision')}; nothing proves who made them"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,12 +24,12 @@ from schemas.audit_tables import Event, TreeHead
 from workers.alerts import AlertKind, raise_alert
 from workers.audit.append import append
 from workers.audit.errors import AuditFork, ForkUnfounded, ForkUnsigned
+from workers.audit.findings import CODE
 from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, HeadVerifier, SignedHead
 from workers.audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from workers.words import number_of
 
 WHAT = "refacex trail fork"
-_WHO = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 _BATCH = 5_000
 
 
@@ -121,7 +120,7 @@ def accept_fork(
     Raises ForkUnsigned for a `by` or `reason` that is no id, ForkUnfounded where the trail is the one that was anchored, and AuditFork
     where the database is not a whole backup.
     """
-    if not _WHO.fullmatch(by) or not _WHO.fullmatch(reason):
+    if not CODE.fullmatch(by) or not CODE.fullmatch(reason):
         raise ForkUnsigned
     forks = load_forks(anchors, signer.verifier)
     fork = find_fork(session, anchors, signer, by=by, reason=reason)

@@ -24,7 +24,7 @@ from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import SealedKey
-from workers.audit.verify import Problem, Verification
+from workers.audit.findings import Problem, Verification
 from workers.custody.holds import Holds, Outcome, Portion
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
 from workers.custody.recall import OUTCOMES, WORK

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from schemas.audit_tables import Event
 from workers.audit.errors import NotInTrail, ReceiptInvalid
-from workers.audit.verify import Problem, Verification
+from workers.audit.findings import Problem, Verification
 
 _WRITTEN = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
 _NEWEST = 100  # of a release's events, in which what was done just now is looked for

@@ -16,6 +16,7 @@ from schemas.administration import PersonTerms
 from schemas.audit import AuditEvent
 from schemas.requests import signed_message
 from schemas.states import OrderKind
+from workers.audit.findings import CODE, Acknowledgement
 from workers.custody.judge import verifies
 from workers.custody.passkeys import Assertion, Passkey, fault, key_of
 from workers.custody.publickeys import KeyOfNobody, usable_ed25519
@@ -56,10 +57,11 @@ SIGNED: dict[AuditEvent, _Rule] = {
     AuditEvent.POLICY_SET: _Rule(
         ADMINISTRATOR, lambda fields: [f"set policy {fields['detail'].get('version')}"], always=False
     ),
+    AuditEvent.FINDING_ACKNOWLEDGED: _Rule(AUDITOR, lambda fields: [f"acknowledge {fields['detail'].get('reason')}"]),
 }
 _PEOPLE = (AuditEvent.PERSON_ADDED, AuditEvent.PERSON_REMOVED)
 _ADMINISTERED = (*_PEOPLE, AuditEvent.POLICY_SET)
-_OF_NO_REQUEST = (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED, *_ADMINISTERED)
+_OF_NO_REQUEST = (AuditEvent.ORDER_GIVEN, AuditEvent.RELEASE_SUBMITTED, AuditEvent.FINDING_ACKNOWLEDGED, *_ADMINISTERED)
 _OF_RELEASES = (AuditEvent.RELEASE_SUBMITTED, AuditEvent.ORDER_GIVEN)
 _TICKETS = (AuditEvent.TICKET_ISSUED, AuditEvent.TICKET_SPENT)
 _BY_REQUESTER = (AuditEvent.REQUEST_WITHDRAWN, AuditEvent.RECOVERY_FETCHED)
@@ -83,6 +85,7 @@ class _Person:
     tenant: str
     roles: frozenset[str]
     sha256: str | None  # of their canonical form
+    rests: tuple[int, ...]  # the number of their person:added, of the one of who signed that, and so on
     passkeys: tuple[Passkey, ...] = ()
     removed: bool = False
 
@@ -102,7 +105,8 @@ class _Request:
     requester: str
     sha256: str
     quorum: int
-    approvers: set[str] = field(default_factory=set)
+    approvers: set[str] = field(default_factory=set)  # and who denied it
+    counting: set[str] = field(default_factory=set)  # whose approval nothing is wrong with
     denied: bool = False
     issued: bool = False
     spent: bool = False
@@ -112,13 +116,15 @@ class SignedHistory:
     """Follows the events of `KINDS` and says what is wrong with each; others are passed over.
 
     `unsigned` counts what was never signed because it is older than revision 0002; `enrolled` the people of a tenant with an
-    administrator for whom an identity provider's word stands alone. Keeps people and requests, not events.
+    administrator for whom an identity provider's word stands alone; `acknowledgements` are those that their auditor signed. Keeps
+    people and requests, not events.
     """
 
     def __init__(self) -> None:
         self.unsigned = 0
         self.signatures = 0
         self.enrolled = 0
+        self.acknowledgements: list[Acknowledgement] = []
         self._signing = False
         self._people: dict[str, _Person] = {}
         self._requests: dict[str, _Request] = {}
@@ -136,22 +142,42 @@ class SignedHistory:
             return
         if not isinstance(fields["detail"], dict):
             yield "its detail is no object"
+        elif kind is AuditEvent.FINDING_ACKNOWLEDGED:
+            yield from self._see_acknowledged(event, fields)
         elif kind in SIGNED:
-            yield from self._see_signed(kind, fields)
+            faults = list(self._see_signed(kind, fields))
+            yield from faults
             if kind in _OF_RELEASES:
                 yield from self._see_tenant(kind, fields)
             if kind in _ADMINISTERED:
                 yield from self._see_administered(kind, fields)
             if kind in _PEOPLE:
-                yield from self._see_person(kind, fields)
+                yield from self._see_person(kind, event["seq"], fields)
             elif kind not in _OF_NO_REQUEST:
-                yield from self._see_request(kind, fields)
+                about = list(self._see_request(kind, fields))
+                yield from about
+                known = self._requests.get(str(fields.get("request")))
+                if known is not None and kind is AuditEvent.REQUEST_APPROVED and not (faults or about):
+                    known.counting.add(str(fields.get("actor")))
         elif kind in _TICKETS:
             yield from self._see_ticket(kind, fields)
         elif kind is AuditEvent.REVIEW_OPENED:
             yield from self._see_glass(str(fields.get("request")))
 
-    def _see_person(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+    def _see_acknowledged(self, event: Mapping[str, Any], fields: Fields) -> Iterator[str]:
+        """Kept where it is signed as it should be: there was none before signatures were."""
+        self._signing = True
+        faults = list(self._see_signed(AuditEvent.FINDING_ACKNOWLEDGED, fields))
+        yield from faults
+        who, reason = str(fields.get("actor")), str(fields["detail"].get("reason"))
+        person, finding = self._people.get(who), _hex(fields.get("request_hash"))
+        if not CODE.fullmatch(reason):
+            yield "its reason is no code"
+        elif not faults and person is not None and person.public is not None and finding is not None:
+            about = (who, person.tenant, finding.hex(), reason, person.rests, person.public)
+            self.acknowledgements.append(Acknowledgement(event["seq"], str(event["at"]), *about))
+
+    def _see_person(self, kind: AuditEvent, seq: int, fields: Fields) -> Iterator[str]:
         who = str(fields.get("subject"))
         known = self._people.get(who)
         if kind is AuditEvent.PERSON_REMOVED:
@@ -166,7 +192,9 @@ class SignedHistory:
         public, tenant = _hex(fields["detail"].get("ed25519")), str(fields["detail"].get("tenant"))
         roles, passkeys = _roles(fields), _passkeys(fields["detail"].get("passkeys"))
         key = public if public and len(public) == 32 else None
-        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), passkeys)
+        by = self._people.get(str(fields.get("actor"))) if "signature" in fields["detail"] else None
+        rests = (seq, *(by.rests if by is not None else ()))
+        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), rests, passkeys)
         if _anybodys(key, passkeys):
             yield f"{who} signs with a key of small order, or not canonical: anybody may sign as them"
         for signing in _signing_keys(key, passkeys):
@@ -285,11 +313,11 @@ class SignedHistory:
             known.spent = True
             return
         known.issued = True
-        if known.denied or len(known.approvers) < known.quorum:
+        if known.denied or len(known.counting) < known.quorum:
             yield (
                 "it was issued over a denial"
                 if known.denied
-                else f"it was issued on {len(known.approvers)} approvals, and {known.quorum} are needed"
+                else f"it was issued on {len(known.counting)} approvals, and {known.quorum} are needed"
             )
 
 

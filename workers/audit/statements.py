@@ -30,12 +30,16 @@ class Comparison:
 
 
 def compare(name: str, events: tuple[Tag, ...], place: str, source: str, *cases: str) -> Comparison:
-    """`source` is a FROM clause over `told AS t`; the first of `cases` (`condition THEN words`) that is true is the finding."""
+    """`source` is a FROM clause over `told AS t`; the first of `cases` (`condition THEN words`) that is true is the finding.
+
+    Where its place is no event, `seen` is the SHA-256 of all that was compared: a row can change again under the same words.
+    """
     words = " ".join(f"WHEN {case}" for case in cases)
-    inner = f"SELECT {place} AS place, CASE {words} END AS words FROM {source}"
+    inner = f"SELECT {place} AS place, CASE {words} END AS words, * FROM {source}"
+    seen = "CASE WHEN place LIKE 'event %' THEN '' ELSE encode(sha256(convert_to(judged::text, 'UTF8')), 'hex') END AS seen"
     # Materialized, or a LIMIT behind it would make the planner look for the first few rows among all pairs.
-    found = f"found AS MATERIALIZED (SELECT place, words FROM ({inner}) AS judged WHERE words IS NOT NULL)"
-    plain, careful = (f"{_told(events, how)}, {found} SELECT place, words FROM found" for how in (False, True))
+    found = f"found AS MATERIALIZED (SELECT place, words, {seen} FROM ({inner}) AS judged WHERE words IS NOT NULL)"
+    plain, careful = (f"{_told(events, how)}, {found} SELECT place, words, seen FROM found" for how in (False, True))
     return Comparison(name, plain, careful)
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -19,6 +17,7 @@ from sqlalchemy.orm import Session
 from schemas.audit import EVENT_ROLES, FORMAT_VERSION, AuditEvent, Role
 from schemas.audit_tables import AuditGrant, AuditTail, Event, Node, TreeHead
 from workers.audit.canonical import is_canonical, parse
+from workers.audit.findings import Problem, Verification
 from workers.audit.forks import Fork, LostHead, load_fork, lost_by, told_forks
 from workers.audit.guards import describe, differences, made_by_migrations
 from workers.audit.heads import MOST_UNANCHORED, Anchored, Anchors, HeadInvalid, HeadVerifier, SignedHead
@@ -26,64 +25,6 @@ from workers.audit.merkle import Frontier, leaf_hash
 from workers.words import number_of
 
 _BATCH = 2_000
-
-
-class Problem(StrEnum):
-    """What can be wrong."""
-
-    GAP = "gap"
-    EVENT_CHANGED = "event_changed"
-    ROLE = "role"
-    TAIL = "tail"
-    NODE = "node"
-    HEAD = "head"
-    HEAD_SIGNATURE = "head_signature"
-    HEAD_UNANCHORED = "head_unanchored"
-    UNANCHORED = "unanchored"
-    ANCHOR = "anchor"
-    HISTORY_CHANGED = "history_changed"
-    EVENTS_LOST = "events_lost"
-    GUARD = "guard"
-    FORK = "fork"
-    ROW = "row"
-    SIGNATURE = "signature"
-    CUSTODIAN = "custodian"
-    LEDGER = "ledger"
-    ROSTER = "roster"
-    RECEIPT = "receipt"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: what, where (`event 17`, `head 40`, ...), and in words."""
-
-    problem: Problem
-    where: str
-    words: str
-
-
-@dataclass
-class Verification:
-    """What verification saw. `ok` only if nothing at all is wrong. `notes` are worth reading and no fault."""
-
-    events: int = 0
-    heads: int = 0
-    anchors: int = 0
-    anchored_to: int = 0
-    signatures: int = 0
-    attested: int = 0
-    root: bytes = b""
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the trail holds."""
-        return not self.findings
-
-    def found(self, problem: Problem, where: str, words: str) -> None:
-        """Adds a finding."""
-        self.findings.append(Finding(problem, where, words))
 
 
 def verify(session: Session, anchors: Anchors, verifier: HeadVerifier) -> Verification:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import sys
 import zipfile
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ SIGNED = {
     "recovery:fetched": "requester",
     "review:closed": "auditor",
     "order:given": "key-officer",
+    "finding:acknowledged": "auditor",
     "release:submitted": "submitter",
     "person:added": "administrator",
     "person:removed": "administrator",
@@ -247,7 +249,7 @@ def check_people(events: list[Any]) -> None:
         elif tag in SIGNED:
             if tag == "review:closed":
                 glass = {who: request for who, request in glass.items() if request != said["request"]}
-            if "signature" in detail or (any_signed and tag not in OPTIONAL):
+            if "signature" in detail or (any_signed and tag not in OPTIONAL) or tag == "finding:acknowledged":
                 any_signed = True
                 check_signature(tag, said, people.get(actor), actor in gone)
             check_decision(tag, said, requests, people)
@@ -347,6 +349,8 @@ def signing_keys(person: Any) -> list[bytes]:
 
 def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
     need(person is not None and not removed and SIGNED[tag] in person["roles"], f"who signed {tag}")
+    code = re.fullmatch("[a-z0-9][a-z0-9._@-]{0,63}", str(said["detail"].get("reason")))
+    need(tag != "finding:acknowledged" or code is not None, "a reason in words")
     words = {
         "request:opened": ["open request"],
         "request:approved": ["approve"],
@@ -357,6 +361,7 @@ def check_signature(tag: str, said: Any, person: Any, removed: bool) -> None:
         "person:removed": ["remove person"],
         "recovery:fetched": [f"fetch {said.get('recovery')}"],
         "review:closed": [f"review {said['detail'].get('conclusion')}"],
+        "finding:acknowledged": [f"acknowledge {said.get('detail', {}).get('reason')}"],
         "order:given": [
             f"order {kind}" for kind in ("shred", "hold", "lift") if said["detail"].get("kind", kind) == kind
         ],
@@ -390,7 +395,7 @@ def answered(keys: dict[str, bytes], assertion: Any, signature: bytes, message: 
 
 
 def check_decision(tag: str, said: Any, requests: dict[str, Any], people: dict[str, Any]) -> None:
-    if tag in ("order:given", "release:submitted"):
+    if tag in ("order:given", "release:submitted", "finding:acknowledged"):
         return
     if tag == "request:opened":
         need(said["request"] not in requests, "opened twice")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from schemas.audit import AuditEvent
-from schemas.requests import RequestTerms, decision_message, review_message
+from schemas.requests import RequestTerms, decision_message, review_message, signed_message
 from schemas.states import Decision, OrderKind, OrderScope, OrderState
 from schemas.tables import Ticket
 from tests.governance import Member, World, copied
@@ -247,6 +247,20 @@ def nobodys(**keys: Any) -> Callable[[World], AuditEvent]:
     return write
 
 
+def acknowledged(world: World) -> AuditEvent:
+    """As if olga had looked into something about this release: bob's signature."""
+    finding = hashlib.sha256(b"a finding").digest()
+    signature = world.people["bob"].signing.sign(signed_message("acknowledge all-well", finding)).hex()
+    about = {
+        "release": world.release,
+        "request_hash": finding,
+        "detail": {"signature": signature, "reason": "all-well"},
+    }
+    with world.as_("gateway").begin() as session:
+        append(session, AuditEvent.FINDING_ACKNOWLEDGED, actor="olga", **about)
+    return AuditEvent.FINDING_ACKNOWLEDGED
+
+
 NEUTRAL = (1).to_bytes(32, "little")
 FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "a passkey whose holder was not verified": forged_passkey({"flags": 0x01}),
@@ -256,6 +270,7 @@ FORGERIES: dict[str, Callable[[World], AuditEvent]] = {
     "another conclusion of a review": forged_review("olga", "all well", "a scandal"),
     "a review by who decided": forged_review("ada", "all well", "all well"),
     "a ticket over a denial": over_a_denial,
+    "an acknowledgement that another signed": acknowledged,
     "one passkey as two people": twin,
     "a key that needs no secret": nobodys(ed25519=NEUTRAL.hex()),
     "a passkey that needs no secret": nobodys(

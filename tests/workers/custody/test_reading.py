@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[3]
 #: The custodian itself is about 4,000 of them; the rest are tables, messages, settings and errors. Whoever needs more looks first
 #: whether the custodian must know it.
 MOST_LINES = 6_900
-#: What other processes are for: asking, recovering, releasing, exporting, and every way in.
+#: What other processes are for: asking, recovering, releasing, exporting, acknowledging, and every way in.
 NEVER = (
     "gateway",
     "refacex_core",
+    "workers.audit.acknowledged",
     "workers.exports",
     "workers.recoveries.service",
     "workers.recoveries.worker",

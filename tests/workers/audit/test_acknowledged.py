@@ -1,0 +1,498 @@
+"""A lie in the trail that nobody can take away: an auditor acknowledges it, verification lists it for ever, and nothing else hides."""
+# ruff: noqa: S608  the statements are put together from this file's own words
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from schemas.administration import add_message
+from schemas.audit import AuditEvent
+from schemas.audit_tables import Event
+from schemas.requests import RequestTerms, signed_message
+from tests.governance import Member, World, copied
+from tests.workers.audit.harness import as_superuser, new_notary, write
+from workers.audit import append, crosscheck
+from workers.audit.acknowledged import fault_of, may_be_acknowledged, settle
+from workers.audit.acknowledging import (
+    FindingAcknowledged,
+    FindingAmbiguous,
+    FindingStays,
+    FindingUnknown,
+    NotAuditor,
+    NotTheirSignature,
+    ReasonNoCode,
+    TookPart,
+    acknowledge,
+    acknowledge_message,
+    find,
+)
+from workers.audit.findings import Finding, Problem, Verification
+from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.verify import verify
+from workers.custody.roster import Roster, load_roster
+from workers.recoveries import people
+
+CODE = "stolen-worker-role"
+#: Of acme, besides olga: another auditor, one who also approves, one who left. And an auditor of another tenant.
+AUDITORS = {"otto": "acme", "ada": "acme", "leo": "acme", "aud2": "beta"}
+
+
+@dataclass
+class Trail:
+    """The world's trail, and what verification says of it."""
+
+    world: World
+    anchors: Anchors
+    signer: HeadSigner
+
+    def verified(self, roster: Roster | None = None) -> Verification:
+        """As `refacex audit verify`, with the custodian's key."""
+        with self.world.as_("gateway")() as session:
+            result = verify(session, self.anchors, self.signer.verifier)
+            crosscheck.crosscheck(session, result, roster, self.world.custodian_keys())
+            settle(session, result, roster)
+        return result
+
+    def only(self) -> Finding:
+        """The one finding that is open."""
+        (finding,) = self.verified().findings
+        return finding
+
+    def lie(self, item: int = 0, **fields: Any) -> Finding:
+        """With a stolen worker's role: an item that is done ends a second time. Its finding."""
+        about = {"release": self.world.release, "item": self.world.items[item]} | fields
+        with self.world.as_("release").begin() as session:
+            seq = append(session, AuditEvent.ITEM_HELD, actor="release-worker", **about)
+        (finding,) = (each for each in self.verified().findings if each.where == f"event {seq}")
+        return finding
+
+    def acknowledge(self, finding: Finding, who: str = "olga", *, key: str | None = None, reason: str = CODE) -> int:
+        """As `refacex audit acknowledge`."""
+        signature = self.world.people[key or who].signing.sign(acknowledge_message(finding, reason))
+        with self.world.as_("gateway").begin() as session:
+            return acknowledge(session, finding, who, reason, signature)
+
+    def forge(self, finding: Finding, who: str = "olga", key: str | None = None, **changes: Any) -> int:
+        """With a stolen gateway's role, which asks nobody."""
+        signature = self.world.people[key or who].signing.sign(acknowledge_message(finding, CODE)).hex()
+        detail = {"signature": signature, "reason": CODE} | changes.pop("detail", {})
+        detail = {name: value for name, value in detail.items() if value is not None}
+        fields = {"actor": who, "request_hash": finding.sha256(), "detail": detail} | changes
+        with self.world.as_("gateway").begin() as session:
+            return append(session, AuditEvent.FINDING_ACKNOWLEDGED, **fields)
+
+
+@pytest.fixture
+def trail(world: World, anchors: Anchors, signer: HeadSigner) -> Trail:
+    world.people = dict(world.people)
+    for who, tenant in AUDITORS.items():
+        world.people[who] = Member(who, ("auditor", "approver") if who == "ada" else ("auditor",))
+        with world.as_("gateway").begin() as session:
+            people.add(session, world.people[who].on_roster(tenant), "root")
+    with world.as_("gateway").begin() as session:
+        people.remove(session, "leo", "root")
+    return Trail(world, anchors, signer)
+
+
+def denied(trail: Trail) -> RequestTerms:
+    """With a stolen gateway's role: a denial of bob's that he never signed, of a request that is open."""
+    terms = trail.world.request((0, 0))
+    about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+    with trail.world.as_("gateway").begin() as session:
+        append(session, AuditEvent.REQUEST_DENIED, actor="bob", **about)
+    return terms
+
+
+def test_a_lie_that_nobody_can_take_away_is_acknowledged_and_told_for_ever(trail: Trail) -> None:
+    finding = trail.lie()
+    assert (finding.problem, finding.words) == (Problem.ROW, "item:held, and it is not so")
+    assert trail.only() == finding
+    trail.acknowledge(finding)
+    new_notary(trail.world.database, trail.anchors, trail.signer).anchor()
+    for _ in range(2):
+        result = trail.verified()
+        assert (result.ok, result.findings, result.signatures) == (True, [], 1)
+        ((told, (by,)),) = [(each.finding, each.by) for each in result.acknowledged]
+        assert told == finding
+        assert (by.who, by.tenant, by.reason) == ("olga", "acme", CODE)
+        assert datetime.fromisoformat(by.at) == trail.world.one(select(Event.at).where(Event.seq == by.seq))
+        assert result.notes == ["that who acknowledged findings is an auditor, the trail alone says: see --roster"]
+    again = trail.lie()
+    result = trail.verified()
+    assert (result.findings, [each.finding for each in result.acknowledged]) == ([again], [finding])
+
+
+def test_a_findings_id_is_the_hash_of_what_it_says() -> None:
+    said = {"problem": "row", "v": 1, "what": "refacex finding", "where": "event 7", "words": "ä"}
+    canonical = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    finding = Finding(Problem.ROW, "event 7", "ä")
+    assert finding.sha256() == hashlib.sha256(canonical.encode()).digest()
+    canonical = json.dumps(said | {"seen": "ab"}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert replace(finding, seen="ab").sha256() == hashlib.sha256(canonical.encode()).digest()
+    others = [("event 8", "ä", ""), ("event 7", "a", ""), ("event 7", "ä", "00"), ("event 7", "\ud800", "")]
+    ids = {Finding(Problem.ROW, *each).sha256() for each in others} | {
+        Finding(Problem.SIGNATURE, "event 7", "ä").sha256()
+    }
+    assert len(ids - {finding.sha256()}) == 5
+
+
+def test_the_same_words_about_a_row_that_changed_again_are_another_finding(trail: Trail) -> None:
+    """Else an acknowledged row would be the owner's to write as they like."""
+    terms = denied(trail)
+    found = trail.verified().findings
+    assert [(each.problem, each.where.split()[0]) for each in found] == [
+        (Problem.ROW, "request"),
+        (Problem.ROW, "event"),
+        (Problem.SIGNATURE, "event"),
+    ]
+    for finding in found:
+        trail.acknowledge(finding)
+    assert trail.verified().ok
+    as_superuser(trail.world, f"UPDATE recovery_requests SET expires_at = expires_at + '1 s' WHERE id = '{terms.id}'")
+    result = trail.verified()
+    again = [each for each in result.findings if each.words == found[0].words]
+    assert [(each.where, each.seen != found[0].seen) for each in again] == [(found[0].where, True)]
+    assert len(result.findings) == 2, "and that its columns are not what was signed"
+    assert [each.finding for each in result.acknowledged] == found[1:]
+    as_superuser(
+        trail.world, f"UPDATE recovery_requests SET expires_at = expires_at - '1 s'::interval WHERE id = '{terms.id}'"
+    )
+    assert trail.verified().ok
+
+
+def test_more_about_the_same_event_is_another_finding(trail: Trail) -> None:
+    """`item:released` twice for one item, and then a third time."""
+    query = select(Event.canonical).where(Event.event == AuditEvent.ITEM_RELEASED.value).limit(1)
+    told = json.loads(trail.world.one(query))["fields"]
+    for times in (2, 3):
+        with trail.world.as_("release").begin() as session:
+            append(session, AuditEvent.ITEM_RELEASED, **told)
+        finding = trail.only()
+        assert f"{times} times" in finding.words
+        trail.acknowledge(finding)
+        assert trail.verified().ok
+
+
+REFUSED: dict[str, tuple[type[Exception], dict[str, Any]]] = {
+    "no auditor": (NotAuditor, {"who": "bob"}),
+    "nobody": (NotAuditor, {"who": "zed", "key": "olga"}),
+    "an auditor who left": (NotAuditor, {"who": "leo"}),
+    "an auditor of another tenant": (NotAuditor, {"who": "aud2"}),
+    "another's key": (NotTheirSignature, {"who": "olga", "key": "otto"}),
+    "a reason in words": (ReasonNoCode, {"reason": "Anna's photograph"}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_acknowledgement_is_refused(trail: Trail, case: str) -> None:
+    error, how = REFUSED[case]
+    finding = trail.lie()
+    with pytest.raises(error):
+        trail.acknowledge(finding, **how)
+    assert trail.only() == finding
+
+
+def test_who_took_part_does_not_acknowledge(trail: Trail) -> None:
+    """ada approved the request; and of a denial in bob's name, it is not bob who says that all is well."""
+    terms = trail.world.request((0, 0))
+    trail.world.approve(terms, "ada")
+    about = {"release": terms.release, "request": terms.id}
+    with trail.world.as_("relay").begin() as session:
+        append(session, AuditEvent.REQUEST_EXPIRED, actor="reconciler", request=terms.id)
+    with trail.world.as_("gateway").begin() as session:
+        append(session, AuditEvent.REQUEST_DENIED, actor="olga", request_hash=terms.sha256(), **about)
+    found = trail.verified().findings
+    assert found
+    for finding in found:
+        with pytest.raises(TookPart):
+            trail.acknowledge(finding, "ada")
+    own = [each for each in found if each.where.startswith("event")]
+    assert own
+    for finding in own:
+        with pytest.raises(TookPart):
+            trail.acknowledge(finding, "olga")
+    for finding in found:
+        trail.acknowledge(finding, "otto")
+    assert trail.verified().ok
+
+
+#: What verification says of it, and how it is forged.
+FORGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "nobody signed": ("olga did not sign it", {"detail": {"signature": "no"}}),
+    "somebody else signed": ("the signature is not one by the key that olga was added with", {"key": "otto"}),
+    "no auditor": ("bob is no auditor", {"who": "bob"}),
+    "a removed auditor": ("leo signed it after having been removed", {"who": "leo"}),
+    "somebody unknown": ("no person:added before it gives the public key of zed", {"who": "zed", "key": "olga"}),
+    "another tenant's auditor": ("aud2 is of another tenant than what it acknowledges", {"who": "aud2"}),
+    "signed for another finding": (
+        "the signature is not one by the key that olga was added with",
+        {"detail": {"signature": "00" * 64}},
+    ),
+    "another reason than was signed": (
+        "the signature is not one by the key that olga was added with",
+        {"detail": {"reason": "all-well"}},
+    ),
+    "a reason in words": ("its reason is no code", {"detail": {"reason": "all well\nsee there"}}),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_forged_acknowledgement_is_found_and_hides_nothing(trail: Trail, case: str) -> None:
+    words, how = FORGED[case]
+    finding = trail.lie()
+    if case == "a reason in words":
+        signed = signed_message("acknowledge all well\nsee there", finding.sha256())
+        how = {"detail": how["detail"] | {"signature": trail.world.people["olga"].signing.sign(signed).hex()}}
+    seq = trail.forge(finding, **how)
+    result = trail.verified()
+    assert [(each.where, each.words) for each in result.findings] == [
+        (finding.where, finding.words),
+        (f"event {seq}", f"finding:acknowledged: {words}"),
+    ]
+    assert (result.acknowledged, result.ok) == ([], False)
+
+
+def test_an_unsigned_acknowledgement_is_none_whatever_came_before(trail: Trail) -> None:
+    """Where nothing else in the trail is signed either."""
+    finding = trail.lie()
+    seq = trail.forge(finding, detail={"signature": None})
+    result = trail.verified()
+    assert [each.where for each in result.findings] == [finding.where, f"event {seq}"]
+    assert (result.acknowledged, result.findings[1].words) == ([], "finding:acknowledged: olga did not sign it")
+
+
+def test_a_forged_acknowledgement_is_acknowledged_by_another_auditor_alone(trail: Trail) -> None:
+    """Nobody keeps verification from passing by writing some; olga, in whose name it is, has no say."""
+    trail.forge(trail.lie(), key="otto")
+    lie, forged = trail.verified().findings
+    with pytest.raises(TookPart):
+        trail.acknowledge(forged, "olga")
+    for finding in (lie, forged):
+        trail.acknowledge(finding, "otto")
+    assert trail.verified().ok
+
+
+def test_an_acknowledgement_acknowledges_neither_itself_nor_what_is_to_come(trail: Trail) -> None:
+    """aud2 knows which number the event will have, and what will be said of it, and not its hash, where its own is in it."""
+    lie = trail.lie()
+    size = trail.world.one(select(func.max(Event.seq))) + 1
+    words = "finding:acknowledged: the signature is not one by the key that aud2 was added with"
+    itself = Finding(Problem.SIGNATURE, f"event {size}", words)
+    assert trail.forge(itself, "aud2", key="olga") == size
+    forged = trail.verified().findings[-1]
+    assert replace(forged, seen="") == itself
+    trail.acknowledge(lie)
+    trail.forge(lie, "ada")
+    (mine, early) = trail.verified().acknowledged[0].by
+    with trail.world.as_("gateway")() as session:
+        assert fault_of(session, lie, early) is None
+        early = replace(early, seq=int(lie.where.split()[1]))
+        assert fault_of(session, lie, early) == "it came before what it acknowledges"
+        assert fault_of(session, forged, replace(mine, seq=size)) == "it came before what it acknowledges"
+
+
+def test_another_event_under_the_same_number_is_another_finding(trail: Trail) -> None:
+    """After a restored backup a copied acknowledgement hides nothing, though every word is the same."""
+    with copied(trail.world.database) as backup:
+        finding = trail.lie()
+        trail.acknowledge(finding)
+        restored = replace(trail, world=replace(trail.world, database=backup))
+        again = restored.lie()
+        assert replace(again, seen="") == replace(finding, seen="")
+        restored.forge(finding)
+        result = restored.verified()
+    assert (result.findings, result.acknowledged) == ([again], [])
+
+
+def test_an_approval_that_somebody_acknowledged_still_counts_for_no_quorum(trail: Trail) -> None:
+    """Whoever forged it had the custodian's role as well: that the ticket lacks its quorum is another finding."""
+    terms = trail.world.request((0, 0))
+    trail.world.approve(terms, "carol")
+    about = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+    with trail.world.as_("gateway").begin() as session:
+        append(session, AuditEvent.REQUEST_APPROVED, actor="bob", **about)
+    with trail.world.as_("custodian").begin() as session:
+        append(session, AuditEvent.TICKET_ISSUED, actor="custodian", ticket=terms.id, **about)
+    found = trail.verified().findings
+    for finding in found:
+        if "request:approved" in finding.words:
+            trail.acknowledge(finding)
+    left = trail.verified().findings
+    assert len(left) < len(found)
+    assert "ticket:issued: it was issued on 1 approvals, and 2 are needed" in [each.words for each in left]
+
+
+def test_two_forged_acknowledgements_do_not_vouch_for_each_other(trail: Trail) -> None:
+    """The second is about what is wrong with the first, and nobody who signed it may say so."""
+    trail.forge(trail.lie(), "aud2", key="olga")
+    lie, first = trail.verified().findings
+    seq = trail.forge(first, "aud2")
+    result = trail.verified()
+    assert [each.where for each in result.findings] == [lie.where, first.where, f"event {seq}"]
+    assert "aud2 took part" in result.findings[-1].words
+    seq = trail.forge(result.findings[-1], "aud2")
+    assert [each.where for each in trail.verified().findings][-1] == f"event {seq}"
+    assert trail.verified().acknowledged == []
+
+
+def test_what_nobody_may_acknowledge(trail: Trail) -> None:
+    """A guard that is gone; a row that the trail does not bear out by itself; who is on the roster. By nobody's signature."""
+    world = trail.world
+    world.owner("ALTER TABLE audit.nodes DISABLE TRIGGER append_only")
+    terms = world.request((0, 0))
+    as_superuser(world, f"UPDATE recovery_requests SET reason = 'another' WHERE id = '{terms.id}'")
+    found = trail.verified(load_roster(world.roster)).findings
+    stays = [each for each in found if each.problem in (Problem.GUARD, Problem.ROSTER) or "terms" in each.words]
+    assert {each.problem for each in stays} == {Problem.GUARD, Problem.ROSTER, Problem.ROW}
+    for finding in stays:
+        with pytest.raises(FindingStays):
+            trail.acknowledge(finding)
+        trail.forge(finding)
+    result = trail.verified(load_roster(world.roster))
+    assert result.acknowledged == []
+    assert [each for each in result.findings if each in stays] == stays
+    assert sum("nobody may acknowledge that" in each.words for each in result.findings) == len(stays)
+
+
+@pytest.mark.parametrize("problem", Problem)
+def test_each_kind_of_problem_is_acknowledged_or_not(problem: Problem) -> None:
+    may = problem in (Problem.ROW, Problem.SIGNATURE, Problem.CUSTODIAN)
+    for where in ("event 7", "request 7", "review of request 7", "approval of request 7 by bob"):
+        assert may_be_acknowledged(Finding(problem, where, "x", "00" * 32)) is may
+        assert not may_be_acknowledged(Finding(problem, where, "x"))
+    for where in ("events 5 to 7", "head 7", "tail", "releases", "key of face 0 of item 7"):
+        assert not may_be_acknowledged(Finding(problem, where, "x", "00" * 32))
+
+
+def test_what_concerns_two_tenants_takes_an_auditor_of_each(trail: Trail) -> None:
+    """An item of acme's, said to be of a release of beta's."""
+    other = trail.world.another_release("beta")
+    finding = trail.lie(release=other.release)
+    trail.acknowledge(finding, "aud2")
+    result = trail.verified()
+    assert (result.findings, result.acknowledged) == ([finding], [])
+    assert any("by no auditor of acme" in each for each in result.notes)
+    trail.acknowledge(finding, "olga")
+    (told,) = trail.verified().acknowledged
+    assert [each.tenant for each in told.by] == ["beta", "acme"]
+
+
+def test_whose_release_it_is_the_trail_says_as_well_as_its_row(trail: Trail) -> None:
+    """An owner who moves a release to another tenant has no auditor of that one acknowledge what is about it."""
+    finding = trail.lie()
+    as_superuser(trail.world, f"UPDATE releases SET tenant = 'beta' WHERE id = '{trail.world.release}'")
+    trail.forge(finding, "aud2")
+    assert finding in trail.verified().findings
+
+
+def test_with_the_roster_those_on_it_count_alone(trail: Trail) -> None:
+    """otto is an auditor by the trail, and the custodian never heard of him. Then olga loses the role, and her key."""
+    finding, roster = trail.lie(), load_roster(trail.world.roster)
+    trail.acknowledge(finding, "otto")
+    assert trail.verified().ok
+    known = roster.people["olga"]
+    changed = (
+        replace(known, roles=("approver",)),
+        replace(known, ed25519_public=bytes(32)),
+        replace(known, tenant="beta"),
+    )
+    for person in (None, *changed):
+        pinned = replace(roster, people=roster.people | {"olga": person}) if person is not None else roster
+        if person is not None:
+            trail.acknowledge(finding, "olga")
+        result = trail.verified(pinned)
+        assert finding in result.findings
+        assert any("is no auditor of acme on the roster" in each for each in result.notes)
+    (told,) = trail.verified(roster).acknowledged
+    assert {each.who for each in told.by} == {"olga"}
+
+
+def test_who_is_an_auditor_by_a_forged_word_acknowledges_nothing(trail: Trail) -> None:
+    """A stolen gateway adds an administrator, whom nobody signed for, who signs an auditor, who acknowledges just that."""
+    world = trail.world
+    word = world.people["ida"] = Member("ida", ("administrator",))
+    with world.as_("gateway").begin() as session:
+        people.add(session, word.on_roster(), "root")
+    zoe, fay = Member("zoe", ("administrator",)), Member("fay", ("auditor",))
+    for member, by in ((zoe, None), (fay, zoe)):
+        person = member.on_roster()
+        detail = {"tenant": "acme", "roles": list(member.roles)}
+        detail |= {"ed25519": person.ed25519_public.hex(), "x25519": person.x25519_public.hex()}
+        sha256 = people.terms_of(person).sha256()
+        signed = {} if by is None else {"signature": by.signing.sign(add_message(sha256)).hex()}
+        world.people[member.id] = member
+        with world.as_("gateway").begin() as session:
+            session.add(people.Person(id=person.id, tenant="acme", roles=list(member.roles), passkeys=[],
+                ed25519_public=person.ed25519_public, x25519_public=person.x25519_public))  # fmt: skip
+            append(session, AuditEvent.PERSON_ADDED, actor="root" if by is None else by.id, subject=person.id,
+                request_hash=sha256, detail=detail | signed)  # fmt: skip
+    finding = trail.only()
+    assert "acme has an administrator, and none signed it" in finding.words
+    trail.acknowledge(finding, "fay")
+    result = trail.verified()
+    assert (result.findings, result.acknowledged) == ([finding], [])
+    assert any(f"does not count: {finding.where} is found fault with" in each for each in result.notes)
+    trail.acknowledge(finding, "olga")
+    lie = trail.lie()
+    trail.acknowledge(lie, "fay")
+    assert trail.only() == lie, "not even when somebody else acknowledged how fay came to be"
+
+
+def test_what_an_event_of_the_custodians_lacks_is_acknowledged(trail: Trail) -> None:
+    """Written by the owner in the custodian's name."""
+    world = trail.world
+    write(world, "ticket:refused", {"actor": "custodian", "request": str(world.request((0, 0)).id)})
+    finding = trail.only()
+    assert finding.problem is Problem.CUSTODIAN
+    trail.acknowledge(finding)
+    assert trail.verified().ok
+
+
+def test_more_findings_than_are_shown_cannot_be_acknowledged_away(
+    trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crosscheck, "AT_MOST", 2)
+    for finding in (trail.lie(0), trail.lie(1)):
+        trail.acknowledge(finding)
+    finding = trail.only()
+    assert finding.words == "only the first 2 findings are shown"
+    assert not may_be_acknowledged(finding)
+
+
+def test_a_finding_is_found_by_the_beginning_of_its_id(trail: Trail) -> None:
+    finding = trail.lie()
+    name = finding.sha256().hex()
+    result = trail.verified()
+    for beginning in (name[:4], name[:12].upper(), name):
+        assert find(result, beginning) == finding
+    for beginning in ("", name[:3], "zzzz", name + "0"):
+        with pytest.raises(FindingUnknown):
+            find(result, beginning)
+    many = Verification(findings=[Finding(Problem.ROW, f"event {number}", "x") for number in range(2_000)])
+    names = sorted(each.sha256().hex() for each in many.findings)
+    beginning = next(one[:4] for one, other in pairwise(names) if one[:4] == other[:4])
+    with pytest.raises(FindingAmbiguous):
+        find(many, beginning)
+    trail.acknowledge(finding)
+    with pytest.raises(FindingAcknowledged):
+        find(trail.verified(), name[:12])
+
+
+def test_what_was_acknowledged_and_is_not_found_any_more_is_a_note(trail: Trail) -> None:
+    terms = denied(trail)
+    found = trail.verified().findings
+    for finding in found:
+        trail.acknowledge(finding)
+    as_superuser(trail.world, f"DELETE FROM request_faces WHERE request_id = '{terms.id}'",
+        f"DELETE FROM recovery_requests WHERE id = '{terms.id}'")  # fmt: skip
+    result = trail.verified()
+    assert [each for each in result.notes if "which is not found now" in each]
+    assert [each.words for each in result.findings] == ["request:opened, and the request is gone"]
