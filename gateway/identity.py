@@ -5,7 +5,6 @@ It says who may be enrolled with which roles. What counts later is the enrolled 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import jwt
 
+from gateway.json_files import read_object
 from workers.custody.roster import ROLES
 from workers.errors import WorkerError
 
@@ -117,18 +117,12 @@ class Provider:
 def _read(path: Path, known: Mapping[str, bool]) -> dict[str, Any]:
     """The file's fields; `known` says of each name whether it has to be there. Raises ProviderInvalid."""
     try:
-        said = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ProviderInvalid(f"{path} cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise ProviderInvalid(f"{path} is no JSON at line {error.lineno}, column {error.colno}") from error
+        said = read_object(path)
     except ValueError as error:
-        raise ProviderInvalid(f"{path} is no text") from error
-    if not isinstance(said, dict):
-        raise ProviderInvalid(f"{path} is no JSON object")
+        raise ProviderInvalid(f"{path}: {error}") from None
     missing = [name for name, needed in known.items() if needed and name not in said]
     if missing:
-        raise ProviderInvalid(f"{path} lacks {', '.join(missing)}")
+        raise ProviderInvalid(f"{path}: it lacks {', '.join(missing)}")
     if strange := sorted(said.keys() - known.keys()):
         raise ProviderInvalid(f"{path} says {', '.join(strange)}, and nothing goes by that")
     return said

@@ -11,6 +11,7 @@ import typer
 from gateway.cli.passphrases import signer
 from gateway.cli.people import By, ByKey
 from gateway.cli.service import Home, Json, account, home_folder, lines, service, stop, table, tell, told
+from gateway.json_files import read_object
 from workers.words import number_of
 
 app = typer.Typer(no_args_is_help=True, help="Policies of tenants for classes of data.")
@@ -109,27 +110,9 @@ def _read(file: Path, tenant: str) -> Any:
     from schemas.policies import Policy
 
     try:
-        body = json.loads(file.read_text("utf-8"), object_pairs_hook=_once)
-        if not isinstance(body, dict):
-            raise stop(f"{file}: a policy is one JSON object, {_EXAMPLE}")
-        return Policy.of({"tenant": tenant} | body)
-    except json.JSONDecodeError as error:
-        raise stop(
-            f"{file}: it is no JSON at line {error.lineno}, column {error.colno}: a policy is one JSON object, {_EXAMPLE}"
-        ) from None
-    except UnicodeDecodeError:
-        raise stop(f"{file}: it is no text in UTF-8: a policy is one JSON object, {_EXAMPLE}") from None
-    except OSError as error:
-        raise stop(f"{file} cannot be read: {error.strerror}") from None
+        return Policy.of({"tenant": tenant} | read_object(file))
     except ValueError as error:
-        raise stop(f"{file}: {error}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)} stands twice: which of the two counts?")
-    return dict(pairs)
+        raise stop(f"{file}: {error}; a policy is one JSON object, {_EXAMPLE}") from None
 
 
 def _path(given: Path | None, home: Path | None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.service import Home, Json, home_folder, lines, stop, table, tell, told
+from gateway.json_files import read_object
 
 if TYPE_CHECKING:
     from workers.custody.passkeys import Passkey
@@ -148,16 +148,7 @@ def _read_passkey(file: Path) -> Passkey:
     """Raises ValueError with what is wrong, in words."""
     from workers.custody.passkeys import Passkey, key_of, unb64url
 
-    try:
-        fields = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON at line {error.lineno}, column {error.colno}") from None
-    except ValueError:
-        raise ValueError("it is no text") from None
-    if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")
+    fields = read_object(file)
     for name, decode in (("id", unb64url), ("public", lambda text: base64.b64decode(text, validate=True))):
         if not isinstance(fields.get(name), str) or not fields[name]:
             raise ValueError(f'its "{name}" is missing, empty or no text')

@@ -404,7 +404,7 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
     refacex("policy", "set", file, "--tenant", "acme", *pinned)
     for wrong, told in (
         ("[]", "one JSON object"),
-        ("{", "no JSON at line 1, column 2: a policy is one JSON object"),
+        ("{", "no JSON at line 1, column 2; a policy is one JSON object"),
         ('{"quorum": 0}', "quorum is 1 to 100, and not 0"),
         ('{"quorum": "2"}', 'quorum is a whole number, and not "2"'),
         ('{"break_glass_quorum": 3}', "break_glass_quorum is 0 (never) to quorum (2), and not 3"),

@@ -138,12 +138,12 @@ def test_a_provider_that_cannot_be_used(provider: Provider, tmp_path: Path, wron
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (None, "cannot be read: No such file or directory"),
-        (b"\xff\xfe", "is no text"),
-        (b"{", "is no JSON at line 1, column 2"),
-        (b"[]", "is no JSON object"),
-        (b"null", "is no JSON object"),
-        (b'{"issuer": "x", "groups": {}}', "lacks audience, jwks, tenant"),
+        (None, "it cannot be read (No such file or directory)"),
+        (b"\xff\xfe", "it is no text in UTF-8"),
+        (b"{", "it is no JSON at line 1, column 2"),
+        (b"[]", "it is no JSON object"),
+        (b"null", "it is no JSON object"),
+        (b'{"issuer": "x", "groups": {}}', "it lacks audience, jwks, tenant"),
     ],
 )
 def test_a_provider_file_of_another_shape_is_told_apart(tmp_path: Path, text: bytes | None, why: str) -> None:
@@ -152,7 +152,7 @@ def test_a_provider_file_of_another_shape_is_told_apart(tmp_path: Path, text: by
         file.write_bytes(text)
     with pytest.raises(ProviderInvalid) as refused:
         Provider.load(file)
-    assert refused.value.detail == f"{file} {why}"
+    assert refused.value.detail == f"{file}: {why}"
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"keys": 7}', '{"keys": [{}]}', '{"keys": [7]}'])

@@ -59,7 +59,7 @@ def words(result: Result) -> str:
     ("said", "why"),
     [
         (None, "it cannot be read (No such file or directory)"),
-        (b"\xff\xfe", "it is no text"),
+        (b"\xff\xfe", "it is no text in UTF-8"),
         (b"{", "it is no JSON at line 1, column 2"),
         ([RIGHT], "it is no JSON object"),
         ("text", "it is no JSON object"),
