@@ -55,7 +55,7 @@ ORDERS: dict[OrderRefusal, str] = {
     OrderRefusal.UNFINISHED: "Its release is not finished: wait for its end, or cancel it, and order again.",
     OrderRefusal.HELD: "A legal hold forbids it: see `refacex hold list`, have it lifted first, and order again.",
     OrderRefusal.NOT_HELD: "There is no hold of its tenant on just this: see `refacex hold list`.",
-    OrderRefusal.SHOWN: "The images of a release of theirs show others than when it was submitted: see `refacex audit verify`, "
+    OrderRefusal.SHOWN: "A release of it has other images than it was submitted with, or they show others: see `refacex audit verify`, "
     f"{_TAMPERED} and order again.",
     OrderRefusal.FOREIGN: "A key of it is not what the database says it is, or does not open: see `refacex keys check`, restore what it "
     "names, and order again.",

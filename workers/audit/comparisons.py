@@ -27,6 +27,7 @@ _OF_RECOVERIES = (
     "(SELECT seq, event, recovery, request, detail FROM told WHERE event <> 'key:shredded' UNION ALL SELECT seq, event, each, NULL, NULL "
     f"FROM told AS t CROSS JOIN LATERAL {elements('recoveries')} AS each WHERE event = 'key:shredded')"
 )
+_SHREDS = "(SELECT * FROM told WHERE detail ->> 'kind' = 'shred')"
 _CREATED = "t.detail ->> 'created_at'"
 _HASH = "encode({}.canonical_sha256, 'hex')"
 # Only where the event has a signature: what nobody signed is told by `workers.audit.signed`.
@@ -108,6 +109,16 @@ COMPARISONS: tuple[Comparison, ...] = (
         "t.detail ->> 'attempt' IS DISTINCT FROM i.attempt::text OR i.made <> i.sha256 OR i.put <> i.object_key "
         "THEN 'its published attempt is not the one that was released'",
         "t.model_version IS DISTINCT FROM i.model_version THEN 'its model is not the one that the trail names'",
+    ),
+    compare(
+        "attempts",
+        (Tag.ITEM_COMMITTED,),
+        "coalesce('event ' || t.seq, 'item ' || a.item_id)",
+        "attempts AS a FULL JOIN told AS t ON t.detail ->> 'attempt' = a.id::text",
+        "t.seq IS NULL THEN 'an attempt at it has no item:committed in the trail'",
+        "a.id IS NULL THEN 'item:committed, and there is no such attempt'",
+        "t.item IS DISTINCT FROM a.item_id::text OR t.detail ->> 'sha256' IS DISTINCT FROM a.sha256 "
+        "THEN 'item:committed, and the attempt is at another item, or made another file'",
     ),
     compare(
         "items that were not released",
@@ -254,8 +265,10 @@ COMPARISONS: tuple[Comparison, ...] = (
         # What the custodian signed of its own policy counts; of before it did, the least that any version in the trail says.
         f"(SELECT t.*, CASE WHEN {number('retain_days')} IS NOT NULL THEN greatest(0, least({number('retain_days')}, 1000000)) END AS days "
         "FROM told AS t WHERE t.event = 'key:shredded' AND t.detail ->> 'reason' = 'retention') AS t LEFT JOIN (SELECT release, "
-        "min(seq) FILTER (WHERE event <> 'release:submitted') AS ended, max(at) AS at, max(detail ->> 'policy') AS policy, "
-        "max(detail ->> 'tenant') AS tenant FROM told WHERE event <> 'key:shredded' GROUP BY release) AS e ON e.release = t.release "
+        "min(seq) FILTER (WHERE event <> 'release:submitted') AS ended, greatest(min(at) FILTER (WHERE event <> 'release:submitted'), "
+        "min(at) FILTER (WHERE event = 'release:submitted')) AS at, (array_agg(detail ->> 'policy' ORDER BY seq))[1] AS policy, "
+        "(array_agg(detail ->> 'tenant' ORDER BY seq))[1] AS tenant FROM told WHERE event <> 'key:shredded' GROUP BY release) AS e "
+        "ON e.release = t.release "
         f"LEFT JOIN LATERAL (SELECT min({_KEPT}) AS days FROM policies AS p "
         "WHERE p.name = e.policy AND p.tenant = coalesce(e.tenant, p.tenant)) AS p ON t.days IS NULL",
         "NOT coalesce(e.ended < t.seq, false) THEN 'key:shredded as of a release whose time is over, and by the trail it had not ended'",
@@ -269,16 +282,28 @@ COMPARISONS: tuple[Comparison, ...] = (
         (Tag.ORDER_DONE, Tag.RELEASE_SUBMITTED),
         "'event ' || t.seq",
         f"(SELECT t.*, {number('items')} AS items FROM told AS t WHERE t.event = 'order:done' AND t.detail ->> 'kind' = 'shred' "
-        f"AND t.detail ->> 'scope' = 'release') AS t LEFT JOIN (SELECT t.release, max({number('items')}) AS items FROM told AS t "
+        f"AND t.detail ->> 'scope' = 'release') AS t LEFT JOIN (SELECT t.release, (array_agg({number('items')} ORDER BY seq))[1] AS items "
+        "FROM told AS t "
         "WHERE t.event = 'release:submitted' GROUP BY t.release) AS r ON r.release = t.release",
         "t.items < r.items THEN 'order:done for fewer items than the release was submitted with'",
+    ),
+    compare(
+        "keys of what was shredded",
+        (Tag.ORDER_DONE,),
+        "'item ' || i.id",
+        f"(SELECT t.seq, i.id, NULL::bigint AS face FROM {_SHREDS} AS t JOIN items AS i "
+        f"ON i.release_id = {cast('t.release', 'uuid')} UNION ALL "
+        f"SELECT t.seq, i.id, NULL FROM {_SHREDS} AS t JOIN items AS i ON i.subject_id = {cast('t.subject', 'uuid')} UNION ALL "
+        f"SELECT t.seq, i.id, {number('face')} FROM {_SHREDS} AS t JOIN items AS i ON i.id = {cast('t.item', 'uuid')}) AS i",
+        "EXISTS (SELECT FROM sealed_keys AS k WHERE k.item_id = i.id AND k.face = coalesce(i.face, k.face) AND k.state <> 'shredded') "
+        "THEN 'its keys were shredded by the order:done of event ' || i.seq || ', and one is still there'",
     ),
     compare(
         "subjects of shredded items",
         (Tag.KEY_SHREDDED,),
         "'item ' || i.id",
         f"told AS t JOIN items AS i ON i.id = {cast('t.item', 'uuid')}",
-        "t.subject <> coalesce(i.subject_id::text, '') THEN 'it shows another subject than when its keys were shredded'",
+        "coalesce(t.subject, '') <> coalesce(i.subject_id::text, '') THEN 'it shows another subject than when its keys were shredded'",
     ),
     compare(
         "custody keys",
@@ -410,6 +435,9 @@ COMPARISONS: tuple[Comparison, ...] = (
         "what happens once",
         (
             Tag.RELEASE_SUBMITTED,
+            Tag.RELEASE_FINISHED,
+            Tag.RELEASE_CANCELLED,
+            Tag.RELEASE_REPORTED,
             Tag.ITEM_RELEASED,
             Tag.REQUEST_APPROVED,
             Tag.REQUEST_DENIED,
@@ -424,7 +452,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         ),
         "'event ' || t.seq",
         "(SELECT event, max(seq) AS seq, count(*) AS times FROM told GROUP BY event, CASE "
-        "WHEN event = 'release:submitted' THEN release WHEN event = 'item:released' THEN item "
+        "WHEN event LIKE 'release:%' THEN release WHEN event = 'item:released' THEN item "
         "WHEN event IN ('request:approved', 'request:denied') THEN request || ' ' || actor "
         "WHEN event = 'ticket:issued' THEN request WHEN event LIKE 'order:%' THEN request_hash "
         "WHEN event = 'policy:set' THEN detail ->> 'tenant' || ' ' || (detail ->> 'name') || ' ' || (detail ->> 'version') "

@@ -23,7 +23,7 @@ from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
-from schemas.tables import SealedKey
+from schemas.tables import Item, SealedKey
 from workers.audit.findings import Problem, Verification
 from workers.custody.holds import Holds, Outcome, Portion
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
@@ -234,7 +234,8 @@ def _check_holds(session: Session, ledger: Ledger, told: _Told, result: Verifica
     lines = ledger.lines()
     if not any(line.entry["kind"] == Outcome.HOLD for line in lines):
         return
-    made = _made_in(session, {line.entry["item"] for line in lines if line.entry["kind"] == SHREDDED})
+    shredded = {line.entry["item"] for line in lines if line.entry["kind"] == SHREDDED}
+    made, shown = _made_in(session, shredded), _shown_by(session, shredded)
     holds = Holds()
     for line in lines:
         said = line.entry
@@ -244,7 +245,8 @@ def _check_holds(session: Session, ledger: Ledger, told: _Told, result: Verifica
             item, named = said["item"], said["faces"] if "faces" in said else [said["face"]]
             faces = None if named is None else tuple(named)
             releases = made.get(item, {_NOWHERE})
-            portions = [Portion(UUID(item), release, told.subjects.get(item), faces) for release in releases]
+            subjects = {shown.get(item), told.subjects.get(item)}
+            portions = [Portion(UUID(item), release, one, faces) for release in releases for one in subjects]
             for hold in sorted(map(str, holds.covering(portions))):
                 words = f"keys of item {item} were shredded while a hold on {hold} stood"
                 result.found(Problem.LEDGER, f"ledger line {line.number}", words)
@@ -261,6 +263,15 @@ def _made_in(session: Session, items: set[str]) -> dict[str, set[UUID]]:
             if fields["item"] in items:
                 made.setdefault(fields["item"], set()).add(UUID(fields["release"]))
     return made
+
+
+def _shown_by(session: Session, items: set[str]) -> dict[str, UUID]:
+    """Whom the rows say that these items show, which the trail vouches for: its event says only what they said then."""
+    wanted = sorted(map(UUID, items))
+    query = select(Item.id, Item.subject_id).where(Item.subject_id.is_not(None))
+    chunks = (wanted[at : at + _CHUNK] for at in range(0, len(wanted), _CHUNK))
+    rows = (row for chunk in chunks for row in session.execute(query.where(Item.id.in_(chunk))))
+    return {str(row.id): row.subject_id for row in rows}
 
 
 def _found_or_in_hand(line: Line, words: str, result: Verification) -> None:

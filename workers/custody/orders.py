@@ -7,6 +7,7 @@ once: whoever brings its row back gets the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -26,7 +27,7 @@ from workers.audit import append
 from workers.custody import proof, scope
 from workers.custody.clock import agreed_now
 from workers.custody.errors import CustodyError, Held, NotHeld, StillReleasing, TargetUnknown
-from workers.custody.holds import Outcome, Target
+from workers.custody.holds import Outcome, Portion, Target
 from workers.custody.judge import Refusal, verifies
 from workers.custody.ledger import Answered
 from workers.custody.proof import ONE_SNAPSHOT
@@ -50,7 +51,7 @@ class OrderRefusal(StrEnum):
     HELD = Held.code
     NOT_HELD = NotHeld.code
     FOREIGN = Refusal.KEY_FOREIGN.value
-    SHOWN = "subjects_changed"
+    SHOWN = "items_changed"
 
 
 class OrderRefused(CustodyError):
@@ -135,14 +136,12 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
         if scope.tenant_of(session, target) != terms.tenant:
             raise TargetUnknown
         portions = scope.portions_of(session, target)
-        by_subject = target.scope is OrderScope.SUBJECT and terms.kind is not OrderKind.LIFT
-        releases = {portion.release for portion in portions} if by_subject else ()
-        if not all(proof.subjects_hold(session, release) for release in releases):
-            raise OrderRefused(OrderRefusal.SHOWN)
         if terms.kind is OrderKind.SHRED:
             scope.check_ended(session, target)
             if proof.strangers(session, custodian.unwrapper, portions):
                 raise OrderRefused(OrderRefusal.FOREIGN)
+        if terms.kind is not OrderKind.LIFT and not _as_submitted(session, target, terms.tenant, portions):
+            raise OrderRefused(OrderRefusal.SHOWN)
         held = scope.items_held(session, terms) if terms.kind is OrderKind.HOLD else []
         if terms.kind is OrderKind.LIFT and scope.held_for_another(session, custodian.ledger.holds(), terms):
             raise NotHeld
@@ -152,6 +151,14 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
         custodian.ledger.record_hold(terms, held)
     elif not custodian.ledger.record_lifted(terms):
         raise NotHeld
+
+
+def _as_submitted(session: Session, target: Target, tenant: str, portions: Sequence[Portion]) -> bool:
+    """Whether what the order is about has the items, and these show whom, that the trail says: who owns the rows could leave some out."""
+    if target.scope is OrderScope.SUBJECT:
+        return proof.tenants_items_hold(session, tenant)
+    releases = {target.id} if target.scope is OrderScope.RELEASE else {portion.release for portion in portions}
+    return all(proof.items_hold(session, release) for release in releases)
 
 
 def _carry_out(custodian: Custodian, answered: Answered) -> Carried:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, func, literal, select
+from sqlalchemy import ColumnElement, LargeBinary, func, literal, select
 from sqlalchemy.orm import Session, undefer
 
 from schemas.audit import AuditEvent
@@ -91,9 +93,12 @@ def live_keys(session: Session, unwrapper: Unwrapper, items: Iterable[UUID], *, 
 
 
 def ended_at(session: Session, release: UUID) -> datetime | None:
-    """When a release ended by the trail's own time, and never before it was submitted; None where the trail does not say both."""
+    """When a release ended first by the trail's own time, and never before it was submitted; None where the trail does not say both.
+
+    Who stole a service's role may write that it ended once more, and would put its end off for ever.
+    """
     submitted, ended = (_times(session, release, kinds) for kinds in ((AuditEvent.RELEASE_SUBMITTED,), ENDS))
-    return max(submitted + ended) if submitted and ended else None
+    return max(min(submitted), min(ended)) if submitted and ended else None
 
 
 def item_names(session: Session, release: UUID) -> dict[UUID, str]:
@@ -106,21 +111,52 @@ def item_names(session: Session, release: UUID) -> dict[UUID, str]:
 
 def names_hold(session: Session, release: Release, items: Mapping[UUID, str]) -> bool:
     """Whether these names are those that the trail has had since the release was submitted; before revision 0007 it had none."""
-    said, ours = _submitted(session, release.id, "names_sha256"), submission_of(release, items).names_sha256()
-    return bool(said) and all(each == ours for each in said)
+    said = _submitted(session, release.id)
+    return said is not None and said.get("names_sha256") == submission_of(release, items).names_sha256()
 
 
-def subjects_hold(session: Session, release: UUID) -> bool:
-    """Whether a release's images show whom they did when it was submitted; before revision 0007 the trail did not say."""
-    rows = session.execute(select(Item.id, Item.subject_id).where(Item.release_id == release).order_by(Item.position))
-    ours = subjects_sha256((row.id, row.subject_id) for row in rows)
-    return all(each in (None, ours) for each in _submitted(session, release, "subjects_sha256"))
+def items_hold(session: Session, release: UUID) -> bool:
+    """Whether a release has the items that it was submitted with, showing whom they did then; before revision 0007 the trail did not
+    say.
+    """
+    said = _submitted(session, release) or {}
+    return said.get("subjects_sha256") in (None, _shown(session, [release]).get(release))
 
 
-def _submitted(session: Session, release: UUID, name: str) -> list[Any]:
-    """What each `release:submitted` of it says under this name; None where it does not."""
+def tenants_items_hold(session: Session, tenant: str) -> bool:
+    """The same of every release that the trail knows as the tenant's and that showed somebody."""
+    first: dict[UUID, dict[str, Any]] = {}
+    for event in _events(session, (AuditEvent.RELEASE_SUBMITTED,)):
+        with suppress(ValueError, TypeError, AttributeError):
+            first.setdefault(UUID(event["fields"].get("release")), event["fields"].get("detail", {}))
+    said = {
+        release: detail["subjects_sha256"]
+        for release, detail in first.items()
+        if detail.get("tenant") == tenant and detail.get("subjects") != 0 and "subjects_sha256" in detail
+    }
+    releases = list(said)
+    return all(
+        said[release] == shown.get(release)
+        for chunk in (releases[at : at + _CHUNK] for at in range(0, len(releases), _CHUNK))
+        for shown in [_shown(session, chunk)]
+        for release in chunk
+    )
+
+
+def _shown(session: Session, releases: Sequence[UUID]) -> dict[UUID, str]:
+    """Whom the images of each release show, as the trail names it."""
+    query = select(Item.release_id, Item.id, Item.subject_id).where(Item.release_id.in_(releases))
+    rows = session.execute(query.order_by(Item.release_id, Item.position)).all()
+    return {
+        release: subjects_sha256((row.id, row.subject_id) for row in group)
+        for release, group in groupby(rows, lambda row: row.release_id)
+    }
+
+
+def _submitted(session: Session, release: UUID) -> dict[str, Any] | None:
+    """The detail of its first `release:submitted`, which nobody can write before it is submitted; None where there is none."""
     told = _told(session, release, (AuditEvent.RELEASE_SUBMITTED,))
-    return [each["fields"].get("detail", {}).get(name) for each in told]
+    return told[0]["fields"].get("detail", {}) if told else None
 
 
 def _times(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[datetime]:
@@ -135,9 +171,9 @@ def _unknown(session: Session, portions: Sequence[Portion]) -> set[UUID]:
     unknown: set[UUID] = set()
     for release, items in wanted.items():
         tenant = session.execute(select(Release.tenant).where(Release.id == release)).scalar_one_or_none()
-        said = [each["fields"].get("detail", {}) for each in _told(session, release, (AuditEvent.RELEASE_SUBMITTED,))]
+        said = _submitted(session, release) or {}
         known = {each["fields"].get("item") for each in _told(session, release, _OF_ITEMS)}
-        ours = all(each.get("tenant", tenant) == tenant for each in said)
+        ours = said.get("tenant", tenant) == tenant
         unknown |= {item for item in items if not ours or str(item) not in known}
     return unknown
 
@@ -145,15 +181,15 @@ def _unknown(session: Session, portions: Sequence[Portion]) -> set[UUID]:
 def _told(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[dict[str, Any]]:
     """The events of these kinds about a release. Bytes are searched: somebody may have made others unreadable."""
     named = func.pg_catalog.position(Event.canonical, literal(str(release).encode(), LargeBinary)) > 0
-    query = select(Event.canonical).where(Event.event.in_([kind.value for kind in kinds]), named).order_by(Event.seq)
-    found = []
+    return [each for each in _events(session, kinds, named) if each["fields"].get("release") == str(release)]
+
+
+def _events(session: Session, kinds: Sequence[AuditEvent], *among: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+    """The events of these kinds that can be read, in their order."""
+    query = select(Event.canonical).where(Event.event.in_([kind.value for kind in kinds]), *among).order_by(Event.seq)
     for canonical in session.scalars(query):
-        try:
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             event = json.loads(bytes(canonical))
             datetime.fromisoformat(event["at"])
-            readable = isinstance(event["fields"].get("detail", {}), dict)
-            if readable and event["fields"]["release"] == str(release) and event["event"] in kinds:
-                found.append(event)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return found
+            if isinstance(event["fields"].get("detail", {}), dict) and event["event"] in kinds:
+                yield event

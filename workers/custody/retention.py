@@ -68,6 +68,8 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
         days = policy.retain_days if policy is not None else None
         if ended is None or days is None or agreed_now(session) < ended + timedelta(days=days):
             return Retention(due=False)
+        if not proof.items_hold(session, release_id):
+            return _refuse_message(custodian, release_id)
         # Whose keys somebody put out of sight is not buried: there is nothing that could be proven.
         left = scope.items_left(session, target) | scope.items_opened(session, target)
         portions = [portion for portion in scope.portions_of(session, target) if portion.item in left]
@@ -86,7 +88,9 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
 
 
 def _refuse_message(custodian: Custodian, release_id: UUID) -> Retention:
-    """A message for a release that there is none of, or whose end the trail does not know: somebody else wrote it, or to its rows."""
+    """A message for a release that there is none of, or whose end or items are not as the trail has them: somebody else wrote it, or to
+    its rows.
+    """
     with custodian.sessions.begin() as session:  # not in the snapshot, which an event that came since would refuse
         raise_alert(session, AlertKind.MESSAGE_REFUSED, release=release_id)
         append(session, AuditEvent.MESSAGE_REFUSED, actor=ACTOR, release=release_id)

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
-from schemas.tables import Item
+from schemas.tables import Attempt, Item
 from tests.governance import Member, World, sessions
 from tests.workers.audit.harness import as_owner, as_superuser, fetched, verified
 from tests.workers.custody.test_passkeys import Authenticator
@@ -256,7 +257,11 @@ def test_subjects_are_held_against_what_the_trail_says_of_them(
         query = select(Item.id, Item.subject_id).where(Item.release_id == release).order_by(Item.position)
         (anna, _, ben) = session.execute(query).all()
     with world.as_("release").begin() as session:
-        append(session, AuditEvent.ITEM_COMMITTED, actor="release-worker", release=release, item=anna.id)
+        attempt = uuid4()
+        made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "model_version": "m", "size_bytes": 1}
+        session.execute(insert(Attempt).values(id=attempt, item_id=anna.id, fence=1, **made))
+        about = {"release": release, "item": anna.id, "detail": {"attempt": str(attempt), "sha256": "0" * 64}}
+        append(session, AuditEvent.ITEM_COMMITTED, actor="release-worker", **about)
     with world.as_("custodian").begin() as session:
         about = {
             "release": release,
@@ -345,7 +350,8 @@ def test_shredded_keys_are_held_against_their_events(world: World, anchors: Anch
         for statement in (*ended, gone.format(item, 0), gone.format(item, -1)):
             session.execute(text(statement))
         detail = {"faces": [0], "layout": True, "keys": 2, "recoveries": [str(recovery)]}
-        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", release=world.release, item=item, detail=detail)
+        about = {"release": world.release, "item": item, "subject": str(world.subject), "detail": detail}
+        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", **about)
     assert verified(world.database, anchors, signer).findings == []
     as_superuser(world, gone.format(item, 1))
     (found,) = verified(world.database, anchors, signer).findings
