@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from workers.strangers import read_json
 
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError with what is wrong, in words; a name that stands twice is, too."""
     try:
-        said = json.loads(file.read_text("utf-8"), object_pairs_hook=_once)
+        said = read_json(file.read_text("utf-8"), partial(json.loads, object_pairs_hook=_once))
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -51,6 +51,7 @@ from workers.custody.tickets import TicketSigner
 from workers.recoveries import decisions, service
 from workers.recoveries import people as people_of
 from workers.recoveries.policies import set_policy
+from workers.strangers import column_json
 
 Sessions = sessionmaker[Session]
 GROUNDS = service.Grounds("a court asked for it", "GDPR Art. 6(1)(c)", "CASE-17", "identification of a witness")
@@ -59,8 +60,8 @@ POLICY = "strict"
 
 
 def sessions(url: str) -> Sessions:
-    """Sessions whose connections end with them, so that a test leaves none behind."""
-    return sessionmaker(create_engine(url, poolclass=NullPool), expire_on_commit=False)
+    """Sessions whose connections end with them, so that a test leaves none behind; they read JSON as `workers.db` does."""
+    return sessionmaker(create_engine(url, poolclass=NullPool, json_deserializer=column_json), expire_on_commit=False)
 
 
 @contextmanager

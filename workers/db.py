@@ -11,6 +11,8 @@ from pathlib import Path
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from workers.strangers import column_json
+
 STATEMENT_TIMEOUT_MS = 60_000
 LOCK_TIMEOUT_MS = 15_000
 IDLE_TIMEOUT_MS = 600_000
@@ -35,6 +37,7 @@ def make_engine(url: str) -> Engine:
         pool_size=4,
         max_overflow=4,
         isolation_level="READ COMMITTED",
+        json_deserializer=column_json,  # a stolen role writes what it likes
         connect_args={"options": options, "connect_timeout": 10, "application_name": "refacex"},
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +29,10 @@ def answered(file: Path) -> Signed:
     """A passkey's answer out of a credential as browsers write it (PublicKeyCredential.toJSON)."""
     from workers.custody.judge import Signed
     from workers.custody.passkeys import Assertion, unb64url
+    from workers.strangers import read_json
 
     try:
-        said = json.loads(file.read_text("utf-8"))
+        said = read_json(file.read_text("utf-8"))
         response = said["response"]
         parts = [unb64url(response[name]) for name in ("authenticatorData", "clientDataJSON", "signature")]
         return Signed(parts[2], Assertion(str(said["id"]), parts[0], parts[1]).as_json())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -138,9 +138,13 @@ def evidence(
     if made.left_out:
         left_out = number_of(made.left_out, "event")
         tell(f"left out as younger than the newest head: {left_out}; make it again in a minute")
+    if made.unreadable:
+        tell(f"left out as in no event's form, so that nobody can read them: {number_of(made.unreadable, 'event')}")
+    notarys, custodians = public_key or _key_path(home, "audit"), _key_path(home, "ticket")
     print(
-        f"{number_of(len(made.events), 'event')}, proven by the head that the notary signed: check it with `refacex audit check {out} "
-        "--public-key audit.public.json --custodian-key ticket.public.json`, both from whom you trust"
+        f"{number_of(len(made.events), 'event')}, proven by the head that the notary signed: check it with `refacex audit check "
+        f"{quote(str(out))} --public-key {quote(str(notarys))} --custodian-key {quote(str(custodians))}`; who checks it elsewhere takes "
+        "both keys from whom they trust"
     )
 
 
@@ -251,6 +255,7 @@ def _events(session: Session, wanted: dict[str, str | None], event: str | None, 
     from sqlalchemy.dialects.postgresql import JSONB
 
     from schemas.audit_tables import Event
+    from workers.audit.canonical import parse
 
     query = select(Event.canonical).order_by(Event.seq.desc()).limit(limit)
     if event is not None:
@@ -262,18 +267,26 @@ def _events(session: Session, wanted: dict[str, str | None], event: str | None, 
         if value is not None:
             query = query.where(fields[name].as_string() == value)
     for canonical in reversed(session.execute(query).scalars().all()):
-        yield json.loads(canonical)
+        try:
+            yield parse(canonical)
+        except ValueError:
+            tell("an event cannot be read: see `refacex audit verify`")
 
 
 def _row(event: dict[str, Any], *, whole: bool) -> list[str]:
     fields = event["fields"]
     names = ("release", "item", "request", "ticket", "recovery")
     what = [f"{name} {fields[name]}" for name in names if name in fields]
-    detail = fields.get("detail", {})
-    said = [f"{name}={value}" for name, value in detail.items() if isinstance(value, str | int)]
+    detail = fields.get("detail")  # a stolen role writes what it likes
+    values = detail.items() if isinstance(detail, dict) else ()
+    said = [f"{name}={value}" for name, value in values if isinstance(value, str | int)]
     what += said if whole else [_HASH.sub(lambda found: f"{found[0][:12]}…", words) for words in said]
     time = event["at"][:19].replace("T", " ")
-    return [str(event["seq"]), time, event["event"], fields.get("actor", ""), " ".join(what)]
+    return [str(event["seq"]), time, event["event"], str(fields.get("actor", "")), " ".join(what)]
+
+
+def _key_path(home: Path | None, name: str) -> Path:
+    return home_folder(home) / "keys" / f"{name}.public.json"
 
 
 def _content(what: str, path: Path) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,14 +11,14 @@ from pathlib import Path
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import select
+from sqlalchemy import select, text
 from typer.testing import CliRunner
 
 from gateway.cli import governance, trail
 from schemas.tables import Ticket
 from tests.conftest import Buckets, Database
 from tests.governance import World, build, copied
-from tests.workers.audit.harness import fetched
+from tests.workers.audit.harness import fetched, write_deep
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.notary import Notary
 from workers.custody import keys
@@ -71,6 +73,18 @@ def notary(world: World, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> N
     return Notary(world.as_("notary"), anchors, HeadSigner(key.id, key.secret()), timedelta(days=1))
 
 
+def test_events_that_a_stolen_role_filled_are_shown(refacex: Refacex, world: World) -> None:
+    for fields in ('{"actor": {"a": 1}, "detail": "x"}', '{"actor": [1], "request": {}, "detail": {"x": [1]}}'):
+        with world.as_("release").begin() as session:
+            said = {"fields": fields}
+            session.execute(text("SELECT audit.append('item:claimed', CAST(:fields AS jsonb))"), said)
+    shown = refacex("audit", "events", "--limit", 2).stdout
+    assert "{'a': 1}" in shown and "request {}" in shown
+    write_deep(world)
+    shown = refacex("audit", "events", "--limit", 2)
+    assert "request {}" in shown.stdout and "an event cannot be read: see `refacex audit verify`" in shown.stderr
+
+
 def test_from_evidence_to_a_fork_that_is_accepted(
     refacex: Refacex, world: World, notary: Notary, tmp_path: Path
 ) -> None:
@@ -99,7 +113,9 @@ def test_from_evidence_to_a_fork_that_is_accepted(
     other.write_bytes(b"x")
     signed = ["--custodian-key", world.folder / "keys" / "ticket.public.json"]
     for each, options in ((about, []), (str(ticket), [*signed, "--before-signatures"])):
-        refacex("audit", "evidence", each, "--out", out)
+        told = refacex("audit", "evidence", each, "--out", out).stdout
+        (command,) = re.findall("`refacex (audit check .*)`", told)
+        assert "all of it holds" in refacex(*shlex.split(command)).stdout, "as it stands there"
         shown = refacex("audit", "check", out, *public, "--file", file, *options).stdout
         assert "all of it holds" in shown
         assert "is the released file of image" in shown

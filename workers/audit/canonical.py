@@ -7,13 +7,24 @@ from typing import Any, NoReturn
 
 import rfc8785
 
+from workers.strangers import read_json
+
 LARGEST = 2**53 - 1
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def parse(data: bytes) -> Any:
     """The value of these bytes. Raises ValueError for what is no JSON, and for numbers that the trail does not hold."""
-    return _decode(data.decode())
+    return read_json(data.decode(), _decode)
+
+
+def fields_of(canonical: bytes | None) -> dict[str, Any]:
+    """An event's fields; none where nobody can read them: a stolen role, or the database's owner, may have written anything."""
+    try:
+        fields = read_json(bytes(canonical or b""))["fields"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def is_canonical(value: Any, data: bytes) -> bool:

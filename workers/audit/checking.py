@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workers.audit.attested import AttestedHistory, is_custodians
-from workers.audit.evidence import About, Evidence, unpack
+from workers.audit.evidence import About, Evidence, named, ticket_of, unpack
 from workers.audit.heads import HeadInvalid, HeadVerifier, SignedHead
 from workers.audit.merkle import check_consistency, check_inclusion, leaf_hash
 from workers.audit.shredded import ShreddedHistory
@@ -114,12 +114,12 @@ def _check_events(evidence: Evidence, heads: Sequence[SignedHead], checked: Chec
     for number, event in enumerate(evidence.events):
         try:
             body = event.body()
-            seq, well_formed = body["seq"], _well_formed(body)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except ValueError:
             checked.problems.append(f"entry {number} is no event")
             return None
-        if not well_formed or seq <= before:
-            checked.problems.append(f"entry {number} is no event, or stands out of order")
+        seq = body["seq"]
+        if seq <= before:
+            checked.problems.append(f"entry {number} stands out of order")
             return None
         if not check_inclusion(leaf_hash(event.canonical), seq, newest.size, event.path, newest.root):
             checked.problems.append(f"event {seq}: it does not stand in the signed trail")
@@ -132,36 +132,28 @@ def _check_events(evidence: Evidence, heads: Sequence[SignedHead], checked: Chec
     return bodies
 
 
-def _well_formed(body: Body) -> bool:
-    fields, texts = body["fields"], [body[name] for name in ("at", "role", "event")]
-    plain = isinstance(fields, dict) and isinstance(fields.get("detail", {}), dict)
-    return plain and type(body["seq"]) is int and all(isinstance(each, str) for each in texts) and body["v"] == 1
-
-
 def _strangers(evidence: Evidence, bodies: Sequence[Body]) -> Iterator[Body]:
     """Events that are neither of the matter nor say who its signers are."""
     fields = [body["fields"] for body in bodies]
-    of_release: Any = evidence.id
-    request: Any = None
+    matters: set[tuple[str, str | None]] = {(evidence.id, None)}  # releases, each with its request where that matters
     if evidence.about is About.TICKET:
-        issued = [
-            b["fields"] for b in bodies if b["event"] == "ticket:issued" and b["fields"].get("ticket") == evidence.id
-        ]
-        of_release, request = (issued[0].get("release"), issued[0].get("request")) if issued else (None, None)
-        if request is None:
-            yield from bodies
-            return
+        issued = [body["fields"] for body in bodies if body["event"] == "ticket:issued"]
+        matters = {ticket_of(each) for each in issued if each.get("ticket") == evidence.id}
 
     def of_release_and_request(about: Body) -> bool:
-        return about.get("release") == of_release and (request is None or about.get("request", request) == request)
+        return any(
+            about.get("release") == release and (request is None or about.get("request", request) == request)
+            for release, request in matters
+        )
 
-    own = [each for each in fields if of_release_and_request(each)]
-    linked = {(name, each[name]) for each in own for name in ("request", "recovery") if name in each}
+    def links(about: Body) -> set[tuple[str, str]]:
+        found = ((name, named(about, name)) for name in ("request", "recovery"))
+        return {(name, value) for name, value in found if value is not None}
+
+    linked = {link for each in fields if of_release_and_request(each) for link in links(each)}
 
     def of_matter(about: Body) -> bool:
-        return of_release_and_request(about) or any(
-            (name, about[name]) in linked for name in ("request", "recovery") if name in about
-        )
+        return of_release_and_request(about) or not linked.isdisjoint(links(about))
 
     others = [body for body in bodies if not of_matter(body["fields"])]
     people = [(str(body["fields"].get("subject")), body) for body in others if body["event"] in _PEOPLE]

@@ -7,7 +7,6 @@ the events of its own kinds alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import groupby
@@ -31,6 +30,7 @@ from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
 from workers.custody.proof import item_names
 from workers.custody.roster import SUBMITTER, Roster, RosterPerson
+from workers.strangers import read_json
 from workers.words import number_of
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
@@ -143,7 +143,7 @@ def _check_tickets(session: Session, keys: Mapping[str, bytes], result: Verifica
 
 def _named(canonical: bytes) -> tuple[str, str, datetime] | None:
     try:
-        fields = json.loads(canonical)
+        fields = read_json(canonical)
         return str(fields["id"]), str(fields["request"]), datetime.fromisoformat(fields["expires_at"])
     except (ValueError, KeyError, TypeError):
         return None
@@ -157,7 +157,7 @@ def _follow(
     query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in kinds]))
     for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_BATCH)):
         try:
-            faults = list(history.see(json.loads(bytes(canonical))))
+            faults = list(history.see(read_json(bytes(canonical))))
         except (ValueError, KeyError, TypeError, AttributeError):
             result.found(Problem.ROW, f"event {seq}", f"{event}: what it says cannot be read")
             continue
@@ -228,7 +228,7 @@ def _kept(gone: Person | None, pinned: RosterPerson) -> bool:
 
 def _told_roster(canonical: bytes) -> str | None:
     try:
-        detail = json.loads(bytes(canonical))["fields"]["detail"]
+        detail = read_json(bytes(canonical))["fields"]["detail"]
         return str(detail["after"]) if detail["file"] == PinnedFile.ROSTER else None
     except (ValueError, KeyError, TypeError):
         return None  # `verify` says so of every event that cannot be read

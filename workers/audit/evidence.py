@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import rfc8785
-from sqlalchemy import cast, func, or_, select
+from sqlalchemy import String, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event, TreeHead
 from schemas.tables import RequestFace
-from workers.audit.canonical import is_canonical, parse
+from workers.audit.canonical import fields_of, is_canonical, parse
 from workers.audit.errors import EvidenceUnreadable, NotAnchoredYet, NotInTrail
 from workers.audit.heads import Anchors, HeadVerifier, SignedHead
 from workers.audit.merkle import consistency_proof, inclusion_proof
 from workers.audit.signed import signer_of
 from workers.audit.store import StoredNodes
 from workers.audit.summary import summarise
+from workers.strangers import read_json
 
 VERSION = 1
 WHAT = "refacex evidence"
@@ -63,10 +63,20 @@ class ProvenEvent:
     path: tuple[bytes, ...]
 
     def body(self) -> dict[str, Any]:
-        """The JSON object that was hashed. Raises ValueError."""
+        """The JSON object that was hashed. Raises ValueError where it is no event."""
         value = parse(self.canonical)
         if not isinstance(value, dict) or not is_canonical(value, self.canonical):
             raise ValueError("not a canonical object")
+        fields = value.get("fields")
+        texts = [value.get(name) for name in ("at", "role", "event")]
+        plain = isinstance(fields, dict) and isinstance(fields.get("detail", {}), dict)
+        if (
+            not plain
+            or type(value.get("seq")) is not int
+            or value.get("v") != 1
+            or not all(isinstance(each, str) for each in texts)
+        ):
+            raise ValueError("not in the form of an event")
         return value
 
 
@@ -82,7 +92,8 @@ class Signed:
 class Evidence:
     """What `evidence.json` holds. `heads`: one, or the earliest and the newest with the proof that one extends the other.
 
-    `left_out` counts events that are younger than the newest head; it is known while gathering and not part of the bundle.
+    `left_out` counts events that are younger than the newest head, `unreadable` those that are in no event's form; they are known while
+    gathering and not part of the bundle.
     """
 
     about: About
@@ -94,6 +105,7 @@ class Evidence:
     notary_public: bytes
     summary_sha256: str = ""
     left_out: int = field(default=0, compare=False)
+    unreadable: int = field(default=0, compare=False)
 
     def canonical(self, summary: str) -> bytes:
         """The bytes of `evidence.json` beside this summary."""
@@ -116,7 +128,7 @@ class Evidence:
     def summary(self) -> str:
         """`summary.md`. Raises ValueError where an event or a head is no JSON object."""
         bodies = [each.body() for each in self.events]
-        return summarise(self.about.value, self.id, bodies, [json.loads(head.body) for head in self.heads])
+        return summarise(self.about.value, self.id, bodies, [read_json(head.body) for head in self.heads])
 
 
 def pack(evidence: Evidence) -> bytes:
@@ -220,7 +232,8 @@ def gather(session: Session, anchors: Anchors, verifier: HeadVerifier, about: Ab
         raise NotInTrail
     newest = _head(session, anchors, verifier, TreeHead.size >= 0)
     size = newest.size if newest is not None else 0
-    matter = {seq: canonical for seq, canonical in found.items() if seq < size}
+    known = {seq: canonical for seq, canonical in found.items() if seq < size}
+    matter = {seq: canonical for seq, canonical in known.items() if _is_event(canonical)}
     if newest is None or not matter:
         raise NotAnchoredYet
     signers = {seq: canonical for seq, canonical in _signers(session, matter).items() if seq < size}
@@ -241,7 +254,8 @@ def gather(session: Session, anchors: Anchors, verifier: HeadVerifier, about: Ab
         consistency=tuple(consistency_proof(first.size, newest.size, nodes)),
         notary_key=verifier.key_id,
         notary_public=verifier.public,
-        left_out=len(found) - len(matter),
+        left_out=len(found) - len(known),
+        unreadable=len(known) - len(matter),
     )
 
 
@@ -263,26 +277,33 @@ def _of_ticket(session: Session, ticket: UUID) -> dict[int, bytes]:
     issued = _read(session, (Event.event == AuditEvent.TICKET_ISSUED.value) & (_said("ticket") == str(ticket)))
     if not issued:
         return {}
-    ((seq, canonical),) = issued.items()
-    about = _fields(canonical)
-    request = about["request"]
-    items = set(
-        map(str, session.execute(select(RequestFace.item_id).where(RequestFace.request_id == UUID(request))).scalars())
-    )
-    found = {seq: canonical}
-    for number, each in _read(session, func.audit.release_of(Event.canonical) == about["release"]).items():
-        said = _fields(each)
-        of_items = "request" not in said and ("item" not in said or said["item"] in items)
-        if said.get("request") == request or of_items:
-            found[number] = each
+    found = dict(issued)
+    for release, request in {ticket_of(fields_of(canonical)) for canonical in issued.values()}:
+        query = select(cast(RequestFace.item_id, String)).where(cast(RequestFace.request_id, String) == request)
+        items = set(session.execute(query).scalars())
+        for number, each in _read(session, func.audit.release_of(Event.canonical) == release).items():
+            said = fields_of(each)
+            of_items = "request" not in said and ("item" not in said or str(said["item"]) in items)
+            if said.get("request") == request or of_items:
+                found[number] = each
     return found | _linked(session, found)
+
+
+def ticket_of(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """The release and the request of a ticket's event; what is no id there is none."""
+    return named(fields, "release") or "", named(fields, "request") or ""
+
+
+def named(fields: Mapping[str, Any], name: str) -> str | None:
+    """The id under this name; None where none is there: a stolen role writes what it likes."""
+    value = fields.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _linked(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
     """The events of the same requests and recoveries that do not name the release."""
-    said = [_fields(canonical) for canonical in found.values()]
-    requests = sorted({each["request"] for each in said if "request" in each})
-    recoveries = sorted({each["recovery"] for each in said if "recovery" in each})
+    said = [fields_of(canonical) for canonical in found.values()]
+    requests, recoveries = ({named(each, name) for each in said} - {None} for name in ("request", "recovery"))
     linked = or_(_said("request").in_(requests), _said("recovery").in_(recoveries))
     return _read(session, Event.event.in_([event.value for event in _BY_REQUEST]) & linked)
 
@@ -294,7 +315,8 @@ def _signers(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
     known: set[str] = set()
     wanted = _signed_by(found)
     while wanted:
-        more = _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(wanted)))
+        read = _read(session, Event.event.in_(kinds) & _said("subject").in_(sorted(wanted)))
+        more = {seq: canonical for seq, canonical in read.items() if _is_event(canonical)}
         told |= more
         known |= wanted
         wanted = _signed_by(more) - known
@@ -302,7 +324,7 @@ def _signers(session: Session, found: dict[int, bytes]) -> dict[int, bytes]:
 
 
 def _signed_by(found: dict[int, bytes]) -> set[str]:
-    return {who for canonical in found.values() if (who := signer_of(json.loads(canonical))) is not None}
+    return {who for canonical in found.values() if (who := signer_of(read_json(canonical))) is not None}
 
 
 def _read(session: Session, where: Any) -> dict[int, bytes]:
@@ -314,6 +336,9 @@ def _said(name: str) -> Any:
     return cast(func.convert_from(Event.canonical, "UTF8"), JSONB)["fields"][name].as_string()
 
 
-def _fields(canonical: bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(canonical)["fields"]
-    return fields
+def _is_event(canonical: bytes) -> bool:
+    try:
+        ProvenEvent(canonical, ()).body()
+    except ValueError:
+        return False
+    return True

@@ -9,7 +9,6 @@ in the bucket, and verification names them for ever.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from workers.audit.errors import AuditFork, ForkUnfounded, ForkUnsigned
 from workers.audit.findings import CODE
 from workers.audit.heads import Anchored, Anchors, HeadInvalid, HeadSigner, HeadVerifier, SignedHead
 from workers.audit.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from workers.strangers import read_json
 from workers.words import number_of
 
 WHAT = "refacex trail fork"
@@ -142,7 +142,7 @@ def told_forks(session: Session) -> set[str]:
 
 def _told_sha256(canonical: bytes) -> str:
     try:
-        return str(json.loads(canonical)["fields"]["detail"]["sha256"])
+        return str(read_json(canonical)["fields"]["detail"]["sha256"])
     except (ValueError, KeyError, TypeError):
         return "unreadable"
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from workers.audit.errors import AuditError
 from workers.storage import StoredVersion
+from workers.strangers import read_json
 
 _Read = TypeVar("_Read")
 PREFIX = "heads/"
@@ -112,7 +112,7 @@ class HeadVerifier:
         """The fields of what this key signed as `what`, version 1. Raises HeadInvalid."""
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, body)
-            fields: dict[str, Any] = json.loads(body)
+            fields: dict[str, Any] = read_json(body)
             if (fields["what"], fields["v"], fields["key"]) != (what, 1, self.key_id):
                 raise HeadInvalid(f"not a {what.removeprefix('refacex ')} of this key")
         except InvalidSignature as error:
@@ -209,7 +209,7 @@ class Anchors:
 
     def _signed(self, name: str, version: str) -> tuple[bytes, bytes]:
         try:
-            fields = json.loads(self.store.get(self.bucket, name, version))
+            fields = read_json(self.store.get(self.bucket, name, version))
             body, signature = (base64.b64decode(fields[part], validate=True) for part in ("body", "signature"))
         except (ValueError, KeyError, TypeError, binascii.Error) as error:
             raise HeadInvalid("not in the form of one") from error

@@ -8,7 +8,6 @@ is long: what it says of after the trail's snapshot is a note as well. All else 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from workers.audit.findings import Problem, Verification
 from workers.custody.holds import Holds, Outcome, Portion
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
 from workers.custody.recall import OUTCOMES, WORK
+from workers.strangers import read_json
 from workers.words import number_of
 
 IN_HAND = timedelta(days=2)  # the reconciler asks again for an order at once, for what retention ends within a day
@@ -106,7 +106,7 @@ def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None
     query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in _KINDS]))
     for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_CHUNK)):
         try:
-            faults = list(_event_faults(book, told, seq, event, json.loads(bytes(canonical))["fields"]))
+            faults = list(_event_faults(book, told, seq, event, read_json(bytes(canonical))["fields"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             faults = [f"it cannot be held against the ledger: {type(error).__name__}"]
         forgotten += bool(faults) and book.forgave(seq)
@@ -259,7 +259,7 @@ def _made_in(session: Session, items: set[str]) -> dict[str, set[UUID]]:
     query = select(Event.canonical).where(Event.event.in_(kinds)).execution_options(yield_per=_CHUNK)
     for canonical in session.execute(query).scalars() if items else ():
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            fields = json.loads(bytes(canonical))["fields"]
+            fields = read_json(bytes(canonical))["fields"]
             if fields["item"] in items:
                 made.setdefault(fields["item"], set()).add(UUID(fields["release"]))
     return made

@@ -6,7 +6,6 @@ in it counts, and where they lead to more than one tenant, it is the matter of e
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.tables import CustodyOrder, Item, Person, Recovery, RecoveryRequest, Release, Subject, Ticket
+from workers.audit.canonical import fields_of
 from workers.audit.findings import Finding
 
 _PLACE = re.compile(
@@ -63,16 +63,7 @@ def matter_of(session: Session, finding: Finding) -> Matter:
 
 
 def _event(session: Session, seq: int) -> dict[str, Any]:
-    return _fields(session.execute(select(Event.canonical).where(Event.seq == seq)).scalar_one_or_none())
-
-
-def _fields(canonical: bytes | None) -> dict[str, Any]:
-    """An event's; none where they cannot be read, of which `verify` tells."""
-    try:
-        fields = json.loads(bytes(canonical or b"{}"))["fields"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    return fields_of(session.execute(select(Event.canonical).where(Event.seq == seq)).scalar_one_or_none())
 
 
 def _tenant(fields: dict[str, Any]) -> set[str]:
@@ -108,10 +99,10 @@ def _add_trail(session: Session, releases: Iterable[str], requests: set[str], ma
             matter.tenants.update(session.scalars(select(Release.tenant).where(Release.id == wanted)))
         of_release = select(Event.event, Event.canonical).where(func.audit.release_of(Event.canonical) == release)
         for event, canonical in session.execute(of_release.where(Event.event.in_(kinds))):
-            fields = _fields(canonical)
+            fields = fields_of(canonical)
             submitted = event == AuditEvent.RELEASE_SUBMITTED
             matter.tenants |= _tenant(fields) if submitted else set()
-            if submitted or fields.get("request") in requests:
+            if submitted or str(fields.get("request")) in requests:
                 matter.people.add(str(fields.get("actor")))
 
 

@@ -6,7 +6,6 @@ of its bytes; it proves nothing to a third party, and shows its holder a history
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from schemas.audit_tables import Event
+from workers.audit.canonical import fields_of
 from workers.audit.errors import NotInTrail, ReceiptInvalid
 from workers.audit.findings import Problem, Verification
 
@@ -46,7 +46,7 @@ def receipt_for(session: Session, release: UUID, request: UUID, actor: str) -> R
     """For the newest thing that they did about a request. Raises NotInTrail."""
     query = select(Event.seq, Event.leaf, Event.canonical).where(func.audit.release_of(Event.canonical) == str(release))
     for row in session.execute(query.order_by(Event.seq.desc()).limit(_NEWEST)):
-        fields = json.loads(row.canonical)["fields"]
+        fields = fields_of(row.canonical)
         if (fields.get("request"), fields.get("actor")) == (str(request), actor):
             return Receipt(row.seq, bytes(row.leaf))
     raise NotInTrail

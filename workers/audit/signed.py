@@ -76,7 +76,8 @@ def signer_of(event: Mapping[str, Any]) -> str | None:
         return None
     detail = event["fields"].get("detail")
     signed = rule is not None and (rule.always or (isinstance(detail, dict) and "signature" in detail))
-    return event["fields"].get("actor") if signed else None
+    actor = event["fields"].get("actor")
+    return actor if signed and isinstance(actor, str) else None
 
 
 @dataclass

@@ -37,6 +37,7 @@ from workers.custody.errors import (
 )
 from workers.custody.guarded import looseness
 from workers.custody.sealing import PublicKey
+from workers.strangers import read_json
 
 FORMAT = "refacex-key"
 VERSION = 1
@@ -175,7 +176,7 @@ def _load(path: Path, kind: FileKind, parse: Callable[[PublicJson], KeyFile]) ->
         plain = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         raise missing(f"{path}" if plain else f"{path} cannot be read: {error.strerror}") from error
     try:
-        document = json.loads(raw)
+        document = read_json(raw)
         found = FileKind(document["kind"])
         if found is not kind:
             raise KeyFileCorrupt(f"it is a {found} file, and a {kind} file is needed here")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from workers.custody.errors import Held, LedgerExists, LedgerInvalid, LedgerLoos
 from workers.custody.guarded import looseness
 from workers.custody.holds import Holds, Outcome, Portion, Target
 from workers.custody.pinned import PinnedFile
+from workers.strangers import read_json
 
 BEGUN = "begun"
 PINNED = "pinned"
@@ -194,7 +194,7 @@ class Ledger:
         """Every whole line, for who holds the ledger against something else. Raises LedgerInvalid."""
         self._read()  # their chain holds
         whole = self._path.read_bytes()[: self._reading.size] if self._reading.size else b""
-        entries = [json.loads(line) for line in whole.splitlines()]
+        entries = [read_json(line) for line in whole.splitlines()]
         return [Line(number, datetime.fromisoformat(each["at"]), each) for number, each in enumerate(entries, 1)]
 
     def record_spent(self, request: UUID, ticket: UUID, recovery: UUID) -> None:
@@ -367,7 +367,7 @@ def _parse(known: _Known, content: bytes) -> None:
     for line in content.splitlines():
         known.lines += 1
         try:
-            entry = json.loads(line)
+            entry = read_json(line)
             if entry["before"] != known.last:
                 raise LedgerInvalid(f"line {known.lines} does not follow the one before it")
             known.last = hashlib.sha256(line).hexdigest()

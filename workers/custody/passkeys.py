@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from workers.custody.publickeys import KeyOfNobody, usable_ed25519
+from workers.strangers import read_json
 
 _USER_PRESENT, _USER_VERIFIED = 0x01, 0x04
+_LONGEST = 8_192  # characters of each part as it is kept; browsers give a few hundred
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ class Assertion:
     def of(cls, fields: Mapping[str, Any]) -> Assertion:
         """The assertion that was kept. Raises ValueError for anything else."""
         try:
-            parts = [unb64url(fields[name]) for name in ("authenticator_data", "client_data")]
-            return cls(str(fields["credential"]), *parts)
+            credential, *parts = (fields[name] for name in ("credential", "authenticator_data", "client_data"))
+            if not isinstance(credential, str) or max(map(len, (credential, *parts))) > _LONGEST:
+                raise ValueError
+            return cls(credential, *map(unb64url, parts))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError("not an assertion") from error
 
@@ -106,7 +109,7 @@ def fault(
     if public is None:
         return "it is of a passkey that was not added for them"
     try:
-        client = json.loads(assertion.client_data)
+        client = read_json(assertion.client_data)
         kind, asked, origin, crossed = (
             client["type"],
             client["challenge"],

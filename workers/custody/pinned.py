@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import rfc8785
 
 from workers.custody.guarded import looseness
+from workers.strangers import read_json
 
 
 class PinnedFile(StrEnum):
@@ -41,7 +42,7 @@ def read(path: Path, form: str, version: int) -> Read:
         raw = file.read()
     if loose is not None:
         raise Loose(loose)
-    document = json.loads(raw)
+    document = read_json(raw)
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
     body = {name: value for name, value in document.items() if name != "checksum"}

@@ -6,7 +6,6 @@ key opens with the very context that it was sealed with and with no other, so wh
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from workers.custody.holds import Portion
 from workers.custody.judge import submission_of
 from workers.custody.providers import Unwrapper
 from workers.custody.rows import unwrap_row
+from workers.strangers import read_json
 
 ENDS = (AuditEvent.RELEASE_FINISHED, AuditEvent.RELEASE_CANCELLED)
 _OF_ITEMS = (
@@ -188,8 +188,8 @@ def _events(session: Session, kinds: Sequence[AuditEvent], *among: ColumnElement
     """The events of these kinds that can be read, in their order."""
     query = select(Event.canonical).where(Event.event.in_([kind.value for kind in kinds]), *among).order_by(Event.seq)
     for canonical in session.scalars(query):
-        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            event = json.loads(bytes(canonical))
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            event = read_json(bytes(canonical))
             datetime.fromisoformat(event["at"])
             if isinstance(event["fields"].get("detail", {}), dict) and event["event"] in kinds:
                 yield event

@@ -8,7 +8,6 @@ comes after its commit: one that is missing is written now, whether a crash or a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +33,7 @@ from workers.custody.holds import Outcome, Portion
 from workers.custody.judge import verifies
 from workers.custody.ledger import Ledger, Opening, Recalled
 from workers.custody.rows import order_terms
+from workers.strangers import read_json
 
 Said = TypeVar("Said", bound=tuple[Any, ...])
 ACTOR = "custodian"
@@ -183,7 +183,7 @@ def _signed(
     query = select(Event.seq, Event.canonical).where(Event.event == kind.value, Event.seq > after)
     for _, canonical in _rows(session, query, Event.seq):
         try:
-            event = json.loads(bytes(canonical))
+            event = read_json(bytes(canonical))
             said, nonce = read(event["fields"]), str(event["fields"]["detail"][MARK]["nonce"])
         except _MALFORMED:
             continue
@@ -227,7 +227,7 @@ def _openings(
     for _, canonical, signature in _rows(session, query, Ticket.id):
         try:
             content = bytes(canonical or b"")
-            said = json.loads(content)
+            said = read_json(content)
             if said["what"] != WHAT_TICKET:  # the same key signs events
                 continue
             opening = Opening(UUID(said["request"]), UUID(said["id"]), UUID(said["recovery"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select
@@ -13,6 +12,7 @@ from schemas.states import ItemState, KeyState, OrderScope, RecoveryState, Relea
 from schemas.tables import CustodyOrder, Item, Recovery, Release, RequestFace, SealedKey, Subject, Ticket
 from workers.custody.errors import StillReleasing, TargetUnknown
 from workers.custody.holds import Holds, Portion, Target
+from workers.strangers import read_json
 
 _ENDED = (ItemState.DONE, ItemState.HELD, ItemState.FAILED, ItemState.QUARANTINED)
 _RUNNING = (ReleaseState.OPEN, ReleaseState.RUNNING)
@@ -57,7 +57,7 @@ def held_for_another(session: Session, holds: Holds, terms: OrderTerms) -> bool:
     rows = session.execute(
         select(CustodyOrder.canonical).where(func.pg_catalog.sha256(CustodyOrder.canonical).in_(wanted))
     )
-    return any(json.loads(bytes(canonical))["tenant"] != terms.tenant for (canonical,) in rows)
+    return any(read_json(bytes(canonical))["tenant"] != terms.tenant for (canonical,) in rows)
 
 
 def items_left(session: Session, target: Target) -> set[UUID]:

@@ -11,7 +11,6 @@ minutes; while a recovery waits, such messages bring it fresh ones, as long as n
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,6 +56,7 @@ from workers.custody.roster import AUDITOR, Roster, load_roster
 from workers.custody.rows import unwrap_row
 from workers.custody.sealing import PublicKey, seal
 from workers.custody.tickets import RECOVERY_LIFE, RENEW_AFTER, TicketSigner, in_hand_lock
+from workers.strangers import read_json
 
 ACTOR = "custodian"
 
@@ -219,7 +219,7 @@ class Custodian:
             raise Refused(Refusal.TICKET)
         meant = (WHAT_TICKET, str(bound.ticket), str(bound.recovery), terms.sha256().hex(), self.recovery_public.id)
         try:
-            fields = json.loads(bound.canonical)
+            fields = read_json(bound.canonical)
             said = tuple(fields[name] for name in ("what", "id", "recovery", "request_sha256", "worker"))
             ends = datetime.fromisoformat(fields["issued_at"]) + RECOVERY_LIFE
         except (ValueError, KeyError, TypeError) as error:  # the same key signs events

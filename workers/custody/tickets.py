@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from workers.audit.attested import EventSigner
 from workers.custody.errors import TicketInvalid
 from workers.custody.judge import verifies
 from workers.custody.keys import FileKind, KeyType, key_id, load
+from workers.strangers import read_json
 
 # From the opening to the fetch. A crash resumes within it; at its end the keys and the sealed faces are taken away.
 RECOVERY_LIFE = timedelta(hours=24)
@@ -83,7 +83,7 @@ def check_ticket(publics: Collection[bytes], bundle: KeyBundle, worker: str) -> 
         raise TicketInvalid("the signature is not the custodian's")
     faces = {FaceRef(item.item, face) for item in bundle.items for face in item.face_keys}
     try:
-        ticket = json.loads(bundle.ticket_canonical)
+        ticket = read_json(bundle.ticket_canonical)
         named = {FaceRef(UUID(each["item"]), each["face"]) for each in ticket["faces"]}
         said = tuple(ticket[name] for name in ("what", "id", "recovery", "request", "request_sha256", "release"))
         bound = (WHAT_TICKET, bundle.ticket, bundle.recovery, bundle.request, bundle.request_sha256, bundle.release)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from schemas.audit_tables import Event, TreeHead
 from schemas.states import ExportState
 from schemas.tables import Export
+from workers.audit.canonical import fields_of
 from workers.audit.merkle import inclusion_proof
 from workers.audit.store import StoredNodes
 from workers.errors import FolderUnusable
@@ -108,8 +109,8 @@ def write_audit(session: Session, export: Export, folder: Path) -> None:
             query = select(Event).order_by(Event.seq).execution_options(yield_per=1000)
             for event in session.scalars(query):
                 canonical = event.canonical.decode()
-                fields = json.loads(canonical).get("fields", {})
-                if fields.get("release") not in releases or "subject" in fields:
+                fields = fields_of(event.canonical)
+                if str(fields.get("release")) not in releases or "subject" in fields:
                     continue
                 line: dict[str, object] = {"seq": event.seq, "leaf": event.leaf.hex(), "canonical": canonical}
                 if head is not None and event.seq < head.size:

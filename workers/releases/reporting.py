@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from pathlib import Path
 from uuid import UUID
@@ -23,6 +22,7 @@ from workers.releases.faults import Faults
 from workers.releases.lifecycle import ACTOR, UNFINISHED
 from workers.settings import ReleaseSettings
 from workers.storage import Storage
+from workers.strangers import read_json
 
 log = get_logger(__name__)
 
@@ -138,7 +138,11 @@ def read(storage: Storage, bucket: str, release_id: UUID, sha256: str) -> dict[s
         raise ReportMissing(f"release {release_id}") from error
     if hashlib.sha256(parts[JSON]).hexdigest() != sha256:
         raise ReportCorrupt(JSON)
-    if hashlib.sha256(parts[PAGE]).hexdigest() != json.loads(parts[JSON])["page_sha256"]:
+    try:
+        page = read_json(parts[JSON])["page_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportCorrupt(JSON) from error
+    if hashlib.sha256(parts[PAGE]).hexdigest() != page:
         raise ReportCorrupt(PAGE)
     return parts
 

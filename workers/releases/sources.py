@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from uuid import UUID, uuid4
 from workers.errors import ObjectMissing
 from workers.releases.errors import ManifestInvalid, NothingToSubmit, SourceMissing, SourceRefused, SourceTooLarge
 from workers.storage import Storage
+from workers.strangers import read_json
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".heic", ".heif"])
 MANIFEST_SUFFIXES = frozenset([".jsonl", ".csv"])
@@ -103,7 +103,7 @@ def _manifest(manifest: Path) -> Iterator[Source]:
         if manifest.suffix.lower() == ".csv":
             rows = csv.DictReader(text.splitlines())
         else:
-            rows = (json.loads(line) for line in text.splitlines() if line.strip())
+            rows = (read_json(line) for line in text.splitlines() if line.strip())
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
                 raise ManifestInvalid(f"line {number}")

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from sqlalchemy import text
 
 from schemas.requests import RequestTerms
 from schemas.states import RecoveryState
@@ -86,3 +87,18 @@ def write(world: World, event: str, fields: dict[str, Any], role: str = "refacex
         "FROM number) INSERT INTO audit.events (seq, at, role, event, canonical, leaf) "
         f"SELECT seq, at, '{role}', '{event}', b, sha256('\\x00'::bytea || b) FROM made"
     )
+
+
+def write_deep(world: World, levels: int = 2_000) -> int:
+    """What the database's owner writes past `audit.append`, whose recursion ends earlier."""
+    deep = "[" * levels + "]" * levels
+    world.owner(
+        "WITH number AS (UPDATE audit.tail SET size = size + 1 RETURNING size - 1 AS seq, clock_timestamp() AS at), "
+        'made AS (SELECT seq, at, convert_to(\'{"at":"\' || to_char(at AT TIME ZONE \'UTC\', \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') || '
+        f"""'","event":"item:claimed","fields":{{"actor":"w","detail":{{"x":{deep}}},"release":"{world.release}"}},"""
+        """"role":"refacex_release","seq":' || seq || ',"v":1}', 'UTF8') AS b FROM number) """
+        "INSERT INTO audit.events (seq, at, role, event, canonical, leaf) "
+        "SELECT seq, at, 'refacex_release', 'item:claimed', b, sha256('\\x00'::bytea || b) FROM made"
+    )
+    with world.as_("gateway")() as session:
+        return int(session.execute(text("SELECT max(seq) FROM audit.events")).scalar_one())

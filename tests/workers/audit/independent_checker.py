@@ -65,9 +65,15 @@ def read_canonical(raw: bytes) -> Any:
         raise Wrong("a fraction")
 
     value = json.loads(raw, parse_int=integer, parse_float=no_float, parse_constant=no_float)
+    need(levels(value) <= 100, "too deep")
     again = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     need(again.encode() == raw, "not canonical")
     return value
+
+
+def levels(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(levels, inner), default=0)
 
 
 def hex_bytes(text: Any) -> bytes:
@@ -188,6 +194,7 @@ def check_events(entries: list[Any], head: tuple[int, bytes]) -> list[Any]:
         need(set(entry) == {"canonical", "path"}, "an event's fields")
         raw = entry["canonical"].encode()
         event = read_canonical(raw)
+        need(isinstance(event["fields"].get("detail", {}), dict), "a detail that is no object")
         need(event["v"] == 1 and type(event["seq"]) is int and event["seq"] > before, "events out of order")
         before = event["seq"]
         path = [hex_bytes(each) for each in entry["path"]]
@@ -201,29 +208,33 @@ def check_events(entries: list[Any], head: tuple[int, bytes]) -> list[Any]:
 def check_matter(about: Any, events: list[Any]) -> None:
     ((kind, wanted),) = about.items()
     need(kind in ("release", "ticket") and str(UUID(wanted)) == wanted, "about what")
-    release, request = wanted, None
+    pairs: list[tuple[Any, Any]] = [(wanted, None)]
     if kind == "ticket":
         issued = [e["fields"] for e in events if e["event"] == "ticket:issued" and e["fields"].get("ticket") == wanted]
         need(bool(issued), "no ticket:issued of this ticket")
-        release, request = issued[0]["release"], issued[0]["request"]
+        pairs = [(ids(each).get("release", ""), ids(each).get("request", "")) for each in issued]
 
     def direct(said: Any) -> bool:
-        return said.get("release") == release and (request is None or said.get("request", request) == request)
+        return any(said.get("release") == r and (q is None or said.get("request", q) == q) for r, q in pairs)
 
     names = ("request", "recovery")
-    linked = {(n, e["fields"][n]) for e in events for n in names if direct(e["fields"]) and n in e["fields"]}
+    linked = {(n, v) for e in events if direct(e["fields"]) for n, v in ids(e["fields"]).items() if n in names}
 
     rest, signers = [], set()
     for event in events:
         said = event["fields"]
-        if direct(said) or any((n, said[n]) in linked for n in names if n in said):
-            signers |= {said.get("actor")} if is_signed(event) else set()
+        if direct(said) or any((n, v) in linked for n, v in ids(said).items() if n in names):
+            signers |= {ids(said).get("actor")} if is_signed(event) else set()
         else:
             rest.append(event)
-    while found := [e for e in rest if e["event"].startswith("person:") and e["fields"]["subject"] in signers]:
+    while found := [e for e in rest if e["event"].startswith("person:") and ids(e["fields"]).get("subject") in signers]:
         rest = [event for event in rest if event not in found]
-        signers |= {e["fields"]["actor"] for e in found if is_signed(e)}
+        signers |= {ids(e["fields"]).get("actor") for e in found if is_signed(e)}
     need(not rest, "an event is of another matter")
+
+
+def ids(said: Any) -> dict[str, str]:
+    return {name: value for name, value in said.items() if isinstance(value, str)}
 
 
 def is_signed(event: Any) -> bool:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 
-from schemas.audit import AuditEvent
+from schemas.audit import EVENT_ROLES, AuditEvent, Role
+from schemas.tables import Ticket
 from tests.governance import World, copied
-from tests.workers.audit.harness import as_superuser, fetched, verified
+from tests.workers.audit.harness import as_superuser, fetched, new_notary, verified
+from tests.workers.audit.test_evidence import holds, take
 from workers.audit import append
+from workers.audit.checking import check_bundle
+from workers.audit.errors import NotInTrail
+from workers.audit.evidence import About, pack
 from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.matters import matter_of
+from workers.audit.receipts import receipt_for
 from workers.audit.verify import Problem
 
 
@@ -146,6 +157,10 @@ def whole_life(_first_world: World, tmp_path_factory: pytest.TempPathFactory) ->
         yield world, {name: str(value) for name, value in ids.items()}
 
 
+def about(world: World) -> list[tuple[About, UUID]]:
+    return [(About.RELEASE, world.release), (About.TICKET, world.one(select(Ticket.id)))]
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_an_event_of_a_wrong_type_hides_nothing(
     whole_life: tuple[World, dict[str, str]], anchors: Anchors, signer: HeadSigner, bad: str
@@ -160,11 +175,101 @@ def test_an_event_of_a_wrong_type_hides_nothing(
             seq = session.execute(append_, {"event": one.event.value, "fields": fields}).scalar_one()
         as_superuser(stolen, one.change)
         found = verified(fresh, anchors, signer).findings
+        new_notary(fresh, anchors, signer).anchor()
+        for data in (pack(take(stolen, anchors, signer, *each)) for each in about(world)):
+            for custodian in (None, world.custodian_keys()):
+                assert check_bundle(data, signer.verifier, custodian).facts
     named = [each for each in found if one.words in each.words]
     assert named, found
     assert named[0].where == f"event {seq}" or named[0].where.startswith(one.place), found
     assert [each for each in found if one.beside in each.words and each.where != f"event {seq}"], found
     assert not [each for each in found if "could not be held" in each.words]
+
+
+#: What stands where ids, numbers and words belong.
+ANYTHING: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -5,
+    2**53 - 1,
+    "",
+    "x",
+    "é",
+    "ab" * 32,
+    "a\nb",
+    "9" * 40,
+    "infinity",
+    "2026-01-01",
+)
+ANYTHING += ([], [1], [[1]], {}, {"a": 1}, ["a", 1], [{"id": 1, "public": "00"}], [{"id": "c", "public": "30"}], [None])
+IDS = ("actor", "item", "recovery", "release", "request", "request_hash", "subject", "ticket")
+WORDS: tuple[str, ...] = (
+    "after",
+    "assertion",
+    "before",
+    "conclusion",
+    "count",
+    "created_at",
+    "custodian",
+    "ed25519",
+    "expires_at",
+    "face",
+)
+WORDS += ("faces", "file", "issuer", "items", "key", "kind", "layout", "name", "passkeys", "policy")
+WORDS += (
+    "quorum",
+    "reason",
+    "recoveries",
+    "refusal",
+    "retain_days",
+    "roles",
+    "scope",
+    "sha256",
+    "signature",
+    "subjects",
+)
+WORDS += ("suite", "tenant", "to", "version", "x25519")
+
+
+def anything(draw: random.Random, ids: dict[str, str]) -> dict[str, Any]:
+    """The fields of an event that is likely to be of the matter, and of which anything else may be wrong."""
+    said = {name: ids.get(name, "bob") if draw.random() < 0.7 else draw.choice(ANYTHING) for name in IDS}
+    detail = {
+        name: draw.choice((*ANYTHING, "acme", "bob", "shred")) for name in draw.sample(WORDS, draw.randint(0, 20))
+    }
+    kept = {name: value for name, value in said.items() if draw.random() < 0.8}
+    return {"actor": "w"} | kept | {"detail": detail if draw.random() < 0.9 else draw.choice(ANYTHING)}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_that_stolen_roles_write_breaks_what_reads_it(
+    whole_life: tuple[World, dict[str, str]], anchors: Anchors, signer: HeadSigner, seed: int
+) -> None:
+    """Verification, whose matter each finding is, receipts, evidence and its check: all of them come to an end in words."""
+    world, ids = whole_life
+    draw = random.Random(seed)
+    ticket = world.one(select(Ticket.id))
+    with copied(world.database) as fresh:
+        stolen = replace(world, database=fresh)
+        for event, roles in EVENT_ROLES.items():
+            for role in set(roles) - {Role.OWNER}:
+                fields = json.dumps(anything(draw, ids | {"ticket": str(ticket)}))
+                with stolen.as_(role.value)() as session, suppress(DBAPIError):  # the database refuses some
+                    append_ = text("SELECT audit.append(:event, CAST(:fields AS jsonb))")
+                    session.execute(append_, {"event": event.value, "fields": fields})
+                    session.commit()
+        found = verified(fresh, anchors, signer, custodian=world.custodian_keys()).findings
+        assert found
+        new_notary(fresh, anchors, signer).anchor()
+        with stolen.as_("gateway")() as session:
+            for finding in found:
+                matter_of(session, finding)
+            with suppress(NotInTrail):
+                receipt_for(session, world.release, UUID(ids["request"]), "bob")
+        for data in (pack(take(stolen, anchors, signer, *each)) for each in about(world)):
+            for custodian in (None, world.custodian_keys()):
+                assert not holds(data, signer.verifier, custodian)
 
 
 def test_a_policy_of_no_json_hides_no_other(world: World, anchors: Anchors, signer: HeadSigner) -> None:
