@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workers.settings import GatewaySettings
 
 _SHORT = 12  # hex digits of a finding's id, for people
+_SHOWN = 200  # findings, for people
 
 PublicKey = Annotated[
     Path | None, typer.Option(help="The notary's public key. [default: keys/audit.public.json in the home folder]")
@@ -108,8 +109,12 @@ def finding_line(finding: Finding) -> str:
 
 def show(result: Verification) -> None:
     """What was found, what was acknowledged and by whom, and whether the trail holds, for people."""
-    for finding in result.findings[:200]:
+    for finding in result.findings[:_SHOWN]:
         print(finding_line(finding))
+    if len(result.findings) > _SHOWN:
+        print(
+            f"and {number_of(len(result.findings) - _SHOWN, 'finding')} more: `refacex audit verify --json` gives all of them"
+        )
     for each in result.acknowledged:
         by = ", ".join(f"{one.who} on {one.at[:16].replace('T', ' ')} UTC ({one.reason})" for one in each.by)
         print(f"{finding_line(each.finding)} acknowledged by {printable(by)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import verifying
 from schemas.audit import AuditEvent
 from tests.gateway.test_trail import Refacex, refacex, world
 from tests.governance import World
@@ -65,6 +66,20 @@ def test_a_lie_is_acknowledged_on_the_command_line(refacex: Refacex, world: Worl
     assert (
         "THE TRAIL DOES NOT HOLD: 1 finding; acknowledged by auditors: 1 finding" in refacex(*verify, ok=False).stdout
     )
+
+
+def test_how_many_findings_are_left_out_is_said(
+    refacex: Refacex, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for item in (0, 1):
+        lie(world, item)
+    assert "more" not in refacex("audit", "verify", ok=False).stdout
+    monkeypatch.setattr(verifying, "_SHOWN", 1)
+    shown = refacex("audit", "verify", ok=False).stdout
+    assert (
+        shown.count("item:held") == 1 and "and 1 finding more: `refacex audit verify --json` gives all of them" in shown
+    )
+    assert len(json.loads(refacex("audit", "verify", "--json", ok=False).stdout)["findings"]) == 2
 
 
 def test_what_is_wrong_is_said(refacex: Refacex, world: World, auditor: Path, tmp_path: Path) -> None:
