@@ -115,9 +115,12 @@ def retire(
     What a stolen backup of the database still holds under it can then never be opened again; neither can your own.
     """
     with office(home) as keeper:
-        if not yes:
-            tell("backups of the database from before its rotation can never be opened again, yours among them")
-            typer.confirm(f"Retire {key}?", abort=True, err=True)
+        tell("backups of the database from before its rotation can never be opened again, yours among them")
+        try:
+            if not yes and not typer.confirm(f"Retire {key}?", err=True):
+                raise typer.Exit(1)
+        except typer.Abort:
+            raise stop("nobody answered: read above what it means, then give --yes") from None
         keeper.retire(key)
         tell(f"{key} is retired: delete the copies of the key ring that still hold it")
 
@@ -134,14 +137,21 @@ def passphrase(home: Home = None) -> None:
 def replace_signing(home: Home = None) -> None:
     """Make the custodian another key for its tickets and events. What the ones before signed stays good; stop the custodian first."""
     with _custodians(home) as (settings, _):
+        from gateway import provision
+        from gateway.processes import running_processes
         from workers.custody.keys import FileKind, KeyType, load, rewrite, write_public
 
+        if "custodian" in running_processes(provision.Home(home_folder(home))):
+            raise stop(
+                "the custodian runs, and goes on to sign with the key that it started with: stop `refacex up` first"
+            )
         path = settings.ticket_signing_key
         made, public = load(path, FileKind.SIGNING).with_new(KeyType.ED25519), path.with_name("ticket.public.json")
         write_public(public, made.public_json())  # first, so that nothing is ever signed with a key that it has not got
         rewrite(path, made)
         tell(f"the custodian signs with {made.active} from its next start: back up {path}, and give {public}")
         tell("to the recovery workers, which have to start again, and to whoever verifies the trail or evidence")
+        tell("a custodian that still runs, elsewhere, signs with the key before: stop it, and start it again")
 
 
 @ledger_app.command("begin")
@@ -159,9 +169,13 @@ def begin_ledger(
     bring such keys back, and holds have to be ordered again. It stands in the trail.
     """
     with _custodians(home) as (settings, sessions):
+        from workers.custody.errors import LedgerExists
         from workers.custody.recall import begin
 
-        recalled = begin(sessions, settings.tombstones, _signer(settings), account(), accept_loss=accept_loss)
+        try:
+            recalled = begin(sessions, settings.tombstones, _signer(settings), account(), accept_loss=accept_loss)
+        except LedgerExists:
+            raise LedgerExists(str(settings.tombstones)) from None
         tell(f"begun: {settings.tombstones}; a custodian that runs goes on with it when it is started again")
         if recalled is not None:
             tickets, orders = (

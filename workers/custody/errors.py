@@ -247,7 +247,9 @@ class LedgerLoose(LedgerInvalid):
 
 
 class LedgerExists(CustodyError):
-    """There is a ledger already, and none is ever begun over another: see that REFACEX_TOMBSTONES names the right one."""
+    """There is a ledger already, and none is ever begun over another. Where it is not the custodian's, put its path right: the
+    custodian's settings name it, in env/custodian.env in the home folder.
+    """
 
     code = "ledger_exists"
 

@@ -20,6 +20,9 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from gateway.cli import keys as commands
+from gateway.engines.process import ProcessId
+from gateway.processes import process_json
+from gateway.provision import Home
 from schemas.tables import CustodyOrder, Ticket
 from tests.governance import World, sessions
 from tests.kills import Arm, kill_after, kill_before, run_killed
@@ -213,7 +216,8 @@ def test_a_copy_of_what_was_forgotten_refuses_nothing_however_it_is_spelt(
 def test_a_lost_ledger_is_begun_again_only_by_who_accepts_the_loss(world: World, refacex: Refacex) -> None:
     lived(world)
     lost = path_of(world).read_bytes()
-    assert "already" in refacex("keys", "ledger", "begin", "--accept-loss", ok=False).stderr
+    said = refacex("keys", "ledger", "begin", "--accept-loss", ok=False).stderr
+    assert "already" in said and str(path_of(world)) in said and "REFACEX_" not in said
     path_of(world).unlink()
     assert "restore it from your copy" in refacex("keys", "ledger", "begin", ok=False).stderr
     assert not path_of(world).exists()
@@ -339,10 +343,19 @@ def test_a_new_installation_begins_one_by_hand_where_none_is(world: World, refac
         world.ledger.holds()
 
 
-def test_the_custodians_signing_key_is_replaced_and_what_it_signed_stands(world: World, refacex: Refacex) -> None:
+def test_the_custodians_signing_key_is_replaced_and_what_it_signed_stands(
+    world: World, refacex: Refacex, tmp_path: Path
+) -> None:
     """As docs/governance.md says it: afterwards an older ledger is still refused, and a lost one recalled, by either key's word."""
     lived(world)
     old = world.ticket_key()
+    home, own = Home(tmp_path / "home"), ProcessId.of(os.getpid())
+    assert own is not None
+    home.run.mkdir(parents=True)
+    (home.run / "processes.json").write_text(process_json({"custodian": own}))
+    assert "stop `refacex up` first" in refacex("keys", "replace-signing", ok=False).stderr
+    assert world.ticket_key().id == old.id
+    (home.run / "processes.json").write_text(process_json({}))
     assert "back up" in refacex("keys", "replace-signing").stderr
     public = keys.load(world.folder / "ticket.public.json", keys.FileKind.PUBLIC)
     keys.write_public(world.folder / "keys" / "ticket.public.json", public.public_json())
