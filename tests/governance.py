@@ -202,7 +202,7 @@ class World:
     def another_release(self, tenant: str = "acme") -> World:
         """One more release beside this world's, with images and keys of its own."""
         other = replace(self, tenant=tenant, release=uuid4(), items=[], attempts={}, secrets={}, files={}, subject=None)
-        _submit(other)
+        submit(other)
         return other
 
     def withdraw(self, terms: RequestTerms, who: str = "alice") -> RequestState:
@@ -269,14 +269,14 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
     for member in world.people.values():
         with world.as_("gateway").begin() as session:
             people_of.add(session, member.on_roster(), "root")
-    _submit(world)
+    submit(world)
     world.custodian().load_roster()
     world.custodian().load_policies()
     world.seeded = len(world.events())
     return world
 
 
-def _submit(world: World) -> None:
+def submit(world: World) -> None:
     """The release with its two images, released."""
     with world.as_("gateway").begin() as session:
         if world.subject is not None:

@@ -20,7 +20,7 @@ from gateway.cli.passphrases import own_key
 from gateway.cli.receiving import make_private, open_all, take
 from gateway.cli.requested import find_faces, find_request, item_names, terms_rows
 from gateway.cli.roster import RosterFile
-from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell
+from gateway.cli.service import Cell, Home, Json, by_beginning, lines, service, stop, table, tell
 from workers.words import number_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def new(
             requests.open_request(session, terms, signing.sign(request_message(terms.sha256())))
     print(terms.id)
     if break_glass:
-        tell("the glass is broken: an alert is given, and a review stays open until an auditor closes it")
+        tell(
+            "an emergency: an alert was given; once it is approved the glass is broken, and an auditor has to review it"
+        )
     tell(
         f"it needs {number_of(terms.quorum, 'approval')}: refacex request approve {str(terms.id)[:8]} --as APPROVER --key FILE"
     )
@@ -159,9 +161,10 @@ def show(request: RequestId, as_json: Json = False, home: Home = None) -> None:
             entry = json.loads(terms.canonical()) | {"sha256": terms.sha256().hex(), "state": row.state.value}
             lines([entry | {"decisions": said, "recovery": became or None, "why": why or None}])
             return
-        rows = [*terms_rows(session, terms), ["state", row.state.value]]
+        rows: list[list[Cell]] = [*terms_rows(session, terms), ["state", row.state.value]]
         rows += [["decisions", ", ".join(f"{who}: {what}" for who, what in said.items()) or "none yet"]]
-        rows += [["recovery", became or "none yet"], *([["why", why]] if why else [])]
+        rows += [["recovery", became or "none yet"]]
+        rows += [["why", why]] if why else []
         table(["request", str(terms.id)], rows)
 
 

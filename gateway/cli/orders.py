@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.passphrases import own_key
-from gateway.cli.service import Home, Json, by_beginning, lines, service, stop, table, tell, told
+from gateway.cli.service import Cell, Home, Json, by_beginning, lines, service, stop, table, tell, told
 from schemas.states import OrderKind, OrderScope, OrderState
 from workers.words import number_of
 
@@ -171,7 +171,8 @@ def retention(
     _print(["release", "name", "policy", "keys", "due", "held"], entries, as_json)
     due = sum(each.is_due for each in found)
     if dry_run:
-        tell(f"{number_of(due, 'release')} would be shredded, but for what is held; nothing was done")
+        later = f"; {number_of(len(found) - due, 'release')} only later, as listed" if len(found) > due else ""
+        tell(f"nothing was done: due today, and shredded but for what is held: {number_of(due, 'release')}{later}")
     elif asked:
         tell(f"the custodian is asked to shred {number_of(asked, 'release')}; what is held stays")
     else:
@@ -251,14 +252,14 @@ def _survey(sessions: sessionmaker[Session], target: Target) -> None:
     faces = found.keys.left - found.keys.layout
     forbids = [f"hold on {hold}" for hold in sorted(found.holds, key=str)]
     forbids += ["its release is not finished"] if found.running else []
-    rows = [
+    rows: list[list[Cell]] = [
         ["tenant", found.tenant],
         ["items", str(found.items)],
         ["keys to shred", f"{found.keys.left} ({faces} of faces, {found.keys.layout} of layouts)"],
         ["shredded before", str(found.keys.gone)],
         ["open requests it ends", str(found.requests)],
         ["waiting recoveries it ends", str(found.recoveries)],
-        ["forbidden by", "\n".join(forbids) or "nothing that the database knows"],
+        ["forbidden by", tuple(forbids) or "nothing that the database knows"],
     ]
     table(["shred", str(target)], rows)
 

@@ -65,11 +65,12 @@ def add(
         word = people.Word(admin.who, admin.sign(add_message(people.terms_of(new).sha256()))) if admin else None
         # The roster inside the transaction: without a place on it nobody counts, and then they are not added either.
         with sessions.begin() as session:
-            people.add(session, new, account(), word)
+            added = people.add(session, new, account(), word)
             if not without_roster:
                 enter(roster_path(roster, home), new)
         signs, receives = key_id(KeyType.ED25519, new.ed25519_public), key_id(KeyType.X25519, new.x25519_public)
-        tell(f"{person} added ({', '.join(new.roles)}): signs with {signs}, receives with {receives}")
+        done = "added" if added else "was there already, just so"
+        tell(f"{person} {done} ({', '.join(new.roles)}): signs with {signs}, receives with {receives}")
         if without_roster:
             tell(f"nothing that {person} signs counts before `refacex roster add` on the custodian's machine")
 
@@ -94,8 +95,9 @@ def enrol(
         who = Provider.load(provider).identify(given)
         new = member(who.person, public, list(who.roles), who.tenant, passkey)
         with sessions.begin() as session:
-            people.add(session, new, who.person, issuer=who.issuer, identity=who.subject)
-        tell(f"{who.person} of {who.tenant} enrolled ({', '.join(who.roles)})")
+            added = people.add(session, new, who.person, issuer=who.issuer, identity=who.subject)
+        done = "enrolled" if added else "was there already, just so"
+        tell(f"{who.person} of {who.tenant} {done} ({', '.join(who.roles)})")
         tell(f"nothing that {who.person} signs counts before `refacex roster add` on the custodian's machine")
 
 

@@ -80,11 +80,19 @@ def pin(
 
 @app.command("list")
 def list_policies(as_json: Json = False, home: Home = None) -> None:
-    """List the policies that the service knows; `default` has the defaults where it is not among them."""
+    """List the policies that the service knows. `default` is for releases that name none; its version is 0 where nobody set it."""
     with service(home) as (_, sessions), sessions() as session:
+        from sqlalchemy import select
+
+        from schemas.policies import DEFAULT_POLICY, Policy
+        from schemas.tables import Person, Release
         from workers.recoveries import policies as known
 
-        entries = [policy.body() | {"version": version} for policy, version in known.policies(session)]
+        found = known.policies(session)
+        tenants = set(session.scalars(select(Person.tenant).union(select(Release.tenant))))
+        tenants -= {policy.tenant for policy, _ in found if policy.name == DEFAULT_POLICY}
+        found += [(Policy(tenant), 0) for tenant in sorted(tenants)]
+        entries = [policy.body() | {"version": version} for policy, version in found]
     if as_json:
         lines(entries)
         return
@@ -98,7 +106,7 @@ def show(
     tenant: Tenant = "default",
     home: Home = None,
 ) -> None:
-    """Show a policy as JSON: what `refacex policy set` takes."""
+    """Print a policy as a file to edit, JSON: what `refacex policy set` takes."""
     with service(home) as (_, sessions), sessions() as session:
         from workers.recoveries import policies as known
 

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from gateway.cli.service import by_beginning
+from gateway.cli.service import Cell, by_beginning, name_shown
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -25,12 +25,12 @@ def find_request(session: Session, given: str) -> UUID:
     return found
 
 
-def terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
+def terms_rows(session: Session, terms: RequestTerms) -> list[list[Cell]]:
     """What is asked, as rows of a table: everything that a signature covers."""
     from workers.custody.keys import KeyType, key_id
 
     names = item_names(session, terms)
-    faces = [f"{names[each.item]} face {each.face} (item {each.item})" for each in terms.faces]
+    faces = [f"{name_shown(names[each.item])} face {each.face} (item {each.item})" for each in terms.faces]
     return [
         ["requester", f"{terms.requester} of {terms.tenant}"],
         ["reason", terms.reason],
@@ -38,10 +38,10 @@ def terms_rows(session: Session, terms: RequestTerms) -> list[list[str]]:
         ["case", terms.case_reference],
         ["purpose", terms.purpose],
         ["release", str(terms.release)],
-        ["faces", "\n".join(faces)],
+        ["faces", tuple(faces)],
         ["sealed to", f"{terms.requester}'s key {key_id(KeyType.X25519, terms.recipient_public)}"],
         ["policy", terms.policy],
-        ["approvals needed", f"{terms.quorum}{', THE GLASS IS BROKEN' if terms.urgency.value != 'normal' else ''}"],
+        ["approvals needed", f"{terms.quorum}{', AND THE GLASS IS BROKEN' if terms.urgency.value != 'normal' else ''}"],
         ["open until", f"{terms.expires_at:%Y-%m-%d %H:%M} UTC"],
         ["SHA-256", terms.sha256().hex()],
     ]
@@ -55,13 +55,16 @@ def find_faces(session: Session, release: UUID, given: str) -> list[FaceRef]:
     from schemas.tables import Item
     from workers.recoveries.errors import FaceNotReleased
 
-    numbered = re.fullmatch(r"(.+):(\d{1,4})", given)
+    numbered = re.fullmatch(r"(.+):(\d{1,4})", given, re.DOTALL)
     name = numbered[1] if numbered else given
     begins = cast(Item.id, String).startswith(name.lower(), autoescape=True) if len(name) >= 4 else Item.id.is_(None)
     query = select(Item.id, Item.faces).where(Item.release_id == release, or_(Item.relative_name == name, begins))
     found = session.execute(query.limit(2)).all()
     if len(found) != 1:
-        raise FaceNotReleased(f"{len(found)} items are called that" if found else "")
+        what = "more than one item is" if found else "no item is"
+        raise FaceNotReleased(
+            f"{what} called {name_shown(name)}: name it by its id, which tells it apart however it is called"
+        )
     item, count = found[0].id, found[0].faces or 0
     return [FaceRef(item, int(numbered[2]))] if numbered else [FaceRef(item, number) for number in range(count)]
 

@@ -23,6 +23,7 @@ _GAP = 2  # spaces between two columns
 _LONGEST_WORD = 40  # what is longer, and no id, may be broken
 _ID = re.compile(r"[0-9a-fA-F]{16}|^arn:")  # shorter ones, as those of releases, are no longer than such a word
 
+Cell = str | tuple[str, ...]  # of a table
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
 Home = Annotated[
     Path | None,
@@ -95,8 +96,9 @@ def lines(entries: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> None:
         print(json.dumps(entry, ensure_ascii=False, default=str))
 
 
-def table(head: list[str], rows: list[list[str]]) -> None:
-    """A table for people. Values are shown as they are: nothing in them is read as markup.
+def table(head: list[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table for people. Values are shown as they are, escaped to one line: nothing in them is read as markup, and none of them looks
+    like a row of its own. A tuple is lines of ours in one cell.
 
     On a terminal, columns wrap between words until all of them fit. Where ids leave no room for that, a row is its first value on a
     line of its own, and the others below it. Where the output is no terminal, nothing is wrapped.
@@ -105,7 +107,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console, cells = Console(), [[printable(cell) for cell in row] for row in rows]
+    console, cells = Console(), [[_cell(cell) for cell in row] for row in rows]
     widths = _widths([head, *cells], console.width if console.is_terminal else None)
     if widths is None:
         for line in _stacked(head, cells, console.width):
@@ -117,6 +119,10 @@ def table(head: list[str], rows: list[list[str]]) -> None:
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
     (console if console.is_terminal else Console(width=_together(widths))).print(shown)
+
+
+def _cell(value: Cell) -> str:
+    return printable(value) if isinstance(value, str) else "\n".join(map(printable, value))
 
 
 def on_terminal() -> bool:
@@ -171,8 +177,15 @@ def _stacked(head: list[str], rows: list[list[str]], room: int) -> Iterator[str]
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: somebody else's words must not steer an approver's terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+    """`text` on one line, with escapes for what is no letter that one sees (control characters, line breaks, marks that turn the
+    direction): somebody else's words must not steer an approver's terminal, nor stand there as another line.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def name_shown(name: str) -> str:
+    """A file's name among other words: in quotation marks where it might be taken for some of them."""
+    return name if re.fullmatch(r"[^\s'\"(),:;\\]+", name) and name.isprintable() else repr(name)
 
 
 def by_beginning(session: Session, column: InstrumentedAttribute[UUID], given: str) -> UUID | None:

@@ -8,10 +8,11 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jwt
 import numpy as np
@@ -24,11 +25,12 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from gateway.cli import governance, receiving
+from gateway.cli.service import name_shown, printable
 from refacex_core.types import RecoveredFace as CoreFace
 from schemas.policies import Policy
-from schemas.tables import Item, Recovery, Ticket
+from schemas.tables import Recovery, Ticket
 from tests.conftest import Buckets, Database
-from tests.governance import POLICY, World, build
+from tests.governance import POLICY, World, build, submit
 from tests.workers.audit.harness import as_superuser
 from tests.workers.custody.test_passkeys import CONSOLE, Authenticator
 from workers.audit.heads import Anchors, HeadSigner
@@ -127,7 +129,7 @@ def test_keys_and_people(refacex: Refacex, people: dict[str, Path], world: World
     assert "never overwritten" in refacex("person", "new-key", people["bob"], ok=False).stderr
     options = ["--tenant", "acme", "--roster", world.roster]
     again = ["person", "add", "bob", "--public", f"{people['bob']}.public", "--role", "approver", *options]
-    refacex(*again)
+    assert "bob was there already, just so (approver)" in refacex(*again).stderr
     taken = refacex(
         "person", "add", "mallory", "--public", f"{people['bob']}.public", "--role", "approver", *options, ok=False
     )
@@ -386,7 +388,10 @@ def test_policies_are_set_in_the_service_and_with_the_custodian(
     book = load_policies(world.policies)
     assert book.policies["acme", POLICY].quorum == 3
     assert json.loads(refacex("policy", "show", POLICY, "--tenant", "acme").stdout)["quorum"] == 3
-    (listed,) = [json.loads(line) for line in refacex("policy", "list", "--json").stdout.splitlines()]
+    entries = [json.loads(line) for line in refacex("policy", "list", "--json").stdout.splitlines()]
+    (listed,) = [each for each in entries if each["name"] != "default"]
+    known = [(each["tenant"], each["version"], each["quorum"]) for each in entries if each["name"] == "default"]
+    assert ("acme", 0, 2) in known, "what releases go by that name no policy"
     assert (listed["name"], listed["version"], listed["tenant"]) == (POLICY, 2, "acme")
     shown = refacex("request", "show", ask(refacex, world, "0.png:0"), "--json").stdout
     assert json.loads(shown)["quorum"] == 3
@@ -466,9 +471,9 @@ def test_a_broken_glass_is_reviewed_and_who_leaves_counts_no_more(
     asked = refacex(*new)
     request = asked.stdout.strip()
     told = asked.stderr.splitlines()
-    assert told[0].startswith("the glass is broken") and told[1].startswith("it needs 1 approval:"), told
+    assert "once it is approved the glass is broken" in told[0] and told[1].startswith("it needs 1 approval:"), told
     assert len(told) == 2, "no line of a log"
-    assert "THE GLASS IS BROKEN" in refacex("request", "show", request).stdout
+    assert "AND THE GLASS IS BROKEN" in refacex("request", "show", request).stdout
     refacex("request", "approve", request, "--as", "bob", "--key", people["bob"], "--yes")
     recover(world, request)
     assert request in refacex("review", "list").stdout
@@ -508,6 +513,47 @@ def test_somebodys_words_do_not_steer_the_terminal(refacex: Refacex, people: dic
     shown = refacex("request", "show", request).stdout
     assert "\x1b" not in shown
     assert "[red]harmless[/red]" in shown
+
+
+SPOOF = "anna.jpg face 0 (item 12345678)\nbob.jpg"
+
+
+@pytest.mark.parametrize("width", [200, 60])
+def test_one_face_is_not_shown_as_two(
+    refacex: Refacex, people: dict[str, Path], world: World, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """A submitter's name of a file, and a requester's reason, stand where approvers read them on no line of their own."""
+    other = replace(world, release=uuid4(), items=[], attempts={}, secrets={}, files={}, subject=None)
+    other.names = [SPOOF, "\u202egnp.1 face 0"]
+    submit(other)
+    grounds = [*GROUNDS]
+    grounds[1] = "a court asked\nlegal basis  none\u2028quorum 0"
+    alice, bob = ["--as", "alice", "--key", people["alice"]], ["--as", "bob", "--key", people["bob"], "--yes"]
+    for faces in ([f"{SPOOF}:0"], [f"{str(other.items[0])[:8]}:0", f"{other.items[1]}:1"]):
+        named = [part for face in faces for part in ("--face", face)]
+        request = refacex("request", "new", other.release, *named, *alice, *grounds).stdout.strip()
+        monkeypatch.setenv("COLUMNS", str(width))
+        for command in (["show", request], ["approve", request, *bob]):
+            shown = refacex("request", *command).stdout
+            lines = shown.splitlines()
+            assert not [
+                line for line in lines if line.strip().startswith(("bob.jpg", "legal basis  none", "quorum"))
+            ], shown
+            assert len(re.findall(r"face \d \(item [0-9a-f-]{36}\)", shown)) == len(faces), shown
+            assert "'anna.jpg face 0 (item 12345678)\\nbob.jpg' face 0" in shown
+            assert "a court asked\\nlegal basis  none\\u2028quorum 0" in shown
+            assert "\u202e" not in shown and ("'\\u202egnp.1 face 0' face 1" in shown) is (len(faces) == 2)
+        monkeypatch.setenv("COLUMNS", "200")
+    line = refacex("request", "new", other.release, "--face", "bob.jpg\n:0", *alice, *grounds, ok=False).stderr
+    assert "no item is called 'bob.jpg\\n': name it by its id" in line
+
+
+def test_how_names_and_words_are_shown() -> None:
+    plain = ["0.png", "kind-a/b_c.jpg", "Änne.png", "图.png"]
+    assert [name_shown(name) for name in plain] == plain
+    assert name_shown("two words.png") == "'two words.png'"
+    assert name_shown("a\\nb") == "'a\\\\nb'", "and no line break"
+    assert printable("a\x1b[2J\n\u202eb\udc80\u200b") == "a\\x1b[2J\\n\\u202eb\\udc80\\u200b"
 
 
 def test_verify_and_events(
@@ -567,7 +613,7 @@ def test_item_names_are_only_names(refacex: Refacex, people: dict[str, Path], wo
     from workers.recoveries.service import SealedFace
 
     alice = keys.load(people["alice"], keys.FileKind.PERSON).of(keys.KeyType.X25519)
-    item = world.one(select(Item.id).where(Item.position == 0))
+    item = world.items[0]
     sealed = seal(alice.public, b"png", face_info(item, item, 0))
     for name in ("../../evil", "/etc/passwd", "a\x00b\n", "..."):
         path = _write_face(tmp_path, name, SealedFace(item, item, 0, sealed), alice.secret())

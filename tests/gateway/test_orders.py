@@ -189,7 +189,10 @@ def test_retention_says_what_is_due_and_asks(refacex: Refacex, world: World, kim
     finished = world.one(select(Release.finished_at))
     assert (entry["keys"], entry["held"]) == ("6", "")
     assert entry["due"] == f"{finished + timedelta(days=30):%Y-%m-%d %H:%M}"
-    assert "0 releases would be shredded" in refacex("retention", "--dry-run").stderr
+    assert (
+        "shredded but for what is held: 0 releases; 1 release only later, as listed"
+        in refacex("retention", "--dry-run").stderr
+    )
     assert "nothing was done" in refacex("retention").stderr
     keep_for(0)
     refacex("hold", "item", world.items[0], *kim, "--yes")
@@ -199,7 +202,7 @@ def test_retention_says_what_is_due_and_asks(refacex: Refacex, world: World, kim
     assert shown["held"] == f"item {world.items[0]}"
     messages = select(func.count()).where(Outbox.task == "custody.retain")
     said = refacex("retention", "--dry-run").stderr
-    assert "1 release would be shredded, but for what is held; nothing was done" in said
+    assert "nothing was done: due today, and shredded but for what is held: 1 release\n" in said
     assert world.one(messages, role="relay") == 0, "a dry run writes nothing"
     assert "asked to shred 1 release;" in refacex("retention").stderr
     assert world.one(messages, role="relay") == 1
