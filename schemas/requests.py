@@ -243,7 +243,7 @@ class KeyBundle:
                 items=tuple(_load_item(each) for each in fields["items"]),
                 sealed_at=datetime.fromisoformat(sealed_at) if sealed_at else None,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a key bundle") from error
 
 

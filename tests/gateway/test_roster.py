@@ -61,6 +61,7 @@ def words(result: Result) -> str:
         (None, "it cannot be read (No such file or directory)"),
         (b"\xff\xfe", "it is no text in UTF-8"),
         (b"{", "it is no JSON at line 1, column 2"),
+        (b"[" * 5_000, "nested too deeply"),
         ([RIGHT], "it is no JSON object"),
         ("text", "it is no JSON object"),
         ({"public": RIGHT["public"]}, 'its "id" is missing'),

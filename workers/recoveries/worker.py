@@ -177,7 +177,7 @@ class Recoverer:
         try:
             plain = open_sealed(self.key.secret(), bound.key_bundle or b"", bundle_info(bound.id, bound.ticket))
             bundle = KeyBundle.loads(plain)
-        except (Unwrappable, ValueError, RecursionError) as error:
+        except (Unwrappable, ValueError) as error:
             raise BundleUnreadable from error
         if (bundle.recovery, bundle.ticket) != (bound.id, bound.ticket):
             raise BundleUnreadable("of another recovery")

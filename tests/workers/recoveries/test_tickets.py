@@ -42,9 +42,9 @@ def bundle_of(world: World, recovery: UUID) -> KeyBundle:
     return KeyBundle.loads(plain)
 
 
-def put(world: World, recovery: UUID, bundle: KeyBundle) -> None:
+def put(world: World, recovery: UUID, bundle: KeyBundle, plain: bytes | None = None) -> None:
     """What the database owner can do: everybody knows the worker's public key."""
-    sealed = seal(world.recovery_key().public, bundle.dumps(), bundle_info(recovery, bundle.ticket)).hex()
+    sealed = seal(world.recovery_key().public, plain or bundle.dumps(), bundle_info(recovery, bundle.ticket)).hex()
     world.owner("ALTER TABLE recoveries DISABLE TRIGGER USER")
     world.owner(f"UPDATE recoveries SET key_bundle = '\\x{sealed}' WHERE id = '{recovery}'")
 
@@ -90,6 +90,14 @@ def test_a_ticket_that_is_not_the_custodians_for_just_this_is_refused(world: Wor
     assert core.asked == []
     assert world.one(select(func.count()).select_from(RecoveredFace)) == 0
     told_as_refused(world, recovery)
+
+
+@pytest.mark.parametrize("plain", [b"[" * 5_000, b'{"what": ' * 5_000, b"[]", b"\xff"])
+def test_what_is_no_bundle_ends_the_recovery_and_not_the_worker(world: World, plain: bytes) -> None:
+    _, recovery = opened(world)
+    put(world, recovery, bundle_of(world, recovery), plain)
+    assert recoverer(world).recover(recovery) is RecoveryState.FAILED
+    assert world.one(select(Recovery.error_code)) == "bundle_unreadable"
 
 
 def told_as_refused(world: World, recovery: UUID) -> None:
