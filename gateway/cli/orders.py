@@ -117,7 +117,7 @@ def show(
     """Show an order: what was signed, and what became of it."""
     with service(home) as (_, sessions), sessions() as session:
         from schemas.tables import CustodyOrder
-        from workers.custody.errors import OrderUnknown
+        from workers.custody.ordering import OrderUnknown
         from workers.custody.rows import order_terms
 
         found = by_beginning(session, CustodyOrder.id, order)

@@ -122,18 +122,6 @@ class ServiceUnknown(ServiceNotConfigured):
     code = "key_service_unknown"
 
 
-class RotationUnfinished(CustodyError):
-    """A rotation to another key was begun and not finished: run it to its end first."""
-
-    code = "rotation_unfinished"
-
-
-class KeyInUse(CustodyError):
-    """This custody key is still needed: `refacex keys rotate` to another one first, and see `refacex keys check`."""
-
-    code = "custody_key_in_use"
-
-
 class CustodyKeyRetired(CustodyError):
     """What this release worker seals to is retired: give it the custodian's new custody.public.json (`refacex setup --deal` does),
     and the work goes on by itself.
@@ -302,24 +290,6 @@ class StillReleasing(CustodyError):
     """Its release is not finished, and keys are still being made: wait for its end, or cancel it, and order again."""
 
     code = "release_unfinished"
-
-
-class OrderUnknown(CustodyError):
-    """There is no such order: see `refacex order list`."""
-
-    code = "order_unknown"
-
-
-class OrderIncomplete(CustodyError):
-    """An order needs a reason."""
-
-    code = "order_incomplete"
-
-
-class OrderStale(CustodyError):
-    """The order was drafted too long ago: draft it again and sign it at once."""
-
-    code = "order_stale"
 
 
 class ClocksApart(Away):

@@ -23,13 +23,31 @@ from schemas.states import KeyState, OrderKind, OrderState, RecoveryState, Reque
 from schemas.tables import CustodyOrder, Item, Outbox, Recovery, RecoveryRequest, RequestFace, SealedKey, Ticket
 from workers.audit import append
 from workers.custody import scope
-from workers.custody.errors import NotHeld, OrderIncomplete, OrderStale, StillReleasing, TargetUnknown
+from workers.custody.errors import CustodyError, NotHeld, StillReleasing, TargetUnknown
 from workers.custody.holds import Hold, Holds, Target
 from workers.custody.judge import verifies
 from workers.custody.roster import KEY_OFFICER
 from workers.recoveries.errors import SignatureInvalid
 from workers.recoveries.people import acting
 from workers.recoveries.service import DRAFT_LIFE
+
+
+class OrderUnknown(CustodyError):
+    """There is no such order: see `refacex order list`."""
+
+    code = "order_unknown"
+
+
+class OrderIncomplete(CustodyError):
+    """An order needs a reason."""
+
+    code = "order_incomplete"
+
+
+class OrderStale(CustodyError):
+    """The order was drafted too long ago: draft it again and sign it at once."""
+
+    code = "order_stale"
 
 
 @dataclass(frozen=True)

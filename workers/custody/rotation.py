@@ -24,12 +24,11 @@ from schemas.tables import Attempt, CustodyKey, Item, Release, SealedKey
 from workers.audit.attested import EventSigner, attesting
 from workers.custody import keys, register
 from workers.custody.errors import (
-    KeyInUse,
+    CustodyError,
     KeyRingBusy,
     KeyRingMissing,
     KeyUnknown,
     PassphraseNeeded,
-    RotationUnfinished,
     ServiceNotConfigured,
     ServiceUnknown,
     Unwrappable,
@@ -57,6 +56,18 @@ ROTATION_STEPS = (
 RETIREMENT_STEPS = ("after-closed", "after-ring-shortened", "after-retired")
 BATCH = 500  # rows in one transaction
 _NIL = UUID(int=0)
+
+
+class RotationUnfinished(CustodyError):
+    """A rotation to another key was begun and not finished: run it to its end first."""
+
+    code = "rotation_unfinished"
+
+
+class KeyInUse(CustodyError):
+    """This custody key is still needed: `refacex keys rotate` to another one first, and see `refacex keys check`."""
+
+    code = "custody_key_in_use"
 
 
 class Joined(NamedTuple):

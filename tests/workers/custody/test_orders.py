@@ -44,8 +44,6 @@ from workers.custody.errors import (
     Held,
     LedgerInvalid,
     NotHeld,
-    OrderIncomplete,
-    OrderStale,
     StillReleasing,
     TargetUnknown,
 )
@@ -53,6 +51,7 @@ from workers.custody.holds import Portion, Target
 from workers.custody.judge import Refusal
 from workers.custody.ledger import Ledger
 from workers.custody.opening import open_sealed
+from workers.custody.ordering import OrderIncomplete, OrderStale
 from workers.custody.orders import Carried, OrderRefusal, carry_out
 from workers.custody.policies import write_policies
 from workers.outbox.reconciler import Reconciler

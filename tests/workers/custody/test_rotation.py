@@ -31,12 +31,10 @@ from workers.audit.attested import EventSigner
 from workers.custody import keys, rotation
 from workers.custody.errors import (
     CustodyKeyUnknown,
-    KeyInUse,
     KeyRingBusy,
     KeyRingMissing,
     KeyUnknown,
     KmsAway,
-    RotationUnfinished,
     ServiceNotConfigured,
     ServiceUnknown,
 )
@@ -46,7 +44,7 @@ from workers.custody.providers import WrappedKey
 from workers.custody.providers.kms import KmsClients, KmsSealer, KmsUnwrapper
 from workers.custody.providers.services import Held
 from workers.custody.providers.unwrappers import BySuite, KeyRing
-from workers.custody.rotation import KeyOffice
+from workers.custody.rotation import KeyInUse, KeyOffice, RotationUnfinished
 from workers.custody.sealing import DEFAULT_SUITE, PublicKey, SealSuite, seal_key
 from workers.settings import KmsSettings
 
