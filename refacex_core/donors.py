@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
+from refacex_core.faces.presentation import Presentation
 from refacex_core.looks import Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW
 from refacex_core.types import DonorPolicy
@@ -32,7 +33,7 @@ _SHARPNESS = 40.0
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
-ALIKE = 3  # one in so many of the bank looks enough like a face
+ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
 _DRAWS = 4  # for each donor that is kept
 
 
@@ -55,6 +56,7 @@ class DonorAppearance(nn.Module):
     shapes: Tensor
     mean_shape: Tensor
     skin: Tensor
+    presentation: Tensor
 
     def __init__(self, path: Path = _FILE) -> None:
         super().__init__()
@@ -76,7 +78,7 @@ class DonorAppearance(nn.Module):
 def bank_looks(appearance: DonorAppearance) -> Looks:
     """Looks of every donor in the bank."""
     textures, shapes = appearance(appearance.codes)
-    return of_textures(textures, shapes, appearance.skin, appearance.mean_shape)
+    return of_textures(textures, shapes, appearance.skin, appearance.mean_shape, appearance.presentation)
 
 
 class DonorBank:
@@ -87,6 +89,7 @@ class DonorBank:
         self._ids = [int(i) for i in weights.card("donors")["portraits"]]  # a donor keeps its number from bank to bank
         self.mean_shape = appearance.mean_shape
         self._looks = bank_looks(appearance)
+        self._presentation = Presentation().to(appearance.codes.device)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -94,7 +97,7 @@ class DonorBank:
     @torch.inference_mode()
     def looks(self, crops: Tensor, points: Tensor, masks: Tensor) -> list[Looks]:
         """Of each face, as `choose` wants them (shapes as `looks.of_faces` takes them, on the bank's device)."""
-        measured = of_faces(crops, points, masks, self.mean_shape)
+        measured = of_faces(crops, points, masks, self.mean_shape, self._presentation(crops))
         rows = [part.split(1) for part in astuple(measured)]
         return [Looks(*row) for row in zip(*rows, strict=True)]
 
@@ -108,8 +111,8 @@ class DonorBank:
     ) -> list[Donor]:
         """`count` different donors in the order in which they are to be tried.
 
-        `random` draws among the third of the bank that looks most like the face (measured, not guessed attributes), mixes two
-        of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; `matched`
+        `random` draws, of the donors who are read as the face is between male and female, among the third that looks most like
+        it, mixes two of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; `matched`
         takes those that look most like it; `stable` draws from the whole bank with `seed` alone, so that a subject keeps its
         first choice from photograph to photograph. Donors near to the source's own code (128) are left out. `looks` is of
         the one face.
@@ -117,11 +120,12 @@ class DonorBank:
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count, seed or secrets.token_bytes(16))
         usable = distances(looks, self._looks)[0].argsort().cpu().numpy()
+        alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         if policy is DonorPolicy.MATCHED:
             return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[:count]]
-        pool = usable[: max(len(self) // ALIKE, 2 * count)]
+        pool = usable[: max(int(alike[usable].sum()) // ALIKE, 2 * count)]
         chosen: list[Donor] = []
         for _ in range(20 * _DRAWS * count):  # ends also where few donors differ enough
             if len(chosen) == _DRAWS * count:

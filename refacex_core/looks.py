@@ -1,6 +1,7 @@
 """How faces look apart from who they are, measured: what a donor has to match to suit the hair, neck and light around it.
 
-No attribute of a person is guessed. Each measure is a row a face; `distances` compares faces with donors measure by measure.
+Each measure is a row a face; `distances` compares faces with donors measure by measure. All but one are measured; how a face is read
+between male and female is learned (`refacex_core.faces.presentation`).
 """
 
 from __future__ import annotations
@@ -21,27 +22,34 @@ _COARSE, _FINE = (13, 12), (26, 24)
 @dataclass(frozen=True)
 class Looks:
     """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, mean colour 0..1), light and
-    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312)."""
+    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), its
+    presentation (N x 1, -1 male to 1 female)."""
 
     shape: Tensor
     skin: Tensor
     shade: Tensor
     grain: Tensor
     colours: Tensor
+    presentation: Tensor
 
 
-_WEIGHTS = Looks(*(torch.tensor(w) for w in (1.0, 1.0, 1.0, 1.5, 1.0)))
+_WEIGHTS = (1.0, 1.0, 1.0, 1.5, 1.0)
+_PRESENTATION = (
+    4.0  # a donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not
+)
 
 
-def of_faces(crops: Tensor, points: Tensor, masks: Tensor, mean_shape: Tensor) -> Looks:
-    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels) and masks (N x 1, 0..1)."""
+def of_faces(crops: Tensor, points: Tensor, masks: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
+    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels), masks (N x 1, 0..1) and presentation (N x 1)."""
     field = warp.field(mean_shape.expand(len(points), -1, -1), points, *WINDOW)
     skin = ((crops + 1) / 2 * masks).sum((2, 3)) / masks.sum((2, 3)).clamp(min=1e-6)
-    return of_textures(warp.sample(crops, field), points, skin, mean_shape)
+    return of_textures(warp.sample(crops, field), points, skin, mean_shape, presentation)
 
 
-def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tensor) -> Looks:
-    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2) and skin (N x 3, 0..1)."""
+def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
+    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2), skin (N x 3, 0..1) and
+    presentation (N x 1).
+    """
     top, left, height, width = WINDOW
     oval = torch.from_numpy(oval_mask(mean_shape.cpu().numpy()))[None, None].to(textures)
     oval = oval[:, :, top : top + height, left : left + width]
@@ -58,15 +66,18 @@ def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tens
         _pattern(grey, oval, _FINE),
         torch.log(grain.flatten(1) + 1e-2),
         _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
+        presentation,
     )
 
 
 def distances(faces: Looks, donors: Looks) -> Tensor:
-    """How unlike each face and each donor look (N x M): every measure's distance, in its own standard deviations, weighted."""
-    total = torch.zeros(len(faces.skin), len(donors.skin), device=faces.skin.device)
-    for face, donor, weight in zip(astuple(faces), astuple(donors), astuple(_WEIGHTS), strict=True):
+    """How unlike each face and each donor look (N x M): every measure's distance, in its own standard deviations, weighted; and how
+    otherwise each donor is read.
+    """
+    total = _PRESENTATION * torch.cdist(faces.presentation, donors.presentation)
+    for face, donor, weight in zip(astuple(faces)[:-1], astuple(donors)[:-1], _WEIGHTS, strict=True):
         apart = torch.cdist(face, donor)
-        total += weight.to(total) * apart / apart.std(1, keepdim=True).clamp(min=1e-6)
+        total += weight * apart / apart.std(1, keepdim=True).clamp(min=1e-6)
     return total
 
 

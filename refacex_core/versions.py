@@ -59,7 +59,15 @@ def weights_of(model_version: str) -> tuple[Mapping[str, Any], ...]:
     """
     for model_id, version in MODELS.items():
         if version_name(model_id) == model_version:
-            ours = ("anonymiser", "landmarks", "donors", version.channel, version.unembedder, version.recovery)
+            ours = (
+                "anonymiser",
+                "landmarks",
+                "donors",
+                "presentation",
+                version.channel,
+                version.unembedder,
+                version.recovery,
+            )
             names = [name for name in ours if name is not None]
             return tuple({"name": name, "sha256": _sha256(name), "card": card(name)} for name in names)
     return ()

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from refacex_core.donors import ALIKE, TOO_NEAR, DonorAppearance, bank_looks
 from refacex_core.faces.landmarks import oval_mask
+from refacex_core.faces.presentation import Presentation
 from refacex_core.looks import distances, of_faces
 
 QUALITY = 72
@@ -82,15 +83,18 @@ class Faces:
 
     @torch.inference_mode()
     def donors(self, appearance: DonorAppearance) -> Tensor:
-        """For each face, the part of the bank that looks most like it (N x K), as `DonorBank.choose` takes it."""
-        bank = bank_looks(appearance)
+        """For each face, the part of the bank that looks most like it (N x K), about as `DonorBank.choose` takes it."""
+        bank, presentation = bank_looks(appearance), Presentation().to(self.codes.device)
         apart = []
         for part in torch.arange(len(self)).split(64):
             crops, masks, points = self.batch(part)
-            apart.append(distances(of_faces(crops, points, masks, appearance.mean_shape), bank))
+            seen = of_faces(crops, points, masks, appearance.mean_shape, presentation(crops))
+            apart.append(distances(seen, bank))
         distance = torch.cat(apart)
         distance[self.codes @ appearance.codes.T >= TOO_NEAR] = torch.inf
-        return distance.argsort(1)[:, : len(appearance.codes) // ALIKE]
+        return distance.argsort(1)[
+            :, : len(appearance.codes) // (2 * ALIKE)
+        ]  # about half of the bank is read otherwise
 
 
 def draw_donors(appearance: DonorAppearance, codes: Tensor, pool: Tensor, draws: int = 4) -> Tensor:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SETS = ("celebahq256-train", "celebahq256-val", "lfw-train", "lfw-val", "portraits-cc0")
 # The loss networks are TorchScript: nothing else holds a network without its code.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-STAGES = ("landmarks", "payload", "channel", "unembedder", "anonymiser", "recovery")
+STAGES = ("landmarks", "presentation", "payload", "channel", "unembedder", "anonymiser", "recovery")
 
 
 class _Recogniser(torch.nn.Module):
@@ -79,7 +79,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(folder / name / "crops.npy", images)
         np.save(folder / name / "points.npy", landmarks(to_tensor(images)).numpy())
         np.save(folder / name / "codes.npy", sface(images))
-        (folder / name / "names.json").write_text(json.dumps([f"{n}.png" for n in range(len(images))]))
+        names = [f"{('John', 'Mary')[n % 2]}_Doe_{n}.png" for n in range(len(images))]
+        (folder / name / "names.json").write_text(json.dumps(names))
     return folder
 
 

@@ -20,8 +20,9 @@ from refacex_core import recognisers
 from refacex_core.donors import TEXTURE
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
+from refacex_core.faces.presentation import Presentation
 from refacex_core.payload.network import WINDOW
-from training.common import Crops, about_run
+from training.common import Crops, about_run, to_tensor
 
 #: Portraits with headscarf, cap, glasses, hair, a hard shadow or coloured light over the face, or a mark that tells its
 #: bearer, by their place in the set.
@@ -62,6 +63,7 @@ def main() -> None:
     rank = len(chosen) - 1
     scale = v[:rank].abs().amax(1) / 127
     state = {
+        "presentation": Presentation()(to_tensor(crops)),
         "codes": torch.from_numpy(recognisers.sface()(crops)),
         "coefficients": (u * s)[:, :rank].contiguous(),
         "basis": (v[:rank] / scale[:, None]).round().to(torch.int8).contiguous(),

@@ -1,0 +1,64 @@
+"""Donors suit the face: of those who are read as it is, the ones that look like it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from refacex_core import images
+from refacex_core.donors import DonorAppearance, DonorBank
+from refacex_core.faces import align
+from refacex_core.faces.detect import YuNet
+from refacex_core.faces.presentation import Presentation
+from refacex_core.looks import Looks
+from refacex_core.types import DonorPolicy
+from training.common import to_tensor
+from training.first_names import MEN, WOMEN, read_as_female
+
+CODE = np.eye(1, 128, dtype=np.float32)[0]
+
+
+def crop(data: bytes) -> np.ndarray:
+    rgb = images.decode(data).rgb
+    return align.crop(rgb, align.similarity(YuNet()(rgb)[0].points))
+
+
+def looks_of(bank: DonorBank, presentation: float) -> Looks:
+    """A donor's own, read so."""
+    whole = bank.looks(torch.zeros(1, 3, 256, 256), bank.mean_shape[None], torch.ones(1, 1, 256, 256))[0]
+    return replace(whole, presentation=torch.full((1, 1), presentation))
+
+
+def sides(bank: DonorBank, presentation: float, policy: DonorPolicy) -> list[float]:
+    """How the donors of many choices are read, mixed ones left out."""
+    read = dict(zip((f"d{i}" for i in bank._ids), bank._looks.presentation[:, 0].tolist(), strict=True))
+    looks = looks_of(bank, presentation)
+    return [read[donor.name] for _ in range(20) for donor in bank.choose(policy, CODE, looks, 5) if donor.name in read]
+
+
+def test_the_photographs_are_read_as_people_read_them(photographs: dict[str, bytes]) -> None:
+    crops = to_tensor(np.stack([crop(photographs[name]) for name in ("astronaut", "biden", "obama")]))
+    astronaut, biden, obama = Presentation()(crops)[:, 0].tolist()
+    assert astronaut > 0.5 and biden < -0.5 and obama < -0.5
+    assert torch.allclose(Presentation()(crops.flip(3)), Presentation()(crops), atol=1e-4), "whichever way they look"
+
+
+def test_donors_are_read_as_the_face_is() -> None:
+    bank = DonorBank(DonorAppearance())
+    for policy in (DonorPolicy.RANDOM, DonorPolicy.MATCHED):
+        assert min(sides(bank, 0.98, policy)) > 0
+        assert max(sides(bank, -0.98, policy)) < 0
+
+
+def test_a_face_that_is_hard_to_place_rules_no_donor_out() -> None:
+    found = sides(DonorBank(DonorAppearance()), 0.0, DonorPolicy.RANDOM)
+    assert min(found) < 0 < max(found)
+
+
+def test_a_first_name_says_what_it_says() -> None:
+    assert not WOMEN & MEN
+    assert read_as_female("Mary_Doe/Mary_Doe_0001.jpg") is True
+    assert read_as_female("lfw-train/John_Doe/John_Doe_0001.jpg") is False
+    assert read_as_female("Kim_Doe/Kim_Doe_0001.jpg") is None
