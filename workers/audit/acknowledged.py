@@ -16,18 +16,21 @@ from sqlalchemy.orm import Session
 
 from schemas.audit_tables import Event
 from workers.audit.findings import Acknowledged, Acknowledgement, Finding, Problem, Verification
-from workers.audit.matters import matter_of, place_of
+from workers.audit.matters import matter_of
 from workers.custody.roster import AUDITOR, Roster
 
 _MAY = frozenset({Problem.ROW, Problem.SIGNATURE, Problem.CUSTODIAN})
 
 
 def may_be_acknowledged(finding: Finding) -> bool:
-    """Whether an auditor may acknowledge it: it says of one event, or of one row and what the trail says of it, that they are wrong.
+    """Whether an auditor may acknowledge it: it says of one event that it is wrong, and nobody can take an event away again.
 
-    - `row`, `signature` and `custodian` are what a stolen service's role can leave in the trail for good: an event that no row bears
-      out, or that its signer did not sign. It counts with all that was seen of it (`seen`) or not at all: else who may write rows
-      could change one again behind what somebody acknowledged before, and after a fork another event could stand under the number.
+    - `row`, `signature` and `custodian` at an event are what a stolen role can leave in the trail for good: what no row bears out, stands
+      twice, is of a wrong type, or was not signed by who should have. It counts with the event's leaf hash (`seen`): after a fork
+      another event could stand under the number.
+    - The same at a row: the trail tells one story, and the row another. A row can be put right, and until then may be used; were it
+      acknowledged, it could be changed so again. `workers.audit.comparisons` decides which of the two is wrong: an event that its signer
+      did not sign is; one with its signature is not; else the first that tells of a thing is what happened.
     - `gap`, `event_changed`, `tail`, `node`, `head`, `head_signature`, `head_unanchored`, `unanchored`, `anchor`, `history_changed`,
       `events_lost`, `fork`: the trail itself was changed, or nothing vouches for it. Nothing that stands in it can excuse that, an
       acknowledgement least of all; a fork has a statement of its own, with the notary's key.
@@ -35,7 +38,7 @@ def may_be_acknowledged(finding: Finding) -> bool:
     - `ledger`, `roster`: files that the custodian goes by, and not what one event says. They can be put right.
     - `receipt`: only its holder knows what they were given it for.
     """
-    return finding.problem in _MAY and place_of(finding) is not None and bool(finding.seen)
+    return finding.problem in _MAY and finding.event is not None and bool(finding.seen)
 
 
 def settle(session: Session, result: Verification, roster: Roster | None = None) -> None:
@@ -75,21 +78,18 @@ def settle(session: Session, result: Verification, roster: Roster | None = None)
 
 def _pinned(session: Session, findings: Iterable[Finding]) -> list[Finding]:
     """The findings about an event with its leaf hash, which `verify` held against its bytes."""
-    places = {finding: place_of(finding) for finding in findings if finding.problem in _MAY and not finding.seen}
-    numbers = {finding: int(place[1]) for finding, place in places.items() if place is not None and place[0] == "event"}
-    among = any_(literal(list(numbers.values()), ARRAY(BigInteger)))
+    numbers = {finding: finding.event for finding in findings if finding.problem in _MAY}
+    among = any_(literal([seq for seq in numbers.values() if seq is not None], ARRAY(BigInteger)))
     rows = session.execute(select(Event.seq, Event.leaf).where(Event.seq == among))
     leaves = {row.seq: bytes(row.leaf).hex() for row in rows}
-    seen = {finding: leaves[seq] for finding, seq in numbers.items() if seq in leaves}
-    return [replace(finding, seen=seen[finding]) if finding in seen else finding for finding in findings]
+    return [replace(each, seen=leaves.get(numbers.get(each), "")) for each in findings]
 
 
 def fault_of(session: Session, finding: Finding, by: Acknowledgement) -> str | None:
     """Why this acknowledgement should not have been signed, in words; None where it may stand."""
-    place = place_of(finding)
-    if place is None or not may_be_acknowledged(finding):
+    if not may_be_acknowledged(finding):
         return "nobody may acknowledge that"
-    if place[0] == "event" and int(place[1]) >= by.seq:
+    if finding.event is None or finding.event >= by.seq:
         return "it came before what it acknowledges"
     matter = matter_of(session, finding)
     if by.who in matter.people:
@@ -100,11 +100,15 @@ def fault_of(session: Session, finding: Finding, by: Acknowledgement) -> str | N
 
 
 def _counts(each: Acknowledgement, wrong: set[str], roster: Roster | None, result: Verification) -> bool:
-    """Whether nothing is wrong with the event, nor with those that make somebody an auditor, acknowledged or not."""
+    """Whether nothing is wrong with the event, nor with those that make somebody an auditor, acknowledged or not; and an administrator
+    signed for them, where one is, or the roster has them.
+    """
     person = roster.people.get(each.who) if roster is not None else None
     doubted = {f"event {seq}" for seq in (each.seq, *each.rests)} & wrong
     if doubted:
         why = f"{', '.join(sorted(doubted))} is found fault with"
+    elif roster is None and each.enrolled and each.tenant in result.administered:
+        why = f"an identity provider's word alone made them one, and {each.tenant} has an administrator: see --roster"
     elif roster is not None and (
         person is None
         or AUDITOR not in person.roles

@@ -42,8 +42,8 @@ class FindingAcknowledged(AuditError):
 
 
 class FindingStays(AuditError):
-    """Nobody can acknowledge this finding: only what one event says, or one row of a release, an item, a request, a recovery, an order
-    or a person beside what the trail says of it. Put right what it names, or accept a fork.
+    """Nobody can acknowledge this finding: only what is wrong with one event, which nobody can take away again. Put right what it names,
+    a row as the trail tells it, or accept a fork.
     """
 
     code = "finding_stays"

@@ -7,7 +7,7 @@ the events of its own kinds alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from uuid import UUID
@@ -23,7 +23,7 @@ from schemas.tables import Item, Person, RecoveryRequest, Release, RequestFace, 
 from workers.audit.attested import KINDS as CUSTODIANS
 from workers.audit.attested import AttestedHistory
 from workers.audit.comparisons import COMPARISONS
-from workers.audit.findings import Problem, Verification
+from workers.audit.findings import Problem, Verification, doubted_in
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.statements import Comparison
 from workers.custody.judge import submission_of, terms_of, verifies
@@ -50,36 +50,40 @@ def crosscheck(
     """
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL work_mem = '64MB'"))
-    session.execute(text("SET LOCAL TimeZone = 'UTC'"))  # what a finding saw of a row is the same wherever one looks
-    for comparison in COMPARISONS:
-        _compare(session, comparison, result)
-    _check_requests(session, result)
-    _check_submissions(session, result)
+    session.execute(text("SET LOCAL TimeZone = 'UTC'"))  # a day is as long wherever one looks
+    at, rows = len(result.findings), Verification()
     _check_signed(session, result)
     if custodian is not None:
         _check_tickets(session, custodian, result)
         _check_attested(session, custodian, result)
+    doubted = sorted(doubted_in(result, Problem.SIGNATURE, Problem.CUSTODIAN))
+    for comparison in COMPARISONS:
+        _compare(session, comparison, doubted, rows)
+    _check_requests(session, rows)
+    _check_submissions(session, rows)
+    result.findings[at:at] = rows.findings
     if roster is not None:
         _check_roster(session, roster, result)
 
 
-def _compare(session: Session, comparison: Comparison, result: Verification) -> None:
-    rows = _rows(session, comparison.sql)
+def _compare(session: Session, comparison: Comparison, doubted: Sequence[int], result: Verification) -> None:
+    rows = _rows(session, comparison.sql, doubted)
     if isinstance(rows, str):
         words = f"could not be held against the trail ({rows}): an event in it cannot be read, or a right is missing"
         result.found(Problem.ROW, comparison.name, words)
-        rows = _rows(session, comparison.careful)
-    for where, words, seen in [] if isinstance(rows, str) else rows:
-        result.found(Problem.ROW, where, words, seen)
+        rows = _rows(session, comparison.careful, doubted)
+    for where, words in [] if isinstance(rows, str) else rows:
+        result.found(Problem.ROW, where, words)
     if len(rows) == AT_MOST:  # no note: were those acknowledged, the others would hide behind them
         result.found(Problem.ROW, comparison.name, f"only the first {AT_MOST} findings are shown")
 
 
-def _rows(session: Session, sql: str) -> list[tuple[str, str, str]] | str:
+def _rows(session: Session, sql: str, doubted: Sequence[int]) -> list[tuple[str, str]] | str:
     """What a comparison finds; its SQLSTATE where it fails. Raises DBAPIError where the database is away."""
     try:
         with session.begin_nested():
-            return [(row.place, row.words, row.seen) for row in session.execute(text(f"{sql} LIMIT {AT_MOST}"))]
+            found = session.execute(text(f"{sql} LIMIT {AT_MOST}"), {"doubted": list(doubted)})
+            return [(row.place, row.words) for row in found]
     except DBAPIError as error:
         state: str | None = getattr(error.orig, "sqlstate", None)
         if error.connection_invalidated or state is None:
@@ -180,6 +184,7 @@ def _check_signed(session: Session, result: Verification) -> None:
     history = SignedHistory()
     _follow(session, history, KINDS, result)
     result.signatures, result.acknowledgements = history.signatures, history.acknowledgements
+    result.administered = history.administered
     if history.unsigned:
         result.notes.append(
             f"of before signatures came into the trail: {number_of(history.unsigned, 'decision')}; nothing proves who made them"

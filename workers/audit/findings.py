@@ -10,6 +10,7 @@ from enum import StrEnum
 import rfc8785
 
 CODE = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")  # free text never stands in the trail
+_EVENT = re.compile(r"event ([0-9]+)", re.ASCII)
 
 
 class Problem(StrEnum):
@@ -41,13 +42,19 @@ class Problem(StrEnum):
 class Finding:
     """One thing that is wrong: what, where (`event 17`, `head 40`, ...), and in words.
 
-    `seen`, in hex: of an event its leaf hash; of a row that is not what the trail says the SHA-256 of both; else empty.
+    `seen`: of an event that may be acknowledged its leaf hash, in hex; else empty.
     """
 
     problem: Problem
     where: str
     words: str
     seen: str = ""
+
+    @property
+    def event(self) -> int | None:
+        """The number of the event that is wrong; None where it is something else."""
+        found = _EVENT.fullmatch(self.where)
+        return int(found[1]) if found else None
 
     def sha256(self) -> bytes:
         """Its id: of the RFC 8785 form of what it says."""
@@ -63,7 +70,8 @@ class Acknowledgement:
     """A `finding:acknowledged` that its auditor signed as they should: the number and time of the event, who, of which tenant, and why.
 
     `finding` is the finding's id in hex, `public` the auditor's raw Ed25519 key. `rests`: the numbers of the events that make them an
-    auditor, which are their `person:added`, that of the administrator who signed it, and so on.
+    auditor, which are their `person:added`, that of the administrator who signed it, and so on. `enrolled`: an identity provider's word
+    made them one, and no administrator's signature.
     """
 
     seq: int
@@ -74,6 +82,7 @@ class Acknowledgement:
     reason: str
     rests: tuple[int, ...]
     public: bytes
+    enrolled: bool
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class Verification:
     """What verification saw. `ok` only if no finding is left open. `notes` are worth reading and no fault.
 
     `acknowledgements` are the trail's; `workers.audit.acknowledged.settle` moves the findings that they cover to `acknowledged`.
+    `administered` are the tenants that have, or had, an administrator.
     """
 
     events: int = 0
@@ -101,6 +111,7 @@ class Verification:
     findings: list[Finding] = field(default_factory=list)
     acknowledged: list[Acknowledged] = field(default_factory=list)
     acknowledgements: list[Acknowledgement] = field(default_factory=list)
+    administered: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -111,3 +122,9 @@ class Verification:
     def found(self, problem: Problem, where: str, words: str, seen: str = "") -> None:
         """Adds a finding."""
         self.findings.append(Finding(problem, where, words, seen))
+
+
+def doubted_in(result: Verification, *problems: Problem) -> set[int]:
+    """The numbers of the events with one of these problems: what they say is held against nothing else."""
+    found = {finding.event for finding in result.findings if finding.problem in problems}
+    return {seq for seq in found if seq is not None}

@@ -23,7 +23,7 @@ from schemas.audit_tables import Event
 from schemas.contexts import LAYOUT_FACE
 from schemas.states import KeyState, OrderKind
 from schemas.tables import Item, SealedKey
-from workers.audit.findings import Problem, Verification
+from workers.audit.findings import Problem, Verification, doubted_in
 from workers.custody.holds import Holds, Outcome, Portion
 from workers.custody.ledger import BEGUN, PINNED, SHREDDED, SPENT, Ledger, Line
 from workers.custody.recall import OUTCOMES, WORK
@@ -101,10 +101,14 @@ class _Told:
 
 
 def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
-    """Adds to `result` what ledger, trail and sealed keys say otherwise than each other. Raises LedgerInvalid, LedgerMissing."""
-    book, told, forgotten = _Book.of(ledger), _Told(), 0
+    """Adds to `result` what ledger, trail and sealed keys say otherwise than each other. What it has found already that the custodian did
+    not sign is nothing to hold a ledger against. Raises LedgerInvalid, LedgerMissing.
+    """
+    book, told, forgotten, doubted = _Book.of(ledger), _Told(), 0, doubted_in(result, Problem.CUSTODIAN)
     query = select(Event.seq, Event.event, Event.canonical).where(Event.event.in_([kind.value for kind in _KINDS]))
     for seq, event, canonical in session.execute(query.order_by(Event.seq).execution_options(yield_per=_CHUNK)):
+        if seq in doubted:
+            continue
         try:
             faults = list(_event_faults(book, told, seq, event, read_json(bytes(canonical))["fields"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

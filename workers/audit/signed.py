@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.administration import PersonTerms
 from schemas.audit import AuditEvent
@@ -21,6 +21,9 @@ from workers.custody.judge import verifies
 from workers.custody.passkeys import Assertion, Passkey, fault, key_of
 from workers.custody.publickeys import KeyOfNobody, usable_ed25519
 from workers.custody.roster import ADMINISTRATOR, APPROVER, AUDITOR, KEY_OFFICER, REQUESTER, SUBMITTER
+
+if TYPE_CHECKING:
+    from schemas.tables import Person
 
 Fields = Mapping[str, Any]
 
@@ -88,6 +91,7 @@ class _Person:
     sha256: str | None  # of their canonical form
     rests: tuple[int, ...]  # the number of their person:added, of the one of who signed that, and so on
     passkeys: tuple[Passkey, ...] = ()
+    enrolled: bool = False  # by an identity provider's word alone
     removed: bool = False
 
     def signed(self, fields: Fields, signature: bytes, message: bytes) -> bool:
@@ -99,6 +103,24 @@ class _Person:
         except ValueError:
             return False
         return fault(self.passkeys, assertion, signature, message) is None
+
+
+def signed_by(event: Mapping[str, Any], row: Person) -> bool:
+    """Whether the event has a signature of this person's, by the keys of their row; `event` is the JSON object that was hashed."""
+    fields = {"detail": {}} | event["fields"]
+    detail, kind = fields["detail"], event["event"]
+    if not isinstance(detail, dict) or kind not in list(SIGNED) or fields.get("actor") != row.id:
+        return False
+    signature, sha256 = _hex(detail.get("signature")), _hex(fields.get("request_hash"))
+    person = _Person(bytes(row.ed25519_public), row.tenant, frozenset(), None, (), _passkeys(row.passkeys))
+    if signature is None or sha256 is None:
+        return False
+    return _signs(person, SIGNED[AuditEvent(kind)], fields, signature, sha256)
+
+
+def _signs(person: _Person, rule: _Rule, fields: Fields, signature: bytes, sha256: bytes) -> bool:
+    sayings = [saying for saying in rule.sayings(fields) if saying.isascii()]
+    return any(person.signed(fields, signature, signed_message(saying, sha256)) for saying in sayings)
 
 
 @dataclass
@@ -117,8 +139,10 @@ class SignedHistory:
     """Follows the events of `KINDS` and says what is wrong with each; others are passed over.
 
     `unsigned` counts what was never signed because it is older than revision 0002; `enrolled` the people of a tenant with an
-    administrator for whom an identity provider's word stands alone; `acknowledgements` are those that their auditor signed. Keeps
-    people and requests, not events.
+    administrator for whom an identity provider's word stands alone; `acknowledgements` are those that their auditor signed;
+    `administered` the tenants that have, or had, an administrator. Keeps people and requests, not events.
+
+    Who stole a role can write in anybody's name, and so what nobody signed as they should neither decides, reviews nor removes.
     """
 
     def __init__(self) -> None:
@@ -130,7 +154,7 @@ class SignedHistory:
         self._people: dict[str, _Person] = {}
         self._requests: dict[str, _Request] = {}
         self._reviews: dict[str, str] = {}  # of a requester: the request whose review is open
-        self._administered: set[str] = set()  # tenants that have, or had, an administrator
+        self.administered: set[str] = set()
         self._tenants: dict[str, str] = {}  # whose each release is, from where on the trail says so
         self._signs_for: dict[bytes, str] = {}  # whose each signing key is, however it is written
 
@@ -151,11 +175,13 @@ class SignedHistory:
             if kind in _OF_RELEASES:
                 yield from self._see_tenant(kind, fields)
             if kind in _ADMINISTERED:
-                yield from self._see_administered(kind, fields)
+                administered = list(self._see_administered(kind, fields))
+                yield from administered
+                faults += administered
             if kind in _PEOPLE:
-                yield from self._see_person(kind, event["seq"], fields)
+                yield from self._see_person(kind, event["seq"], fields, counts=not faults)
             elif kind not in _OF_NO_REQUEST:
-                about = list(self._see_request(kind, fields))
+                about = list(self._see_request(kind, fields, counts=not faults))
                 yield from about
                 known = self._requests.get(str(fields.get("request")))
                 if known is not None and kind is AuditEvent.REQUEST_APPROVED and not (faults or about):
@@ -175,17 +201,17 @@ class SignedHistory:
         if not CODE.fullmatch(reason):
             yield "its reason is no code"
         elif not faults and person is not None and person.public is not None and finding is not None:
-            about = (who, person.tenant, finding.hex(), reason, person.rests, person.public)
+            about = (who, person.tenant, finding.hex(), reason, person.rests, person.public, person.enrolled)
             self.acknowledgements.append(Acknowledgement(event["seq"], str(event["at"]), *about))
 
-    def _see_person(self, kind: AuditEvent, seq: int, fields: Fields) -> Iterator[str]:
+    def _see_person(self, kind: AuditEvent, seq: int, fields: Fields, *, counts: bool) -> Iterator[str]:
         who = str(fields.get("subject"))
         known = self._people.get(who)
         if kind is AuditEvent.PERSON_REMOVED:
             if known is None or known.removed:
                 yield f"{who} was removed, and was not there"
             else:
-                known.removed = True
+                known.removed = counts
             return
         if known is not None:
             yield f"{who} was added before: a key cannot be replaced"
@@ -195,14 +221,15 @@ class SignedHistory:
         key = public if public and len(public) == 32 else None
         by = self._people.get(str(fields.get("actor"))) if "signature" in fields["detail"] else None
         rests = (seq, *(by.rests if by is not None else ()))
-        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), rests, passkeys)
+        enrolled = "issuer" in fields["detail"] and "signature" not in fields["detail"]
+        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), rests, passkeys, enrolled)
         if _anybodys(key, passkeys):
             yield f"{who} signs with a key of small order, or not canonical: anybody may sign as them"
         for signing in _signing_keys(key, passkeys):
             if self._signs_for.setdefault(signing, who) != who:
                 yield f"{who} signs with a key of {self._signs_for[signing]}: one person as two"
         if ADMINISTRATOR in roles:
-            self._administered.add(tenant)
+            self.administered.add(tenant)
 
     def _see_administered(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
         """Who was added or removed, or which policy was set, is what an administrator of that tenant signed, once there is one."""
@@ -212,9 +239,9 @@ class SignedHistory:
             tenant = known.tenant if known is not None else ""
         if "signature" not in detail:
             enrolled = kind is AuditEvent.PERSON_ADDED and "issuer" in detail and ADMINISTRATOR not in _roles(fields)
-            if tenant in self._administered and not enrolled:
+            if tenant in self.administered and not enrolled:
                 yield f"{tenant} has an administrator, and none signed it"
-            self.enrolled += tenant in self._administered and enrolled
+            self.enrolled += tenant in self.administered and enrolled
             return
         actor = self._people.get(str(fields.get("actor")))
         if actor is not None and actor.tenant != tenant:
@@ -241,11 +268,7 @@ class SignedHistory:
             yield f"{actor} signed it after having been removed"
         elif rule.role not in person.roles:
             yield f"{actor} is no {rule.role}"
-        elif not any(
-            person.signed(fields, signature, signed_message(saying, sha256))
-            for saying in rule.sayings(fields)
-            if saying.isascii()
-        ):
+        elif not _signs(person, rule, fields, signature, sha256):
             yield f"the signature is not one by the key that {actor} was added with"
         else:
             self.signatures += 1
@@ -259,7 +282,7 @@ class SignedHistory:
         if person is not None and "signature" in fields["detail"] and tenant not in (None, person.tenant):
             yield f"{actor} is of another tenant than the release, which is {tenant}'s"
 
-    def _see_request(self, kind: AuditEvent, fields: Fields) -> Iterator[str]:
+    def _see_request(self, kind: AuditEvent, fields: Fields, *, counts: bool) -> Iterator[str]:
         actor, sha256 = str(fields.get("actor")), str(fields.get("request_hash"))
         if kind is AuditEvent.REQUEST_OPENED:
             if str(fields.get("request")) in self._requests:
@@ -278,7 +301,11 @@ class SignedHistory:
         by, asked_by = self._people.get(actor), self._people.get(known.requester)
         if by is not None and asked_by is not None and by.tenant != asked_by.tenant:
             yield f"{actor} is of another tenant than {known.requester}, who asked"
-        if kind is AuditEvent.REVIEW_CLOSED and self._reviews.get(known.requester) == str(fields.get("request")):
+        if (
+            counts
+            and kind is AuditEvent.REVIEW_CLOSED
+            and self._reviews.get(known.requester) == str(fields.get("request"))
+        ):
             del self._reviews[known.requester]
         if (actor == known.requester) is not (kind in _BY_REQUESTER):
             yield f"{actor} asked for it" if actor == known.requester else f"{actor} did not ask for it"
@@ -287,8 +314,9 @@ class SignedHistory:
         elif kind in (AuditEvent.REQUEST_APPROVED, AuditEvent.REQUEST_DENIED):
             if actor in known.approvers:
                 yield f"{actor} decided before"
-            known.approvers.add(actor)
-            known.denied |= kind is AuditEvent.REQUEST_DENIED
+            if counts:
+                known.approvers.add(actor)
+                known.denied |= kind is AuditEvent.REQUEST_DENIED
 
     def _see_glass(self, request: str) -> Iterator[str]:
         known = self._requests.get(request)

@@ -29,32 +29,66 @@ class Comparison:
     careful: str
 
 
-def compare(name: str, events: tuple[Tag, ...], place: str, source: str, *cases: str) -> Comparison:
-    """`source` is a FROM clause over `told AS t`; the first of `cases` (`condition THEN words`) that is true is the finding.
+def compare(
+    name: str, events: tuple[Tag, ...], place: str, source: str, *cases: str, alone: tuple[str, ...] = ()
+) -> Comparison:
+    """`source` is a FROM clause over `told AS t`; each of `cases` (`condition THEN words`) that is true is a finding of its own. The first
+    of `alone` that is true is the only one: nothing else could be held against what is not there.
 
-    Where its place is no event, `seen` is the SHA-256 of all that was compared: a row can change again under the same words.
+    The place says what is wrong, and so what becomes of it (`workers.audit.acknowledged`): `event 7` where that event is, which nobody
+    can take away; a row where it can be put right, as the trail tells it.
     """
-    words = " ".join(f"WHEN {case}" for case in cases)
-    inner = f"SELECT {place} AS place, CASE {words} END AS words, * FROM {source}"
-    seen = "CASE WHEN place LIKE 'event %' THEN '' ELSE encode(sha256(convert_to(judged::text, 'UTF8')), 'hex') END AS seen"
+    one = " ".join("WHEN {} THEN ARRAY[{}]".format(*_case(each)) for each in alone)
+    every = ", ".join("CASE WHEN {} THEN {} END".format(*_case(each)) for each in cases)
+    words = f"array_remove(ARRAY[{every}]::text[], NULL)"
+    words = f"CASE {one} ELSE {words} END" if alone else words
+    inner = f"SELECT coalesce({place}, '{name}') AS place, {words} AS words FROM {source}"
     # Materialized, or a LIMIT behind it would make the planner look for the first few rows among all pairs.
-    found = f"found AS MATERIALIZED (SELECT place, words, {seen} FROM ({inner}) AS judged WHERE words IS NOT NULL)"
-    plain, careful = (f"{_told(events, how)}, {found} SELECT place, words, seen FROM found" for how in (False, True))
+    found = (
+        f"found AS MATERIALIZED (SELECT place, each FROM ({inner}) AS judged CROSS JOIN LATERAL unnest(words) AS each)"
+    )
+    plain, careful = (f"{_told(events, how)}, {found} SELECT place, each AS words FROM found" for how in (False, True))
     return Comparison(name, plain, careful)
 
 
+def _case(case: str) -> tuple[str, str]:
+    """Its condition, and its words, which are never NULL: they may repeat what an event has not got."""
+    condition, _, words = case.rpartition(" THEN ")
+    return condition, f"coalesce({words}, 'it is not as the trail says')"
+
+
 def _told(events: tuple[Tag, ...], careful: bool) -> str:
-    """The CTE `told`: what these events say, a column a field."""
+    """The CTE `told`: what these events say, a column a field. `doubted`: its signer did not sign it, which is found for itself; by `rank`
+    such events come after all others.
+    """
     kinds = ", ".join(f"'{event.value}'" for event in events)
     fields = "convert_from(e.canonical, 'UTF8')::jsonb -> 'fields'"
     if careful:
         fields = f"({json_of('e.canonical')}) -> 'fields'"
         fields = f"CASE WHEN jsonb_typeof({fields}) = 'object' THEN {fields} ELSE '{{}}' END"
+    doubted = "e.seq = ANY (CAST(:doubted AS bigint[]))"
     return (
-        f"WITH told AS MATERIALIZED (SELECT e.seq, e.at, e.event, f.* FROM audit.events AS e CROSS JOIN LATERAL jsonb_to_record({fields}) "
+        f"WITH told AS MATERIALIZED (SELECT e.seq, e.at, e.event, {doubted} AS doubted, CASE WHEN {doubted} THEN e.seq + {1 << 62} "
+        f"ELSE e.seq END AS rank, f.* FROM audit.events AS e CROSS JOIN LATERAL jsonb_to_record({fields}) "
         "AS f (actor text, release text, item text, request text, ticket text, recovery text, subject text, model_version text, "
         f"request_hash text, detail jsonb) WHERE e.event IN ({kinds}))"
     )
+
+
+def first(*key: str) -> str:
+    """For a FROM clause: of the events of `told` with one key (expressions over `t`) the first, which a row is held against; what somebody
+    adds later does not change what happened. Those without a key stand for themselves.
+    """
+    none = " OR ".join(f"{each} IS NULL" for each in key)
+    ranks = f"SELECT min(t.rank) AS rank FROM told AS t GROUP BY {', '.join(key)}, CASE WHEN {none} THEN t.seq END"
+    return f"(SELECT t.* FROM told AS t JOIN ({ranks}) AS f ON f.rank = t.rank)"
+
+
+def row(kind: str, name: str, said: str, true: str = "NOT t.doubted") -> str:
+    """The place of a row that events with a signature tell of: where the row is gone, it is what `said` names, and to be put right, for the
+    event is `true`.
+    """
+    return f"coalesce('{kind} ' || {name}, CASE WHEN {true} THEN '{kind} ' || {said} END, 'event ' || t.seq)"
 
 
 def json_of(value: str) -> str:

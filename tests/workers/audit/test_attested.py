@@ -54,7 +54,7 @@ def test_a_key_destroyed_with_an_invented_shredding_beside_it_is_found(
     item = world.items[0]
     gone = "UPDATE sealed_keys SET wrapped = NULL, state = 'shredded'"
     as_superuser(world, f"{gone} WHERE item_id = '{item}' AND face = 1")
-    about = {"actor": "custodian", "release": str(world.release), "item": str(item)}
+    about = {"actor": "custodian", "release": str(world.release), "item": str(item), "subject": str(world.subject)}
     detail = {"reason": "order", "faces": [1], "layout": False, "keys": 1, "tombstone": "0" * 64}
     write(world, "key:shredded", about | {"detail": detail})
     assert verified(world.database, anchors, signer).findings == []

@@ -56,7 +56,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
         "person dave",
         "the trail does not say so",
     ),
-    "delete an approval": ("DELETE FROM approvals WHERE approver = 'bob'", "event", "request:approved by bob"),
+    "delete an approval": ("DELETE FROM approvals WHERE approver = 'bob'", "approval", "request:approved by bob"),
     "turn an approval": (
         "UPDATE approvals SET decision = 'deny' WHERE approver = 'bob'",
         "approval",
@@ -90,7 +90,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
         "event",
         "request:opened, and the request is gone",
     ),
-    "unspend a ticket": ("UPDATE tickets SET spent_at = NULL", "event", "ticket:spent, and no row says so"),
+    "unspend a ticket": ("UPDATE tickets SET spent_at = NULL", "ticket", "ticket:spent, and no row says so"),
     "rewrite a ticket": ("UPDATE tickets SET canonical = '\\x7b7d'", "ticket", "bytes are not those"),
     "unfetch a recovery": ("UPDATE recoveries SET state = 'recovered'", "recovery", "fetching"),
     "drop a recovered face": ("DELETE FROM recovered_faces WHERE face = 1", "recovery", "number of recovered faces"),
@@ -273,13 +273,14 @@ def test_subjects_are_held_against_what_the_trail_says_of_them(
     assert verified(world.database, anchors, signer).findings == []
     change = f"UPDATE items SET subject_id = '{ben.subject_id}' WHERE id = '{anna.id}'"
     as_superuser(world, change)
-    found_ = {each.where: each.words for each in verified(world.database, anchors, signer).findings}
-    assert found_.keys() == {f"item {anna.id}", f"release {release}"}
-    assert "another subject" in found_[f"item {anna.id}"]
-    assert "show other subjects" in found_[f"release {release}"]
+    other = (f"release {release}", "its images show other subjects than the trail says")
+    item = (f"item {anna.id}", "it shows another subject than when its keys were shredded")
+    found = verified(world.database, anchors, signer).findings
+    assert {(each.where, each.words) for each in found} == {item, other}
     as_superuser(world, f"UPDATE items SET subject_id = NULL WHERE subject_id = '{ben.subject_id}'")
-    found_ = {each.where: each.words for each in verified(world.database, anchors, signer).findings}
-    assert "another number of subjects" in found_[f"release {release}"]
+    found = verified(world.database, anchors, signer).findings
+    number = (f"release {release}", "shows another number of subjects than the trail says")
+    assert {(each.where, each.words) for each in found} == {item, other, number}
 
 
 def test_an_older_copy_of_the_roster_is_noted(world: World, anchors: Anchors, signer: HeadSigner) -> None:

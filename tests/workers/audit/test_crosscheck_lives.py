@@ -17,10 +17,10 @@ from workers.custody.roster import load_roster
 
 # What a database owner does behind the trail's back: where it is reported, and a part of the words.
 ATTACKS: dict[str, tuple[str, str, str]] = {
-    "delete a review": ("DELETE FROM reviews", "event", "review:opened, and no row says so"),
+    "delete a review": ("DELETE FROM reviews", "review", "review:opened, and no row says so"),
     "open a review again": (
         "UPDATE reviews SET closed_at = NULL, closed_by = NULL, conclusion = NULL, signature = NULL",
-        "event",
+        "review",
         "review:closed, and no row says so",
     ),
     "replace a conclusion": ("UPDATE reviews SET conclusion = 'all well'", "review", "with another conclusion"),
@@ -32,7 +32,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
     ),
     "un-erase a subject": (
         "UPDATE subjects SET reference = 'anna ' || id, erased_at = NULL WHERE erased_at IS NOT NULL",
-        "event",
+        "subject",
         "subject:erased, and nobody",
     ),
     "erase a subject by hand": (

@@ -22,7 +22,7 @@ ATTACKS: dict[str, tuple[str, str]] = {
     ),
     "a key that is gone": (
         "DELETE FROM custody_keys WHERE retired_at IS NULL",
-        "event: key:created, and the key is not on the register",
+        "custody key: key:created, and the key is not on the register",
     ),
     "another suite": (
         "UPDATE custody_keys SET suite = 'none' WHERE retired_at IS NULL",
@@ -38,7 +38,7 @@ ATTACKS: dict[str, tuple[str, str]] = {
     ),
     "back from retirement": (
         "UPDATE custody_keys SET closed_at = NULL, retired_at = NULL",
-        "event: key:retired, and no such key is",
+        "custody key: key:retired, and no such key is",
     ),
     "a rotation that nobody began": (
         "UPDATE custody_keys SET rotating = true WHERE retired_at IS NULL",

@@ -21,13 +21,16 @@ from tests.governance import World, copied
 from tests.workers.audit.harness import as_superuser, fetched, new_notary, verified
 from tests.workers.audit.test_evidence import holds, take
 from workers.audit import append
+from workers.audit.acknowledged import settle
+from workers.audit.acknowledging import acknowledge, acknowledge_message
 from workers.audit.checking import check_bundle
 from workers.audit.errors import NotInTrail
 from workers.audit.evidence import About, pack
 from workers.audit.heads import Anchors, HeadSigner
+from workers.audit.ledgered import check_ledger
 from workers.audit.matters import matter_of
 from workers.audit.receipts import receipt_for
-from workers.audit.verify import Problem
+from workers.audit.verify import Problem, Verification
 
 
 @dataclass(frozen=True)
@@ -290,3 +293,89 @@ def test_a_policy_of_no_json_hides_no_other(world: World, anchors: Anchors, sign
         (Problem.ROW, "policy x version 1"),
         (Problem.ROW, "policy strict version 1"),
     }
+
+
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    5,
+    "",
+    "x",
+    "ab" * 32,
+    "9" * 40,
+    [],
+    [1],
+    [[1]],
+    {},
+    {"a": 1},
+    [None],
+    "a\nb",
+    "bob",
+    "acme",
+)
+FIELDS = (
+    "actor",
+    "release",
+    "item",
+    "request",
+    "ticket",
+    "recovery",
+    "subject",
+    "model_version",
+    "request_hash",
+    "detail",
+)
+DETAIL = (
+    "tenant",
+    "signature",
+    "assertion",
+    "roles",
+    "kind",
+    "scope",
+    "faces",
+    "recoveries",
+    "order",
+    "custodian",
+    "key",
+    "reason",
+    "to",
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_types_verification_comes_to_its_end(
+    whole_life: tuple[World, dict[str, str]], anchors: Anchors, signer: HeadSigner, seed: int
+) -> None:
+    """Every event with values that a stolen role made up; whose matter each finding is; and what an auditor acknowledged before."""
+    world, ids = whole_life
+    chance = random.Random(seed)
+    with copied(world.database) as fresh:
+        stolen = replace(world, database=fresh)
+        with stolen.as_("release").begin() as session:
+            append(session, AuditEvent.ITEM_HELD, actor="worker", item=ids["item"], release=ids["release"])
+
+        def settled() -> Verification:
+            result = verified(fresh, anchors, signer, custodian=world.custodian_keys())
+            with stolen.as_("gateway")() as session:
+                check_ledger(session, world.ledger, result)
+                settle(session, result)
+            return result
+
+        for finding in settled().findings:
+            signature = world.people["olga"].signing.sign(acknowledge_message(finding, "x"))
+            with stolen.as_("gateway").begin() as session:
+                acknowledge(session, finding, "olga", "x", signature)
+        for event, roles in EVENT_ROLES.items():
+            said = {name: chance.choice([ids.get(name, "alice"), chance.choice(VALUES)]) for name in FIELDS}
+            if chance.random() < 0.8:
+                said["detail"] = {name: chance.choice(VALUES) for name in DETAIL}
+            role = chance.choice([each for each in roles if each is not Role.OWNER])
+            with suppress(DBAPIError), stolen.as_(role.value.removeprefix("refacex_")).begin() as session:
+                append_ = text("SELECT audit.append(:event, CAST(:said AS jsonb))")
+                session.execute(append_, {"event": event.value, "said": json.dumps(said)})
+        result = settled()
+        assert len(result.acknowledged) == 1, "it is told as before"
+        assert not [each for each in result.findings if "could not be held" in each.words]
+        with stolen.as_("gateway")() as session:
+            for finding in result.findings:
+                matter_of(session, finding)
