@@ -23,7 +23,7 @@ SELECT first + 1 + 3 * i + step AS seq, 'refacex_release' AS role,
     format(
         (ARRAY[
             '{{"actor":"release-worker","detail":{{"attempt":1,"fence":1}},"item":"%3$s","release":"%4$s"}}',
-            '{{"actor":"release-worker","detail":{{"attempt":"%1$s","keys":2,"sha256":"%2$s"}},"item":"%3$s","model_version":"bench-1","release":"%4$s"}}',
+            '{{"actor":"release-worker","detail":{{"attempt":"%1$s","keys":0,"sha256":"%2$s"}},"item":"%3$s","model_version":"bench-1","release":"%4$s"}}',
             '{{"actor":"release-worker","detail":{{"attempt":"%1$s","bytes":1000,"sha256":"%2$s"}},"item":"%3$s","model_version":"bench-1","release":"%4$s"}}'
         ])[step + 1], attempt, file, item, release) AS fields
 FROM made, generate_series(0, 2) AS step

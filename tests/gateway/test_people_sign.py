@@ -176,10 +176,10 @@ def test_who_enrols_is_told_which_file_is_wrong(refacex: Refacex, world: World) 
     token.write_bytes(b"\xff")
     assert "token is no text: give --token" in refacex(*enrol, ok=False).stderr
     token.write_text("a.b.c")
-    for text, why in (("[]", "is no JSON object"), ('{"issuer": "x"}', "lacks audience, jwks, tenant, groups")):
+    for text, why in (("[]", "it is no JSON object"), ('{"issuer": "x"}', "it lacks audience, jwks, tenant, groups")):
         provider.write_text(text)
         said = refacex(*enrol, ok=False).stderr
-        assert f"provider.json {why}" in said and "Error" not in said
+        assert f"provider.json: {why}" in said and "Error" not in said
 
 
 def test_a_public_file_whose_key_needs_no_secret_is_not_taken(refacex: Refacex, world: World) -> None:

@@ -19,13 +19,13 @@ from workers.audit.findings import Acknowledged, Acknowledgement, Finding, Probl
 from workers.audit.matters import matter_of
 from workers.custody.roster import AUDITOR, Roster
 
-_MAY = frozenset({Problem.ROW, Problem.SIGNATURE, Problem.CUSTODIAN})
+_MAY = frozenset({Problem.ROW, Problem.SIGNATURE})
 
 
 def may_be_acknowledged(finding: Finding) -> bool:
     """Whether an auditor may acknowledge it: it says of one event that it is wrong, and nobody can take an event away again.
 
-    - `row`, `signature` and `custodian` at an event are what a stolen role can leave in the trail for good: what no row bears out, stands
+    - `row` and `signature` at an event are what a stolen role can leave in the trail for good: what no row bears out, stands
       twice, is of a wrong type, or was not signed by who should have. It counts with the event's leaf hash (`seen`): after a fork
       another event could stand under the number.
     - The same at a row: the trail tells one story, and the row another. A row can be put right, and until then may be used; were it
@@ -35,6 +35,8 @@ def may_be_acknowledged(finding: Finding) -> bool:
       `events_lost`, `fork`: the trail itself was changed, or nothing vouches for it. Nothing that stands in it can excuse that, an
       acknowledgement least of all; a fork has a statement of its own, with the notary's key.
     - `role`, `guard`: `audit.append` and the guards let no service do that. Whoever did had the database.
+    - `custodian`: its word stands for what happened to keys and orders. Were one that it did not give acknowledged, rows that were changed
+      to fit it would pass.
     - `ledger`, `roster`: files that the custodian goes by, and not what one event says. They can be put right.
     - `receipt`: only its holder knows what they were given it for.
     """

@@ -31,6 +31,7 @@ _OF_RECOVERIES = (
     f"FROM told AS t CROSS JOIN LATERAL {elements('recoveries')} AS each WHERE event = 'key:shredded')"
 )
 _SHREDS = "(SELECT * FROM told WHERE detail ->> 'kind' = 'shred' AND NOT doubted)"
+_SIGNED = "NOT t.doubted AND t.detail ? 'signature'"
 _CREATED = "t.detail ->> 'created_at'"
 _HASH = "encode({}.canonical_sha256, 'hex')"
 # Only where the event has a signature: what nobody signed is told by `workers.audit.signed`.
@@ -61,7 +62,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     compare(
         "releases",
         (Tag.RELEASE_SUBMITTED,),
-        "coalesce('release ' || r.id, 'event ' || t.seq)",
+        row("release", "r.id", "t.release", _SIGNED),
         "(SELECT r.*, i.items, i.subjects, encode(sha256(r.names_salt || i.named), 'hex') AS names_sha256, encode(sha256(i.shown), 'hex') "
         "AS subjects_sha256 FROM releases AS r CROSS JOIN LATERAL (SELECT count(*) AS items, count(DISTINCT i.subject_id) AS subjects, "
         "string_agg(uuid_send(i.id) || sha256(convert_to(i.relative_name, 'UTF8')), '' ORDER BY i.position) AS named, "
@@ -131,7 +132,9 @@ COMPARISONS: tuple[Comparison, ...] = (
         "attempts",
         (Tag.ITEM_COMMITTED,),
         "coalesce('event ' || t.seq, 'item ' || a.item_id)",
-        "attempts AS a FULL JOIN told AS t ON t.detail ->> 'attempt' = a.id::text",
+        "(SELECT a.*, coalesce(k.keys, 0) AS keys FROM attempts AS a LEFT JOIN (SELECT attempt_id, count(*) AS keys FROM sealed_keys "
+        "GROUP BY attempt_id) AS k ON k.attempt_id = a.id) AS a FULL JOIN told AS t ON t.detail ->> 'attempt' = a.id::text",
+        f"{number('keys')} <> a.keys THEN 'item:committed, and the attempt has another number of keys'",
         "t.item IS DISTINCT FROM a.item_id::text OR t.detail ->> 'sha256' IS DISTINCT FROM a.sha256 "
         "THEN 'item:committed, and the attempt is at another item, or made another file'",
         alone=(
@@ -153,7 +156,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     compare(
         "requests",
         (Tag.REQUEST_OPENED,),
-        "coalesce('request ' || r.id, 'event ' || t.seq)",
+        row("request", "r.id", "t.request", _SIGNED),
         f"recovery_requests AS r FULL JOIN {first('t.request')} AS t ON t.request = r.id::text",
         f"t.request_hash IS DISTINCT FROM {_HASH.format('r')} OR r.canonical_sha256 <> sha256(r.canonical) "
         "THEN 'its hash is not the one in the trail'",

@@ -119,12 +119,14 @@ def items_hold(session: Session, release: UUID) -> bool:
     """Whether a release has the items that it was submitted with, showing whom they did then; before revision 0007 the trail did not
     say.
     """
-    said = _submitted(session, release) or {}
-    return said.get("subjects_sha256") in (None, _shown(session, [release]).get(release))
+    said = _submitted(session, release)
+    return said is not None and said.get("subjects_sha256") in (None, _shown(session, [release]).get(release))
 
 
 def tenants_items_hold(session: Session, tenant: str) -> bool:
-    """The same of every release that the trail knows as the tenant's and that showed somebody."""
+    """The same of every release that is the tenant's by the trail, or by the rows, and showed somebody; but for those of which the trail
+    knows no item: nothing was made of them, and anybody who stole the gateway's role could invent them.
+    """
     first: dict[UUID, dict[str, Any]] = {}
     for event in _events(session, (AuditEvent.RELEASE_SUBMITTED,)):
         with suppress(ValueError, TypeError, AttributeError):
@@ -135,12 +137,11 @@ def tenants_items_hold(session: Session, tenant: str) -> bool:
         if detail.get("tenant") == tenant and detail.get("subjects") != 0 and "subjects_sha256" in detail
     }
     releases = list(said)
-    return all(
-        said[release] == shown.get(release)
-        for chunk in (releases[at : at + _CHUNK] for at in range(0, len(releases), _CHUNK))
-        for shown in [_shown(session, chunk)]
-        for release in chunk
-    )
+    other = set(session.scalars(select(Release.id).where(Release.tenant == tenant))) - first.keys()
+    for at in range(0, len(releases), _CHUNK):
+        shown = _shown(session, releases[at : at + _CHUNK])
+        other |= {release for release in releases[at : at + _CHUNK] if said[release] != shown.get(release)}
+    return not any(_told(session, release, _OF_ITEMS) for release in other)
 
 
 def _shown(session: Session, releases: Sequence[UUID]) -> dict[UUID, str]:

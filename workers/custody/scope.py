@@ -85,12 +85,11 @@ def items_opened(session: Session, target: Target) -> set[UUID]:
 
 def check_ended(session: Session, target: Target) -> None:
     """Raises StillReleasing while keys of the target are still being made."""
-    query = select(Release.id).where(Release.state.in_(_RUNNING))
-    if target.scope is OrderScope.RELEASE:
-        query = query.where(Release.id == target.id)
-    else:
-        query = query.join(Item, Item.release_id == Release.id).where(within(target), Item.state.not_in(_ENDED))
-    if session.execute(query.limit(1)).first() is not None:
+    running = select(Release.id).where(Release.id == target.id, Release.state.in_(_RUNNING))
+    unfinished = select(Item.id).where(
+        within(target), Item.state.not_in(_ENDED)
+    )  # of a cancelled one, until the reconciler has ended them
+    if any(session.execute(query.limit(1)).first() is not None for query in (running, unfinished)):
         raise StillReleasing
 
 

@@ -197,7 +197,9 @@ def renew(session: Session, held: Sequence[tuple[UUID, int]], seconds: float) ->
 
 
 def commit_attempt(session: Session, claim: Claim, made: Made, keys: Sequence[Sealed]) -> None:
-    """Make the keys and the hash of a finished file durable, before the file exists anywhere. Raises Superseded."""
+    """Make the keys and the hash of a finished file durable, before the file exists anywhere. Raises Superseded, also where the release
+    was cancelled meanwhile: what was ordered shredded since would come back.
+    """
     again = session.get(Attempt, made.attempt_id)
     if again is not None:
         return
@@ -239,6 +241,7 @@ def commit_attempt(session: Session, claim: Claim, made: Made, keys: Sequence[Se
         for key in keys
     )
     session.flush()
+    _not_cancelled(session, claim.release_id)
     detail = {"attempt": str(made.attempt_id), "sha256": made.sha256, "keys": len(keys)}
     _record(session, AuditEvent.ITEM_COMMITTED, claim, detail, made.model_version)
 

@@ -12,6 +12,7 @@ from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
 from schemas.tables import Item, SealedKey
 from tests.governance import World
+from tests.workers.audit.harness import as_owner, disarm, rearm
 from tests.workers.audit.test_shredded import Verify, keep, words
 from tests.workers.audit.test_shredded import gullible as gullible
 from tests.workers.audit.test_shredded import verify as verify
@@ -176,6 +177,25 @@ def test_an_end_that_is_told_again_puts_nothing_off(world: World, verify: Verify
     assert retention.retain(world.custodian(), world.release).keys == 6
     (found,) = {each[1] for each in words(verify()) if "stands in the trail" in each[1]}
     assert found.startswith("release:finished stands in the trail 3 times")
+
+
+def test_a_release_that_nobody_made_stops_no_order(world: World, verify: Verify) -> None:
+    """Told of by a stolen gateway, as the tenant's, with images that never were."""
+    with world.as_("gateway").begin() as session:
+        detail = {"tenant": "acme", "items": 1, "names_sha256": "00" * 32, "subjects_sha256": "00" * 32}
+        append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=uuid4(), detail=detail)
+    for kind in (HOLD, LIFT, SHRED):
+        done(world, kind, shown(world))
+    assert words(verify()) == [(Problem.ROW, "release:submitted, and the release is gone")]
+
+
+def test_without_its_submission_nothing_goes_by_a_release(world: World) -> None:
+    """The owner takes the event itself away for a minute."""
+    as_owner(world.database, disarm(), "DELETE FROM audit.events WHERE event = 'release:submitted'", rearm())
+    for kind in (HOLD, SHRED):
+        for about in (Target(ITEM, world.items[0]), Target(RELEASE, world.release), shown(world)):
+            refused(world, order(world, kind, about), OrderRefusal.SHOWN)
+    assert (live(world), live(world, 1)) == (3, 3)
 
 
 def test_a_submission_that_is_told_again_stops_nothing(world: World, verify: Verify) -> None:
