@@ -87,7 +87,7 @@ ATTACKS: dict[str, tuple[str, str, str]] = {
     ),
     "delete a request": (
         "DELETE FROM recovery_requests",
-        "event",
+        "request",
         "request:opened, and the request is gone",
     ),
     "unspend a ticket": ("UPDATE tickets SET spent_at = NULL", "ticket", "ticket:spent, and no row says so"),
