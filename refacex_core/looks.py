@@ -34,9 +34,8 @@ class Looks:
 
 
 _WEIGHTS = (1.0, 1.0, 1.0, 1.5, 1.0)
-_PRESENTATION = (
-    4.0  # a donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not
-)
+#: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.
+_PRESENTATION = 4.0
 
 
 def of_faces(crops: Tensor, points: Tensor, masks: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
