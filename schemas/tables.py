@@ -195,14 +195,17 @@ class Policy(Base):
 
 
 class Subject(Base):
-    """Whom items show. The trail knows `id`, a pseudonym; `reference` is the submitter's own word for them, until erased."""
+    """Whom items show. The trail knows `id`, a pseudonym; `reference` is the submitter's own word for them, until erased. `salt`: what
+    the pseudonym was made with from it (`workers.releases.subjects`); None in rows of before revision 0009.
+    """
 
     __tablename__ = "subjects"
     __table_args__ = (UniqueConstraint("tenant", "reference"),)
 
-    id: Mapped[uuid.UUID] = new_id()
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     tenant: Mapped[str]
     reference: Mapped[str | None]
+    salt: Mapped[bytes | None]
     created_at: Mapped[datetime] = now()
     erased_at: Mapped[datetime | None]
 

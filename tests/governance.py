@@ -51,12 +51,14 @@ from workers.custody.tickets import TicketSigner
 from workers.recoveries import decisions, service
 from workers.recoveries import people as people_of
 from workers.recoveries.policies import set_policy
+from workers.releases.subjects import pseudonym_of
 from workers.strangers import column_json
 
 Sessions = sessionmaker[Session]
 GROUNDS = service.Grounds("a court asked for it", "GDPR Art. 6(1)(c)", "CASE-17", "identification of a witness")
 MODEL = "test-model-1"
 POLICY = "strict"
+REFERENCE, SUBJECT_SALT = "patient 17", b"salt of whom the first item shows"[:32]
 
 
 def sessions(url: str) -> Sessions:
@@ -252,7 +254,7 @@ class World:
 
 def build(database: Database, folder: Path, *, people: bool = True) -> World:
     """A world whose rows were written with the roles that write them in life; its custodian has told what is pinned."""
-    world = World(database, folder, subject=uuid4())
+    world = World(database, folder, subject=pseudonym_of("acme", REFERENCE, SUBJECT_SALT))
     keys.create_custody_keyring(folder / "custody.json")
     keys.create_keypair(folder / "recovery.json")
     keys.write_public(folder / "keys" / "ticket.public.json", keys.create_signing_key(folder / "ticket.json"))
@@ -280,7 +282,8 @@ def submit(world: World) -> None:
     """The release with its two images, released."""
     with world.as_("gateway").begin() as session:
         if world.subject is not None:
-            session.execute(insert(Subject).values(id=world.subject, tenant=world.tenant, reference="patient 17"))
+            made_from = {"tenant": world.tenant, "reference": REFERENCE, "salt": SUBJECT_SALT}
+            session.execute(insert(Subject).values(id=world.subject, **made_from))
         session.add(
             Release(
                 id=world.release,

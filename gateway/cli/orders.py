@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.passphrases import own_key
-from gateway.cli.service import Cell, Home, Json, by_beginning, lines, service, stop, table, tell, told
+from gateway.cli.service import Cell, Home, Json, by_beginning, lines, name_shown, service, stop, table, tell, told
 from schemas.states import OrderKind, OrderScope, OrderState
 from workers.words import number_of
 
@@ -265,10 +265,12 @@ def _survey(sessions: sessionmaker[Session], target: Target) -> None:
 
 
 def _find(sessions: sessionmaker[Session], scope: OrderScope, given: str) -> Target:
-    """What the words name. Raises TargetUnknown."""
+    """What the words name. Raises TargetUnknown, SubjectAmbiguous, SubjectsChanged."""
     from schemas.tables import Item, Release, Subject
     from workers.custody.errors import TargetUnknown
     from workers.custody.holds import Target
+    from workers.custody.proof import ONE_SNAPSHOT
+    from workers.releases import subjects
 
     numbered = re.fullmatch(r"(.+):(\d{1,4})", given) if scope is OrderScope.FACE else None
     if scope is OrderScope.FACE and numbered is None:
@@ -276,12 +278,13 @@ def _find(sessions: sessionmaker[Session], scope: OrderScope, given: str) -> Tar
     name = numbered[1] if numbered else given
     column = {OrderScope.RELEASE: Release.id, OrderScope.SUBJECT: Subject.id}.get(scope, Item.id)
     with sessions() as session:
+        session.connection(execution_options=ONE_SNAPSHOT)
         found = by_beginning(session, column, name)
-        if found is None and scope is OrderScope.SUBJECT:
-            from sqlalchemy import select
-
-            known = session.scalars(select(Subject.id).where(Subject.reference == name).limit(2)).all()
-            found = known[0] if len(known) == 1 else None
+        if scope is OrderScope.SUBJECT:
+            subject = subjects.named(session, name, found)
+            found = subject.id if subject is not None else None
+            if subject is not None:
+                tell(f"subject {subject.id} is {name_shown(subject.reference or 'erased')} of {subject.tenant}")
     if found is None:
         raise TargetUnknown
     return Target(scope, found, int(numbered[2]) if numbered else None)

@@ -22,8 +22,10 @@ def find(
 ) -> None:
     """Print a subject's pseudonym, and the items that show it."""
     with service(home) as (_, sessions), sessions() as session:
+        from workers.custody.proof import ONE_SNAPSHOT
         from workers.releases import subjects
 
+        session.connection(execution_options=ONE_SNAPSHOT)
         pseudonym, shown = subjects.find(session, tenant, reference)
     if as_json:
         items = [
@@ -46,8 +48,10 @@ def list_subjects(
 ) -> None:
     """List a tenant's subjects, the newest first."""
     with service(home) as (_, sessions), sessions() as session:
+        from workers.custody.proof import ONE_SNAPSHOT
         from workers.releases import subjects
 
+        session.connection(execution_options=ONE_SNAPSHOT)
         known = subjects.subjects(session, tenant, limit)
     if as_json:
         lines([{"subject": each.id, "reference": each.reference, "items": each.items} for each in known])

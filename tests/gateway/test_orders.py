@@ -19,6 +19,8 @@ from schemas.policies import Policy
 from schemas.tables import CustodyOrder, Outbox, Release, Subject
 from tests.conftest import Database
 from tests.governance import POLICY, Member, World, build, copied
+from tests.workers.audit.harness import as_superuser
+from tests.workers.audit.test_references import insert_subject
 from tests.workers.custody.lives import ended
 from workers.custody import retention
 from workers.custody.orders import carry_out
@@ -127,6 +129,24 @@ def test_targets_by_their_names(refacex: Refacex, world: World) -> None:
     for scope, name in (("face", "x"), ("face", f"{world.items[0]}:7"), ("item", "abcd"), ("subject", "patient 18")):
         assert "no such face, item, release or subject" in refacex("shred", scope, name, "--dry-run", ok=False).stderr
     assert "no such order" in refacex("order", "show", "abcd", ok=False).stderr
+
+
+def test_whose_a_subject_is_is_said_and_never_guessed(world: World, refacex: Refacex) -> None:
+    """Before anything is signed: a word that could be two, and one that the database has exchanged, stop it."""
+    subject = world.one(select(Subject.id))
+    told = refacex("shred", "subject", str(subject)[:8], "--dry-run").stderr
+    assert told == f"subject {subject} is 'patient 17' of acme\n"
+    beginning = str(subject)[:8]
+    insert_subject(world, beginning)
+    assert (
+        "More than one subject could be meant" in refacex("shred", "subject", beginning, "--dry-run", ok=False).stderr
+    )
+    as_superuser(world, "UPDATE subjects SET reference = 'patient 18' WHERE reference = 'patient 17'")
+    for command in (
+        ("shred", "subject", "patient 18", "--dry-run"),
+        ("hold", "subject", str(subject), "--as", "kim", "--key", "no.key", "--reason", "r"),
+    ):
+        assert "somebody changed the database" in refacex(*command, ok=False).stderr
 
 
 def test_a_hold_is_shown_and_lifted(refacex: Refacex, world: World, kim: list[object]) -> None:

@@ -492,12 +492,18 @@ COMPARISONS: tuple[Comparison, ...] = (
         ),
     ),
     compare(
-        "erased subjects",
+        "subjects",
         (Tag.SUBJECT_ERASED,),
         row("subject", "s.id", "t.subject"),
-        "(SELECT * FROM subjects WHERE erased_at IS NOT NULL) AS s FULL JOIN told AS t ON t.subject = s.id::text",
+        "(SELECT s.*, EXISTS (SELECT FROM items AS i WHERE i.subject_id = s.id) AS shown, substring(sha256(s.salt || "
+        "sha256(convert_to(s.tenant, 'UTF8')) || convert_to(s.reference, 'UTF8')) FROM 1 FOR 16) AS made FROM subjects AS s) AS s "
+        "FULL JOIN told AS t ON t.subject = s.id::text AND s.erased_at IS NOT NULL",
+        "s.reference IS NOT NULL AND (s.salt IS NOT NULL OR get_byte(uuid_send(s.id), 6) / 16 = 8) AND uuid_send(s.id) IS DISTINCT FROM "
+        "set_byte(set_byte(s.made, 6, get_byte(s.made, 6) % 16 + 128), 8, get_byte(s.made, 8) % 64 + 128) "
+        "THEN 'its pseudonym was made for another reference than it has now'",
+        "NOT s.shown THEN 'no image shows it'",
         alone=(
-            "t.seq IS NULL THEN 'erased, and the trail does not say so'",
+            "s.erased_at IS NOT NULL AND t.seq IS NULL THEN 'erased, and the trail does not say so'",
             "s.id IS NULL THEN 'subject:erased, and nobody of that pseudonym was'",
         ),
     ),

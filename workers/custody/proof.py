@@ -128,7 +128,7 @@ def tenants_items_hold(session: Session, tenant: str) -> bool:
     knows no item: nothing was made of them, and anybody who stole the gateway's role could invent them.
     """
     first: dict[UUID, dict[str, Any]] = {}
-    for event in _events(session, (AuditEvent.RELEASE_SUBMITTED,)):
+    for event in events_of(session, (AuditEvent.RELEASE_SUBMITTED,)):
         with suppress(ValueError, TypeError, AttributeError):
             first.setdefault(UUID(event["fields"].get("release")), event["fields"].get("detail", {}))
     said = {
@@ -182,10 +182,10 @@ def _unknown(session: Session, portions: Sequence[Portion]) -> set[UUID]:
 def _told(session: Session, release: UUID, kinds: Sequence[AuditEvent]) -> list[dict[str, Any]]:
     """The events of these kinds about a release. Bytes are searched: somebody may have made others unreadable."""
     named = func.pg_catalog.position(Event.canonical, literal(str(release).encode(), LargeBinary)) > 0
-    return [each for each in _events(session, kinds, named) if each["fields"].get("release") == str(release)]
+    return [each for each in events_of(session, kinds, named) if each["fields"].get("release") == str(release)]
 
 
-def _events(session: Session, kinds: Sequence[AuditEvent], *among: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+def events_of(session: Session, kinds: Sequence[AuditEvent], *among: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
     """The events of these kinds that can be read, in their order."""
     query = select(Event.canonical).where(Event.event.in_([kind.value for kind in kinds]), *among).order_by(Event.seq)
     for canonical in session.scalars(query):

@@ -131,7 +131,7 @@ def shred_again(custodian: Shredder) -> int:
 def erase_subject(session: Session, subject: UUID, because: Because) -> None:
     """Takes away who a pseudonym stands for, with its event; nothing where that is gone already."""
     erased = update(Subject).where(Subject.id == subject, Subject.reference.is_not(None))
-    erased = erased.values(reference=None, erased_at=func.clock_timestamp())
+    erased = erased.values(reference=None, salt=None, erased_at=func.clock_timestamp())
     if session.execute(erased.returning(Subject.id), execution_options=_SYNC).first() is not None:
         detail = {"reason": because.reason.value}
         about = {"subject": str(subject), "request_hash": because.request_hash}

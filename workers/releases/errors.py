@@ -99,3 +99,17 @@ class SubjectUnknown(WorkerError):
     """The tenant has no subject of that reference: see `refacex subject list`."""
 
     code = "subject_unknown"
+
+
+class SubjectAmbiguous(WorkerError):
+    """More than one subject could be meant: give the whole pseudonym, which `refacex subject find REFERENCE --tenant TENANT` prints."""
+
+    code = "subject_ambiguous"
+
+
+class SubjectsChanged(WorkerError):
+    """The subjects of this tenant, or the images that show them, are not those that were submitted: somebody changed the database. Order
+    nothing, and see `refacex audit verify`.
+    """
+
+    code = "subjects_changed"

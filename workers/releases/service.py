@@ -143,7 +143,7 @@ def submit(
     """Record a release, its items and the messages that start it, in the caller's one transaction; gives its id.
 
     `release_id` is given by who uploaded copies under it; `signed` by a submitter, who is the `actor` then. Raises what `check`
-    does, and SubmissionInvalid.
+    does, and SubmissionInvalid, SubjectsChanged.
     """
     options = options or ReleaseOptions()
     rules = check(session, tenant, options, sources, actor if signed else None)

@@ -280,7 +280,8 @@ def test_subjects_are_held_against_what_the_trail_says_of_them(
     as_superuser(world, f"UPDATE items SET subject_id = NULL WHERE subject_id = '{ben.subject_id}'")
     found = verified(world.database, anchors, signer).findings
     number = (f"release {release}", "shows another number of subjects than the trail says")
-    assert {(each.where, each.words) for each in found} == {item, other, number}
+    alone = (f"subject {ben.subject_id}", "no image shows it")
+    assert {(each.where, each.words) for each in found} == {item, other, number, alone}
 
 
 def test_an_older_copy_of_the_roster_is_noted(world: World, anchors: Anchors, signer: HeadSigner) -> None:

@@ -59,6 +59,7 @@ class Service:
         self.sessions: sessionmaker[Session] = session_factory(database.owner_url)
         self.gateway: sessionmaker[Session] = session_factory(database.url_for("gateway"))
         self.worker: sessionmaker[Session] = session_factory(database.url_for("release"))
+        self.custodian: sessionmaker[Session] = session_factory(database.url_for("custodian"))
 
     # --- processes
 
@@ -105,7 +106,7 @@ class Service:
     def stop(self) -> None:
         for process in self._processes:
             self.kill(process)
-        for sessions in (self.sessions, self.gateway, self.worker):
+        for sessions in (self.sessions, self.gateway, self.worker, self.custodian):
             sessions.kw["bind"].dispose()
 
     def log(self, process: str) -> str:

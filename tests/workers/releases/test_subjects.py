@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 import typer
 from click.testing import Result
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from gateway.cli import releases as commands
@@ -21,6 +21,7 @@ from schemas.policies import Policy
 from schemas.tables import Item, Release
 from tests.workers.releases.harness import Service
 from tests.workers.releases.standin import StandIn
+from workers.custody.shredding import Because, Reason, erase_subject
 from workers.errors import PolicyUnknown
 from workers.recoveries.policies import set_policy
 from workers.releases import service as releases
@@ -82,8 +83,9 @@ def test_a_reference_keeps_its_pseudonym_within_a_tenant(service: Service) -> No
 
 def test_an_erased_reference_gets_another_pseudonym(service: Service) -> None:
     (before,) = shown(service, submit(service, "erased", "anna"))
-    with service.sessions.begin() as session:
-        session.execute(text("UPDATE subjects SET reference = NULL, erased_at = now() WHERE tenant = 'erased'"))
+    with service.custodian.begin() as session:
+        assert before is not None
+        erase_subject(session, before, Because(Reason.ORDER))
     (after,) = shown(service, submit(service, "erased", "anna"))
     assert before != after
     with service.gateway() as session:
