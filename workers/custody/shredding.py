@@ -37,6 +37,7 @@ from workers.custody.service import ACTOR
 _SYNC = {"synchronize_session": False}
 KEY_FOREIGN = Refusal.KEY_FOREIGN.value
 _MOST_NAMED = 1000  # an event has room for so many faces; `keys` counts all of them
+_MOST_ENDED = 100  # recoveries that one event names; others follow in events of their own
 _CHUNK = 500
 SLICE = timedelta(seconds=20)
 
@@ -88,7 +89,9 @@ def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
         if strange:
             refuse_strangers(session, {portion.item}, portion.release)
         if faces or recoveries:
-            _record(session, portion, because, tombstone, faces, recoveries)
+            _record(session, portion, because, tombstone, faces, recoveries[:_MOST_ENDED])
+        for at in range(_MOST_ENDED, len(recoveries), _MOST_ENDED):
+            _record(session, portion, because, tombstone, [], recoveries[at : at + _MOST_ENDED])
     return len(faces)
 
 
@@ -217,7 +220,7 @@ def _record(
     if because.policy is not None:
         detail |= {"policy_sha256": because.policy.sha256().hex(), "retain_days": because.policy.retain_days}
     if recoveries:
-        detail["recoveries"] = recoveries[:100]
+        detail["recoveries"] = recoveries
     append(
         session,
         AuditEvent.KEY_SHREDDED,

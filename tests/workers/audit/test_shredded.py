@@ -27,7 +27,7 @@ from workers.audit.evidence import About, pack
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import Problem, Verification
-from workers.custody import proof, retention
+from workers.custody import proof, retention, shredding
 from workers.custody.holds import Target
 from workers.custody.policies import write_policies
 from workers.custody.roster import load_roster
@@ -92,6 +92,19 @@ def test_an_order_for_every_scope_agrees(world: World, verify: Verify) -> None:
     done(world, LIFT, Target(RELEASE, world.release))
     for about in (Target(FACE, world.items[0], 0), Target(ITEM, world.items[0]), Target(RELEASE, world.release)):
         done(world, SHRED, about)
+    assert words(verify()) == []
+
+
+def test_every_recovery_that_ends_with_its_keys_is_named(
+    world: World, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one event has no room for all of them."""
+    monkeypatch.setattr(shredding, "_MOST_ENDED", 2)
+    opened = {world.custodian().open(world.approved().id).recovery for _ in range(5)}
+    done(world, SHRED, Target(ITEM, world.items[0]))
+    told = [each["fields"]["detail"] for each in world.events() if each["event"] == "key:shredded"]
+    assert [(each["keys"], len(each["recoveries"])) for each in told] == [(3, 2), (0, 2), (0, 1)]
+    assert {UUID(recovery) for each in told for recovery in each["recoveries"]} == opened
     assert words(verify()) == []
 
 
