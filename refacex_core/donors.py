@@ -108,24 +108,31 @@ class DonorBank:
         looks: Looks,
         count: int,
         seed: bytes | None = None,
+        spare: int = 0,
     ) -> list[Donor]:
-        """`count` different donors in the order in which they are to be tried.
+        """`count` different donors in the order in which they are to be tried, and behind them up to `spare` for a face that none of
+        these make unlike itself.
 
         `random` draws, of the donors who are read as the face is between male and female, among the third that looks most like
-        it, mixes two of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; `matched`
-        takes those that look most like it; `stable` draws from the whole bank with `seed` alone, so that a subject keeps its
-        first choice from photograph to photograph. Donors near to the source's own code (128) are left out. `looks` is of
-        the one face.
+        it, mixes two of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; its
+        spare ones come from the third of the whole bank that looks most like the face. `matched` takes those that look most like it;
+        `stable` draws from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to photograph.
+        Donors near to the source's own code (128) are left out. `looks` is of the one face.
         """
         if policy is DonorPolicy.STABLE:
-            return self._stable(source_code, count, seed or secrets.token_bytes(16))
+            return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
         usable = distances(looks, self._looks)[0].argsort().cpu().numpy()
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
-        rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         if policy is DonorPolicy.MATCHED:
-            return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[:count]]
-        pool = usable[: max(int(alike[usable].sum()) // ALIKE, 2 * count)]
+            return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[: count + spare]]
+        read_alike = usable[: max(int(alike[usable].sum()) // ALIKE, 2 * count)]
+        anybody = usable[: max(len(usable) // ALIKE, 2 * spare)]
+        return self._draw(read_alike, source_code, count) + self._draw(anybody, source_code, spare)
+
+    def _draw(self, pool: NDArray[np.intp], source_code: NDArray[np.float32], count: int) -> list[Donor]:
+        """Of some draws from the pool, single donors and mixed ones, the `count` furthest from the source, the furthest first."""
+        rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         chosen: list[Donor] = []
         for _ in range(20 * _DRAWS * count):  # ends also where few donors differ enough
             if len(chosen) == _DRAWS * count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,11 @@ class Face:
         """Pixels, as detected."""
         return self.detection.box
 
+    @property
+    def best(self) -> float:
+        """The least cosine between the original and what a donor gave; infinite where none was tried."""
+        return min((c.similarity for c in self.candidates), default=math.inf)
+
 
 @dataclass
 class Job:
@@ -115,8 +121,8 @@ def released(job: Job, stego: Stego, anonymised: RGB | None) -> Released:
 
 def good(job: Job, face: Face) -> bool:
     """Whether a face needs no further donor. Policy `stable` keeps the first that may be released at all."""
-    enough = MOST_SIMILARITY if job.item.options.donor_policy is DonorPolicy.STABLE else GOOD_SIMILARITY
-    return any(c.similarity <= enough for c in face.candidates)
+    stable = job.item.options.donor_policy is DonorPolicy.STABLE
+    return face.best <= (MOST_SIMILARITY if stable else GOOD_SIMILARITY)
 
 
 def order(job: Job, face: Face) -> None:

@@ -44,6 +44,7 @@ from refacex_core.types import (
 from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
+SPARE_DONORS = 3  # tried for a face that none of those made unlike itself
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -128,7 +129,7 @@ class Core:
             if seed is not None and i:
                 seed += bytes([i])  # a subject's seed names one donor; others beside it get donors of their own
             policy = item.options.donor_policy
-            face.donors = self._bank.choose(policy, face.code, looks[i], DONORS_TRIED, seed)
+            face.donors = self._bank.choose(policy, face.code, looks[i], DONORS_TRIED, seed, SPARE_DONORS)
         return Job(item, rgb, faces, clock)
 
     def _align(self, rgb: RGB, found: Sequence[Detection]) -> list[Face]:
@@ -154,8 +155,10 @@ class Core:
 
     def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
-        for attempt in range(DONORS_TRIED):
-            open_ = [(j, f) for j, f in work if j.error is None and attempt < len(f.donors) and not good(j, f)]
+        for attempt in range(DONORS_TRIED + SPARE_DONORS):
+            spare = attempt >= DONORS_TRIED
+            waiting = [(j, f) for j, f in work if j.error is None and attempt < len(f.donors)]
+            open_ = [(j, f) for j, f in waiting if (f.best > MOST_SIMILARITY if spare else not good(j, f))]
             for start in range(0, len(open_), _BATCH):
                 self._replace_some(open_[start : start + _BATCH])
 
