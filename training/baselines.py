@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from refacex_core.donors import DonorAppearance
 from refacex_core.faces import align
 from refacex_core.faces.landmarks import oval_mask
-from refacex_core.gates import GOOD_SIMILARITY
-from refacex_core.pipeline import DONORS_TRIED
+from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS
 from refacex_core.recognisers import Recogniser
 from training.common import Crops
 
@@ -21,14 +21,14 @@ Find = Callable[[NDArray[np.uint8]], NDArray[np.float64] | None]
 
 @dataclass(frozen=True)
 class Pasted:
-    """What the baseline made of one image: the crop with the first donor, and with the best of up to five."""
+    """What the baseline made of one image: the crop with the first donor, and with the best of as many as the pipeline tries."""
 
     first: NDArray[np.uint8]
     gated: NDArray[np.uint8]
 
 
 class DonorPaste:
-    """Donors drawn by chance; `gated` goes on to the next donor, up to five, as the pipeline does, by the same recogniser."""
+    """Donors drawn by chance; `gated` goes on to the next donor as often as the pipeline does, by the same recogniser."""
 
     def __init__(self, donors: Crops, judge: Recogniser, find: Find, seed: int = 0) -> None:
         self._donors, self._judge, self._find = donors, judge, find
@@ -39,11 +39,12 @@ class DonorPaste:
         """`original` H x W x 3 with the five `points` (5 x 2) of the face to be replaced."""
         code = self._judge(align.crop(original, align.similarity(points))[None])[0]
         tries: list[tuple[float, NDArray[np.uint8]]] = []
-        for index in self._rng.permutation(len(self._donors))[:DONORS_TRIED]:
+        for index in self._rng.permutation(len(self._donors))[: DONORS_TRIED + SPARE_DONORS]:
+            best = min((similarity for similarity, _ in tries), default=1.0)
+            if best <= (GOOD_SIMILARITY if len(tries) < DONORS_TRIED else MOST_SIMILARITY):
+                break
             crop = self._paste(original, points, self._donors.image(int(index)))
             tries.append((float(self._judge(crop[None])[0] @ code), crop))
-            if tries[-1][0] <= GOOD_SIMILARITY:
-                break
         return Pasted(tries[0][1], min(tries, key=lambda t: t[0])[1])
 
     def _paste(
