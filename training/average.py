@@ -14,7 +14,8 @@ import torch
 
 from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser
-from training.common import RIGHTS, about_run
+from training.about import about_run
+from training.common import RIGHTS
 from training.shards import Faces
 from training.stages.anonymiser import TRAIN, VAL, evaluate
 

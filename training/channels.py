@@ -29,7 +29,8 @@ from refacex_core.stego.framing import SPREADS, STRENGTHS, Header, new_locator
 from refacex_core.stego.network import _ANNEX_K, FREQUENCIES, dct_matrix, from_grid, luma, to_grid
 from refacex_core.types import RGB, Profile
 from refacex_core.versions import CURRENT, MODELS
-from training.common import Crops, about_run
+from training.about import about_run
+from training.common import Crops
 from training.metrics import interval, psnr, ssim
 
 KEY = bytes(range(32))

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from refacex_core import weights
+from training.about import about_run
 
 
 class Crops:
@@ -279,34 +279,6 @@ RIGHTS = (
     "Trained on CelebA-HQ and LFW, which are for research use; train on your own data for commercial use. "
     "The weights hold no image of either set."
 )
-
-
-def about_run() -> dict[str, str]:
-    """Command line, git commit, torch version."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    words = list(sys.argv[1:])
-    for option, stand_in in (
-        ("--loss-networks", "WEIGHTS"),
-        ("--data", "DATA"),
-        ("--cache", "CACHE"),
-        ("--shards", "SHARDS"),
-        ("--out", "OUT"),
-        ("--results", "RESULTS"),
-    ):  # where they lie here is nobody's concern
-        if option in words:
-            words[words.index(option) + 1] = stand_in
-    spec = sys.modules["__main__"].__spec__
-    module = spec.name if spec else Path(sys.argv[0]).stem
-    return {
-        "command": " ".join(["python", "-m", module, *words]),
-        "commit": commit,
-        "torch": str(torch.__version__),
-    }
 
 
 def set_up(args: argparse.Namespace) -> np.random.Generator:

@@ -4,8 +4,8 @@
 
 Every image goes through the whole core as a user's would: file in, released file on disk, read again, recovered from the
 file alone. Beside it stands the donor-paste baseline on the same images, with one donor and with the pipeline's own gate.
-Writes `training/results/robust.json` and contact sheets (original | released | recovered | difference x 4) under `--out`: the
-first forty, and the ten that came back worst.
+Writes `training/results/robust.json` and, under `--out`, contact sheets (original | released | recovered | difference x 4) of the
+first forty and of the ten that came back worst, and a page with plots. `--folder` evaluates the images of a folder instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from refacex_core import images, recognisers
+from refacex_core import images
 from refacex_core.errors import CoreError, PayloadMismatch, WrongKey
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
@@ -32,10 +32,12 @@ from refacex_core.faces.landmarks import oval_mask
 from refacex_core.pipeline import Core
 from refacex_core.sealing import open_layout
 from refacex_core.types import Held, ItemInput, ItemKeys, ItemOptions, Profile, RecoveryKeys, Released, SealContext
+from training import page
+from training.about import about_run
 from training.baselines import DonorPaste
-from training.common import Crops, about_run, sheet, to_tensor
-from training.losses import Identity, lpips
-from training.metrics import interval, psnr, ssim
+from training.common import Crops, sheet, to_tensor
+from training.identities import Identities, Judges
+from training.metrics import frechet, interval, psnr, ssim
 
 SETS = {"lfw": "lfw-val", "celebahq": "celebahq256-val"}
 RECODE: dict[str, list[tuple[str, int]]] = {
@@ -73,7 +75,10 @@ def recode(data: bytes, how: list[tuple[str, int]]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="where the archives lie")
+    parser.add_argument(
+        "--folder", type=Path, help="images of your own, one face in the middle of each; figures go to `--out`"
+    )
     parser.add_argument("--loss-networks", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="for the donors of the baseline")
     parser.add_argument("--images", type=int, default=200)
@@ -87,6 +92,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
     parser.add_argument("--results", type=Path, default=Path("training/results"))
     args = parser.parse_args()
+    if (args.data is None) == (args.folder is None):
+        parser.error("either --data or --folder is needed")
+    if args.folder is not None and not args.folder.is_dir():
+        parser.error(f"{args.folder}: no such folder")
     core = Core.load()
     judges = Judges(args.loss_networks)
     result: dict[str, Any] = {
@@ -95,30 +104,17 @@ def main() -> None:
         "model_version": core.model_version, "profile": args.profile.value,
     }  # fmt: skip
     run = about_run()  # a set's own: two may be run side by side into one file, or apart
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"{args.profile.value}.json"
-    for name in args.sets:
-        figures = Evaluation(core, judges, args, name).run(args.data / f"{SETS[name]}.tar")
+    results: Path = args.out if args.folder else args.results
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{args.profile.value}.json"
+    sets = {args.folder.name: args.folder} if args.folder else {n: args.data / f"{SETS[n]}.tar" for n in args.sets}
+    for name, images_of in sets.items():
+        figures = Evaluation(core, judges, args, name).run(images_of)
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = {k: before[k] for k in SETS if k in before and before.get("model_version") == core.model_version}
         path.write_text(json.dumps({**result, **kept, name: {**run, **figures}}, indent=2) + "\n")
         print(json.dumps({name: figures}, indent=2))
-
-
-class Judges:
-    """Recognisers by name, and LPIPS."""
-
-    def __init__(self, folder: Path) -> None:
-        self._identity = Identity(folder)
-        self.lpips = lpips(folder)
-        self.sface, self._dlib = recognisers.sface(), recognisers.dlib()
-        self.names = ("sface", "dlib", "y1", "casia")
-
-    @torch.no_grad()
-    def __call__(self, crops: np.ndarray) -> dict[str, np.ndarray]:
-        """Unit vectors of crops (N x 256 x 256 x 3), by recogniser."""
-        y1, casia = self._identity(to_tensor(crops))
-        return {"sface": self.sface(crops), "dlib": self._dlib(crops), "y1": y1.numpy(), "casia": casia.numpy()}
+    print(page.write(args.out, results))
 
 
 class Evaluation:
@@ -131,14 +127,14 @@ class Evaluation:
         self.out.mkdir(parents=True, exist_ok=True)
         self.context = SealContext("evaluation", "", "", core.model_version, "default")
         self.values: dict[str, list[float]] = defaultdict(list)
-        self.vectors: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
-        self.others: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        self.identities = Identities()
+        self.features: dict[str, list[np.ndarray]] = defaultdict(list)
         self.rows: list[list[np.ndarray]] = []
         self.worst: list[tuple[float, list[np.ndarray]]] = []
         self.baseline = DonorPaste(Crops(args.cache, ["portraits-cc0"]), judges.sface, self._central)
 
     def run(self, archive: Path) -> dict[str, Any]:
-        """All figures of the set."""
+        """All figures of the set: a tar, or a folder."""
         outcomes: Counter[str] = Counter()
         previous: tuple[Released, np.ndarray] | None = None
         started = time.time()
@@ -154,6 +150,7 @@ class Evaluation:
             outcomes["released"] += 1
             path = self.out / f"{outcomes['released']:04d}.png"
             path.write_bytes(outcome.data)
+            path.with_suffix(".original").write_bytes(source)  # for `training.geometry`
             previous = self._one(source, path.read_bytes(), outcome, previous)
             if other is not None:
                 self._another_photograph(images.decode(other).rgb)
@@ -166,11 +163,21 @@ class Evaluation:
         return {
             "outcomes": dict(outcomes),
             **{k: interval(v) for k, v in sorted(self.values.items())},
-            "identity": self._identity(),
+            "frechet": {
+                kind: round(frechet(self.features["original"], made), 3)
+                for kind, made in self.features.items()
+                if kind != "original"
+            },
+            "identity": self.identities.figures(),
         }
 
     def _images(self, archive: Path) -> list[tuple[bytes, bytes | None]]:
         """The first images by name; for LFW one a person, with another photograph of them where there is one."""
+        if archive.is_dir():
+            files = sorted(
+                each for each in archive.iterdir() if each.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+            )
+            return [(each.read_bytes(), None) for each in files[: self.args.images]]
         with tarfile.open(archive) as tar:
 
             def read(name: str) -> bytes:
@@ -291,59 +298,21 @@ class Evaluation:
             "donor_paste": pasted.first,
             "donor_paste_gated": pasted.gated,
         }
-        for name, vectors in self.judges(np.stack(list(crops.values()))).items():
-            for kind, vector in zip(crops, vectors, strict=True):
-                self.vectors[name][kind].append(vector)
+        self.identities.add(list(crops), self.judges(np.stack(list(crops.values()))))
+        for kind, crop in crops.items():
+            self.features[kind].append(self.judges.features(crop))
 
     def _another_photograph(self, image: np.ndarray) -> None:
         """What the recognisers say of another photograph of whoever was released last."""
         there = self._central(image)
         if there is None or not self.values["face_found_again"][-1]:
             return
-        row = len(self.vectors["sface"]["original"]) - 1
-        for name, vectors in self.judges(align.crop(image, align.similarity(there))[None]).items():
-            self.others[name][row] = vectors[0]
+        self.identities.another(self.judges(align.crop(image, align.similarity(there))[None]))
 
     def _central(self, image: np.ndarray) -> np.ndarray | None:
         found = self.detector(image)
         middle = np.array(image.shape[1::-1]) / 2
         return min((d.points for d in found), key=lambda p: float(np.linalg.norm(p.mean(0) - middle)), default=None)
-
-    def _identity(self) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for name, kinds in self.vectors.items():
-            gallery = np.stack(kinds["original"])
-            impostor = float((gallery @ gallery.T)[~np.eye(len(gallery), dtype=bool)].mean())
-            entry: dict[str, Any] = {"impostor_cosine": round(impostor, 4), "gallery": len(gallery)}
-            known = sorted(self.others[name])
-            others = np.stack([self.others[name][i] for i in known]) if known else gallery[:0]
-            if known:
-                entry["genuine_cosine"] = interval((gallery[known] * others).sum(1).tolist())
-            for kind in [k for k in kinds if k != "original"]:
-                s = np.stack(kinds[kind]) @ gallery.T
-                if known:
-                    entry[kind] = self._against_another(np.stack(kinds[kind]), gallery, known, others)
-                entry.setdefault(kind, {})
-                entry[kind] |= {
-                    "cosine": interval(np.diag(s).tolist()),
-                    "rank1": interval((s.argmax(1) == np.arange(len(s))).astype(float).tolist()),
-                }
-                if known:
-                    span = entry["genuine_cosine"]["mean"] - impostor
-                    entry[kind]["leak"] = interval(((np.diag(s) - impostor) / span).tolist())
-            result[name] = entry
-        return result
-
-    def _against_another(
-        self, probes: np.ndarray, gallery: np.ndarray, known: list[int], others: np.ndarray
-    ) -> dict[str, Any]:
-        """Rank-1 where the gallery has another photograph of the person in the original's place."""
-        hits = []
-        for row, other in zip(known, others, strict=True):
-            s = probes[row] @ gallery.T
-            s[row] = probes[row] @ other
-            hits.append(float(s.argmax() == row))
-        return {"rank1_another_photograph": interval(hits)}
 
 
 def _middle(found: list[Detection], image: np.ndarray) -> Detection | None:

@@ -29,7 +29,8 @@ from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.pipeline import Core
 from refacex_core.types import Held, ItemInput, ItemOptions, Released, SealContext
-from training.common import about_run, to_tensor
+from training.about import about_run
+from training.common import to_tensor
 from training.evaluate import Keys
 from training.metrics import interval
 

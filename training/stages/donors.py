@@ -22,7 +22,8 @@ from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.payload.network import WINDOW
-from training.common import Crops, about_run, to_tensor
+from training.about import about_run
+from training.common import Crops, to_tensor
 
 #: Portraits with headscarf, cap, glasses, hair, a hard shadow or coloured light over the face, or a mark that tells its
 #: bearer, by their place in the set.

@@ -1,0 +1,120 @@
+"""What the evaluation computes, on figures whose truth is known, and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training import geometry, page
+from training.identities import Identities
+from training.metrics import frechet
+
+RNG = np.random.default_rng(0)
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_frechet_is_that_of_the_gaussians() -> None:
+    """Of independent coordinates: the means' distance, and of each the difference of both deviations, squared."""
+    x = RNG.normal(size=(4000, 3))
+    a, b = list(x), list(x * [1, 2, 3] + [1, 0, 0])
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(a, b) == pytest.approx(1 + 0 + 1 + 4, rel=0.08)
+
+
+def test_who_is_recognised() -> None:
+    """Forty strangers: of the first kind each is their own original, of the second somebody else entirely."""
+    people = Identities()
+    vectors = unit(RNG.normal(size=(40, 128)))
+    other = unit(RNG.normal(size=(40, 128)))
+    for i in range(40):
+        people.add(["original", "same", "new"], {"r": np.stack([vectors[i], vectors[i], other[i]])})
+        if i % 2:
+            people.another({"r": unit(vectors[i][None] + 0.05 * RNG.normal(size=(1, 128)))})
+    found = people.figures()["r"]
+    assert (found["gallery"], found["genuine_cosine"]["n"]) == (40, 20)
+    assert found["genuine_tar"]["mean"] == 1
+    for name in ("rank1", "rank5", "tar", "rank1_another_photograph"):
+        assert found["same"][name]["mean"] == 1
+        assert found["new"][name]["mean"] < 0.2
+    assert found["new"]["rank1"]["mean"] <= found["new"]["rank5"]["mean"]
+    assert found["same"]["leak"]["mean"] > 1 > 0.2 > abs(found["new"]["leak"]["mean"])
+    assert all(sum(shares) == pytest.approx(1, abs=1e-3) for shares in found["histograms"].values())
+
+
+def mesh() -> NDArray[np.float64]:
+    """Points that have a face's landmarks where a face has them, and depth."""
+    points = RNG.uniform(60, 190, (478, 3)) * [1, 1, 0.3]
+    for (left, right, top, bottom, iris), x in zip(geometry.EYES, (80, 140), strict=True):
+        points[left, :2], points[right, :2] = (x, 100), (x + 30, 100)
+        points[top, :2], points[bottom, :2], points[iris, :2] = (x + 15, 95), (x + 15, 105), (x + 15, 100)
+    return points
+
+
+def test_a_face_that_only_moved_keeps_everything() -> None:
+    a = mesh()
+    found = geometry.compare(a, 1.4 * a + [5, -3, 0])
+    assert found == pytest.approx(dict.fromkeys(found, 0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("axis", "name"), [(0, "pitch"), (1, "yaw"), (2, "roll")])
+def test_a_turned_head_is_turned(axis: int, name: str) -> None:
+    a = mesh()
+    vector = np.zeros(3)
+    vector[axis] = np.radians(12)
+    found = geometry.compare(a, a @ cv2.Rodrigues(vector)[0].T)
+    wanted = {
+        key: 12.0 if key == f"{name}_degrees" else 0.0 for key in ("pitch_degrees", "yaw_degrees", "roll_degrees")
+    }
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_part_that_moved_and_eyes_that_look_away() -> None:
+    a = mesh()
+    b = a.copy()
+    b[list(geometry.BROWS), 1] -= 9  # a tenth of the distance of the outer eye corners
+    for *_, iris in geometry.EYES:
+        b[iris, 0] += 30 * geometry.EYEBALL * np.sin(np.radians(20))
+    found = geometry.compare(a, b)
+    assert found["brows_shape"] == pytest.approx(0.1, rel=0.15)
+    assert found["mouth_shape"] < 0.02
+    assert found["gaze_degrees"] == pytest.approx(20, abs=1e-3)
+    left = geometry.EYES[0]
+    b[left[2], 1] -= 10
+    assert geometry.opening(b, left[:4]) == pytest.approx(20 / 30)
+
+
+def test_a_folder_is_measured_from_its_files(tmp_path: Path) -> None:
+    """Where the face is lost in the release, that counts, and nothing else of it does."""
+    for i in range(4):
+        for suffix in (".original", ".png"):
+            _, data = cv2.imencode(".png", np.full((64, 64, 3), 50 * i, np.uint8))
+            (tmp_path / f"{i:04d}{suffix}").write_bytes(data.tobytes())
+    calls = []
+
+    def find(rgb: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+        calls.append(int(rgb[0, 0, 0]))
+        return [] if calls == [0, 0] else [mesh() + RNG.normal(size=(478, 3))]
+
+    found = geometry.measure(tmp_path, find)
+    assert calls == [0, 0, 50, 50, 100, 100, 150, 150]
+    assert (found["found_again"]["mean"], found["found_again"]["n"], found["yaw_degrees"]["n"]) == (0.75, 4, 3)
+
+
+def test_the_page_shows_every_figure_of_the_results(tmp_path: Path) -> None:
+    results = Path("training/results")
+    text = page.write(tmp_path / "out", results).read_text()
+    robust = json.loads((results / "robust.json").read_text())
+    for name in ("lfw", "celebahq"):
+        for judge, entry in robust[name]["identity"].items():
+            assert f"<h4>{judge}, {entry['gallery']} people</h4>" in text
+    assert text.count("<svg") >= 8 and "NaN" not in text and "None" not in text
+    assert not re.findall(r'(?:src|href)="(?!\w+/sheet)', text), "nothing from elsewhere"
