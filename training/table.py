@@ -24,8 +24,9 @@ def main() -> None:
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
     measured = [result for result in found if "profile" in result]
     parts = [table(result) for result in sorted(measured, key=lambda result: result["profile"] != "robust")]
-    if (results / "channels.json").exists():
-        parts.append(channels(json.loads((results / "channels.json").read_text())))
+    for name, draw in (("geometry", geometry), ("attacks", attacks), ("channels", channels)):
+        if (results / f"{name}.json").exists():
+            parts.append(draw(json.loads((results / f"{name}.json").read_text())))
     README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
 
 
@@ -39,7 +40,9 @@ def table(result: dict[str, Any]) -> str:
     sets = [result[key] for key, _ in SETS]
     rows.append(row("images: released / held / failed", [outcomes(s["outcomes"]) for s in sets]))
     rows += [identity_row(sets, name, kind) for name in ("sface", "dlib") for kind in KINDS]
+    rows += [tar_row(sets, name) for name in ("sface", "dlib")]
     rows += [line for name in ("sface", "dlib") if (line := leak_row(sets, name)) is not None]
+    rows.append(row("Frechet distance: " + " / ".join(KINDS).replace("_", " "), [frechet(s["frechet"]) for s in sets]))
     missed = ("yunet", "centerface", "both")
     rows += [row(f"face missed by {n}", [percent(s[f"face_missed_by_{n}"]) for s in sets]) for n in missed]
     rows.append(row("face found again in the release", [percent(s["face_found_again"]) for s in sets]))
@@ -51,6 +54,65 @@ def table(result: dict[str, Any]) -> str:
     refused = [k for k in keys if k.startswith("refused_")]
     rows += [row(f"refused: {k[8:].replace('_', ' ')}", [percent(s[k]) for s in sets]) for k in refused]
     return "\n".join(rows)
+
+
+def geometry(result: dict[str, Any]) -> str:
+    """What of pose, expression and gaze is kept."""
+    found = [result[key] for key, _ in SETS]
+    rows = [
+        f"Between original and release, by {result['judge']} (shapes: shares of the distance of the outer eye corners):\n",
+        "| | " + " | ".join(label for _, label in SETS) + " |",
+        "|---|" + "---|" * len(SETS),
+    ]
+    for key in found[0]:
+        show = percent if key == "found_again" else lambda value: f"{cell(value, 3)} (n = {value['n']})"
+        rows.append(row(key.replace("_", " "), [show(each[key]) for each in found]))
+    return "\n".join(rows)
+
+
+def attacks(result: dict[str, Any]) -> str:
+    """What somebody without a key learns from releases."""
+    gallery, learnt = result["gallery"], result["pairs"]["lfw-train"]
+    inverter, retrained, linkage = result["inverter"], result["retrained_recogniser"], result["residual_linkage"]
+    both = ("sface", "dlib")
+    found = {
+        **{f"{name} as it is, rank-1": _range(result["untouched"][name]["rank1"]) for name in both},
+        "a recogniser retrained on the pairs, rank-1 before": _range(retrained["before"]["rank1"]),
+        "the same, after": _range(retrained["after"]["rank1"]),
+        **{f"a network that paints the original, rank-1 by {name}": _range(inverter[name]["rank1"]) for name in both},
+        "PSNR of what it paints (of the release)": f"{cell(inverter['psnr'], 1)} dB ({cell(inverter['psnr_of_the_release'], 1)})",
+        "the source's template, guessed from its donor, rank-1": _range(result["donor"]["rank1"]),
+        "two releases of one person by their residuals, AUC": _area(linkage["released_file"]),
+        "the same of the faces' crops, AUC": _area(linkage["released_face"]),
+        "two originals by the same, AUC": _area(linkage["original_face"]),
+        **{f"in the training data or not, by {name}, AUC": _area(result["membership"][name]) for name in both},
+        **{
+            f"raw bits that are right at the places of {name.replace('_', ' ')}": percent(value)
+            for name, value in result["extractor"].items()
+        },
+    }
+    what = f"Attacks without a key, learnt on {learnt} pairs of original and release, tried on {gallery} people"
+    head = [f"{what} (chance: {100 / gallery:.1f} %):\n", "| attack | result |", "|---|---|"]
+    return "\n".join(head + [row(label, [each]) for label, each in found.items()])
+
+
+def tar_row(sets: list[dict[str, Any]], name: str) -> str:
+    """How many releases a recogniser takes for their original at FAR 1e-3."""
+    cells = [_range(s["identity"][name]["released"]["tar"]) for s in sets]
+    return row(f"{name}, released: TAR at FAR 1e-3", cells)
+
+
+def frechet(values: dict[str, float]) -> str:
+    """In the order of the kinds."""
+    return " / ".join(f"{values[kind]:.1f}" for kind in KINDS)
+
+
+def _range(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} – {100 * value['high']:.1f}, n = {value['n']})"
+
+
+def _area(value: dict[str, float]) -> str:
+    return f"{value['auc']:.3f} ({value['low']:.3f} – {value['high']:.3f}, n = {value['n']})"
 
 
 def channels(result: dict[str, Any]) -> str:
