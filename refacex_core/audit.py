@@ -61,14 +61,12 @@ class Audit:
     ) -> Verdict:
         """Looks at a finished file (its pixels) as a stranger would.
 
-        Every face that either detector finds must be one that was replaced; each replaced face must still be found; none
-        may be nearer to its original (its code) than the cosine `most`.
+        Every face that either detector finds must be one that was replaced; each replaced face must still be found; none may be nearer
+        to its original (its code) than the cosine `most`, neither where the original lay nor where a detector finds the new one.
         """
         replaced = [box for _, box, _ in faces]
         first = self._first(seen)
-        crops = [align.crop(seen, geometry.matrix()) for geometry, _, _ in faces]
-        codes = self._recogniser(np.stack(crops)) if crops else np.zeros((0, 1), np.float32)
-        similar = tuple(float(a @ code) for a, (_, _, code) in zip(codes, faces, strict=True))
+        similar = tuple(self._similar(seen, face, first) for face in faces)
         missed = _unmatched([*first, *self._second(seen)], replaced)
         if missed:
             return Verdict(similar, HoldReason.FACE_MISSED, boxes=tuple(missed))
@@ -77,6 +75,15 @@ class Audit:
             return Verdict(similar, HoldReason.FACE_LOST, lost)
         alike = tuple(i for i, value in enumerate(similar) if value > most)
         return Verdict(similar, HoldReason.IDENTITY_LEAK if alike else None, alike)
+
+    def _similar(
+        self, seen: RGB, face: tuple[FaceGeometry, Box, NDArray[np.float32]], found: Sequence[Detection]
+    ) -> float:
+        """The greatest cosine to the original's code, by all the places that are taken for the face."""
+        geometry, box, code = face
+        matrices = [geometry.matrix(), *(align.similarity(d.points) for d in found if _overlaps(d.box, box))]
+        codes = self._recogniser(np.stack([align.crop(seen, matrix) for matrix in matrices]))
+        return float((codes @ code).max())
 
 
 def _is_cut(face: Detection, height: int, width: int) -> bool:

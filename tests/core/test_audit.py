@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from refacex_core import images
-from refacex_core.audit import Unfit
+from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorAppearance, DonorBank
+from refacex_core.faces import align
 from refacex_core.faces.detect import Detection, same_face, suppress
 from refacex_core.pipeline import Core
+from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import Box, DonorPolicy, Failed, Held, HoldReason, ItemOptions, Released
 from tests.core.conftest import Vault
 
@@ -127,3 +129,21 @@ def test_every_policy_releases(core: Core, vault: Vault, photographs: dict[str, 
     item = vault.item(photographs["astronaut"], ItemOptions(donor_policy=policy, donor_seed=b"subject"))
     (outcome,) = core.anonymise([item])
     assert isinstance(outcome, Released), outcome
+
+
+def test_a_face_is_compared_where_a_stranger_finds_it() -> None:
+    """In its old place it is somebody else; where the detector finds it now, it is itself again."""
+    seen = np.zeros((400, 400, 3), np.uint8)
+    seen[:, 150:] = 255
+    geometry = FaceGeometry.from_matrix(align.similarity(align.TEMPLATE - [60, 0]))  # mostly in the dark
+    detection = Detection((80, 60, 120, 160), align.TEMPLATE + [100, 40], 0.9)
+
+    def of_light(crops: np.ndarray) -> np.ndarray:
+        light = crops.mean((1, 2, 3))[:, None] > 128
+        return np.where(light, [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float32)
+
+    audit = Audit(lambda _: [detection], lambda _: [], of_light)  # type: ignore[arg-type]
+    face = (geometry, detection.box, np.array([1, 0], np.float32))
+    assert of_light(align.crop(seen, geometry.matrix())[None])[0, 0] == 0
+    verdict = audit(seen, [face], 0.3)
+    assert (verdict.similar, verdict.reason, verdict.faces) == ((1.0,), HoldReason.IDENTITY_LEAK, (0,))
