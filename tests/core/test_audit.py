@@ -136,7 +136,7 @@ def test_a_face_is_compared_where_a_stranger_finds_it() -> None:
     seen = np.zeros((400, 400, 3), np.uint8)
     seen[:, 150:] = 255
     geometry = FaceGeometry.from_matrix(align.similarity(align.TEMPLATE - [60, 0]))  # mostly in the dark
-    detection = Detection((80, 60, 120, 160), align.TEMPLATE + [100, 40], 0.9)
+    detection = Detection((80, 60, 120, 160), align.TEMPLATE + np.array([100.0, 40.0]), 0.9)
 
     def of_light(crops: np.ndarray) -> np.ndarray:
         light = crops.mean((1, 2, 3))[:, None] > 128
