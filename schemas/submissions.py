@@ -14,6 +14,7 @@ from schemas.requests import signed_message
 
 WHAT_SUBMISSION = "refacex submission"
 NOBODY = UUID(int=0)
+VOUCHES = 8  # the version of a UUID that says what it was made from (RFC 9562, 5.8); pseudonyms of before revision 0009 are random
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ class SubmissionTerms:
 def subjects_sha256(shown: Iterable[tuple[UUID, UUID | None]]) -> str:
     """SHA-256 (hex) over who is shown: each item's id and its subject's pseudonym, zeros where it has none."""
     return _sha256(*(item.bytes + (subject or NOBODY).bytes for item, subject in shown))
+
+
+def pseudonym_of(tenant: str, reference: str, salt: bytes) -> UUID:
+    """The pseudonym that this reference has with this salt (32 bytes): the first 128 bits of their SHA-256, as a UUID of version 8.
+
+    Whoever knows a pseudonym, from the trail, a key or what an officer signed, knows by it whom it stands for as long as reference and
+    salt exist, and nothing once they are erased.
+    """
+    octets = bytearray(
+        hashlib.sha256(salt + hashlib.sha256(tenant.encode()).digest() + reference.encode()).digest()[:16]
+    )
+    octets[6], octets[8] = octets[6] & 0x0F | VOUCHES << 4, octets[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(octets))
 
 
 def submission_message(terms: SubmissionTerms) -> bytes:

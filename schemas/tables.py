@@ -20,6 +20,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
+    SmallInteger,
     UniqueConstraint,
     text,
 )
@@ -140,7 +141,8 @@ class SealedKey(Base):
     """A key of an attempt, sealed to the custody key. Release workers may insert; only the custodian reads `wrapped`.
 
     The custodian takes the keys of the item's *published* attempt, so a loser's keys need not be marked by the worker;
-    the reconciler marks them `superseded`. `face` is -1 for the layout key.
+    the reconciler marks them `superseded`. `face` is -1 for the layout key. `context`: the version of what it is bound to
+    (`schemas.contexts`).
     """
 
     __tablename__ = "sealed_keys"
@@ -159,6 +161,7 @@ class SealedKey(Base):
     suite: Mapped[str]
     custody_key_id: Mapped[str]
     wrapped: Mapped[bytes | None] = mapped_column(deferred=True)
+    context: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
     state: Mapped[KeyState] = mapped_column(server_default=text("'live'"))
     created_at: Mapped[datetime] = now()
 

@@ -34,7 +34,7 @@ from schemas.requests import (
     withdraw_message,
 )
 from schemas.states import AttemptState, Decision, ItemState, RequestState, Urgency
-from schemas.submissions import SubmissionTerms, subjects_sha256
+from schemas.submissions import VOUCHES, SubmissionTerms, pseudonym_of, subjects_sha256
 from schemas.tables import Attempt, Item, Release, SealedKey, Subject
 from tests.conftest import Database
 from workers.audit import append
@@ -51,7 +51,6 @@ from workers.custody.tickets import TicketSigner
 from workers.recoveries import decisions, service
 from workers.recoveries import people as people_of
 from workers.recoveries.policies import set_policy
-from workers.releases.subjects import pseudonym_of
 from workers.strangers import column_json
 
 Sessions = sessionmaker[Session]
@@ -120,6 +119,19 @@ class World:
 
     def as_(self, role: str) -> Sessions:
         return sessions(self.database.url_for(role))
+
+    def context(self, item: UUID, face: int) -> KeyContext:
+        """What a key of the item is bound to."""
+        return KeyContext.of(
+            tenant=self.tenant,
+            release=self.release,
+            item=item,
+            attempt=self.attempts[item],
+            model_version=MODEL,
+            policy=POLICY,
+            face=None if face == LAYOUT_FACE else face,
+            subject=self.one(select(Item.subject_id).where(Item.id == item)),
+        )
 
     def owner(self, *statements: str) -> None:
         """What the database owner can do: anything, the guards switched off."""
@@ -278,6 +290,20 @@ def build(database: Database, folder: Path, *, people: bool = True) -> World:
     return world
 
 
+def seal_as_before(world: World) -> None:
+    """The keys as a release worker of before revision 0009 would have sealed them: bound to no subject."""
+    public = keys.load(world.folder / "custody.json", keys.FileKind.CUSTODY).of(keys.KeyType.X25519)
+    to = keys.PublicKey(public.id, public.public)
+    for (item, face), key in world.secrets.items():
+        again = seal_key(to, key, replace(world.context(item, face), v=1)).hex()
+        change = (
+            f"UPDATE sealed_keys SET wrapped = '\\x{again}', context = 1 WHERE item_id = '{item}' AND face = {face}"  # noqa: S608  this file's own words
+        )
+        world.owner(
+            "ALTER TABLE sealed_keys DISABLE TRIGGER USER", change, "ALTER TABLE sealed_keys ENABLE TRIGGER USER"
+        )
+
+
 def submit(world: World) -> None:
     """The release with its two images, released."""
     with world.as_("gateway").begin() as session:
@@ -315,6 +341,7 @@ def submit(world: World) -> None:
         detail = {"tenant": world.tenant, "items": len(world.items), "profile": "robust", "format": "png"}
         terms = SubmissionTerms(world.release, world.tenant, POLICY, "sam", world.items, world.names, world.salt)
         detail |= {"donors": "random", "policy": POLICY, "names_sha256": terms.names_sha256()}
+        detail["pseudonyms"] = VOUCHES
         detail["subjects_sha256"] = subjects_sha256(zip(world.items, [world.subject, None], strict=True))
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=world.release, detail=detail)
     for item in world.items:
@@ -337,15 +364,7 @@ def _release_item(world: World, item: UUID) -> None:
         )
         for face in (LAYOUT_FACE, 0, 1):
             key = world.secrets[item, face] = secrets.token_bytes(32)
-            context = KeyContext.of(
-                tenant=world.tenant,
-                release=world.release,
-                item=item,
-                attempt=attempt,
-                model_version=MODEL,
-                policy=POLICY,
-                face=None if face == LAYOUT_FACE else face,
-            )
+            context = world.context(item, face)
             session.execute(
                 insert(SealedKey).values(
                     attempt_id=attempt,

@@ -196,7 +196,7 @@ def by_beginning(session: Session, column: InstrumentedAttribute[UUID], given: s
         return UUID(given)
     except ValueError:
         pass
-    if len(given) < 4:
+    if len(given) < 4 or not given.isascii():
         return None
     begins = cast(column, String).startswith(given.lower(), autoescape=True)
     found = session.scalars(select(column).where(begins).limit(2)).all()

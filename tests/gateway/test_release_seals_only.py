@@ -27,10 +27,9 @@ from gateway.deal import deal
 from gateway.engines import Engines
 from gateway.engines.seaweed import s3_client
 from gateway.provision import DATABASE, Home, S3Identity, create_keys, environments, read_env, write_env
-from schemas.contexts import KeyContext
 from schemas.tables import SealedKey
 from tests.conftest import Brokers, Buckets, Database
-from tests.governance import MODEL, POLICY, World, build
+from tests.governance import World, build
 from workers.app import make_app
 from workers.custody import keys
 from workers.custody.errors import KeyFileCorrupt, KeyUnknown, KmsRefused, Unwrappable
@@ -100,7 +99,7 @@ def test_none_of_its_files_is_a_key_ring_or_opens_anything(stolen: Stolen) -> No
     with stolen.world.as_("custodian")() as session:
         rows = session.scalars(select(SealedKey).options(undefer(SealedKey.wrapped))).all()
     for row in rows:
-        context = _context(stolen.world, row.item_id, row.face)
+        context = stolen.world.context(row.item_id, row.face)
         for secret in secrets:
             with pytest.raises(Unwrappable):
                 open_sealed(secret, bytes(row.wrapped or b""), context.canonical())
@@ -282,7 +281,7 @@ def test_kms_encrypts_for_it_and_decrypts_for_the_custodian_alone(
     kms_users: tuple[str, KmsClients, KmsClients, Any], stolen: Stolen
 ) -> None:
     arn, release, custodian, client = kms_users
-    context = _context(stolen.world, stolen.world.items[0], 0)
+    context = stolen.world.context(stolen.world.items[0], 0)
     sealed = KmsSealer(arn, release).seal(bytes(range(32)), context)
     with pytest.raises(KmsRefused, match="403"):  # moto's code for what AWS calls AccessDeniedException
         KmsUnwrapper([arn], release).unwrap(sealed, context)
@@ -303,15 +302,3 @@ def test_kms_encrypts_for_it_and_decrypts_for_the_custodian_alone(
         with pytest.raises(ClientError) as refused:
             getattr(client, name)(**arguments)
         assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403, name
-
-
-def _context(world: World, item: UUID, face: int) -> KeyContext:
-    return KeyContext.of(
-        tenant="acme",
-        release=world.release,
-        item=item,
-        attempt=world.attempts[item],
-        model_version=MODEL,
-        policy=POLICY,
-        face=None if face < 0 else face,
-    )

@@ -321,12 +321,29 @@ COMPARISONS: tuple[Comparison, ...] = (
         "i.least <> t.release OR i.most <> t.release THEN 'key:shredded as of another release than its item was made in'",
     ),
     compare(
+        "why keys were shredded",
+        (Tag.KEY_SHREDDED, Tag.ORDER_GIVEN),
+        "'event ' || t.seq",
+        "(SELECT *, min(seq) FILTER (WHERE detail ->> 'reason' <> 'tombstone') OVER (PARTITION BY item) AS first FROM told "
+        f"WHERE event = 'key:shredded') AS t LEFT JOIN (SELECT * FROM {first('t.request_hash')} AS o WHERE o.event = 'order:given') AS o "
+        "ON o.request_hash = t.request_hash",
+        "t.detail ? 'order' AND NOT coalesce(o.seq < t.seq, false) THEN 'key:shredded by an order that the trail does not know before it'",
+        "o.seq IS NOT NULL AND CASE o.detail ->> 'scope' WHEN 'subject' THEN t.subject IS DISTINCT FROM o.subject WHEN 'release' THEN "
+        "t.release IS DISTINCT FROM o.release ELSE t.item IS DISTINCT FROM o.item END "
+        "THEN 'key:shredded by an order for something else'",
+        "o.detail ->> 'scope' = 'face' AND t.detail -> 'faces' NOT IN (jsonb_build_array(o.detail -> 'face'), '[]') "
+        "THEN 'key:shredded by an order for another face'",
+        "t.detail ->> 'reason' = 'tombstone' AND NOT t.detail ?| ARRAY['order', 'policy_sha256'] AND NOT coalesce(t.first < t.seq, false) "
+        "THEN 'key:shredded as what came back, and the trail does not say that it was shredded before'",
+    ),
+    compare(
         "keys whose time was over",
         (Tag.KEY_SHREDDED, Tag.RELEASE_SUBMITTED, Tag.RELEASE_FINISHED, Tag.RELEASE_CANCELLED),
         "'event ' || t.seq",
         # What the custodian signed of its own policy counts; of before it did, the least that any version in the trail says.
         f"(SELECT t.*, CASE WHEN {number('retain_days')} IS NOT NULL THEN greatest(0, least({number('retain_days')}, 1000000)) END AS days "
-        "FROM told AS t WHERE t.event = 'key:shredded' AND t.detail ->> 'reason' = 'retention') AS t LEFT JOIN (SELECT release, "
+        "FROM told AS t WHERE t.event = 'key:shredded' AND (t.detail ->> 'reason' = 'retention' OR t.detail ? 'policy_sha256')) AS t "
+        "LEFT JOIN (SELECT release, "
         "min(seq) FILTER (WHERE event <> 'release:submitted') AS ended, greatest(min(at) FILTER (WHERE event <> 'release:submitted'), "
         "min(at) FILTER (WHERE event = 'release:submitted')) AS at, (array_agg(detail ->> 'policy' ORDER BY seq))[1] AS policy, "
         "(array_agg(detail ->> 'tenant' ORDER BY seq))[1] AS tenant FROM told WHERE event <> 'key:shredded' GROUP BY release) AS e "
@@ -493,14 +510,18 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     compare(
         "subjects",
-        (Tag.SUBJECT_ERASED,),
+        (Tag.SUBJECT_ERASED, Tag.RELEASE_SUBMITTED),
         row("subject", "s.id", "t.subject"),
-        "(SELECT s.*, EXISTS (SELECT FROM items AS i WHERE i.subject_id = s.id) AS shown, substring(sha256(s.salt || "
-        "sha256(convert_to(s.tenant, 'UTF8')) || convert_to(s.reference, 'UTF8')) FROM 1 FOR 16) AS made FROM subjects AS s) AS s "
-        "FULL JOIN told AS t ON t.subject = s.id::text AND s.erased_at IS NOT NULL",
-        "s.reference IS NOT NULL AND (s.salt IS NOT NULL OR get_byte(uuid_send(s.id), 6) / 16 = 8) AND uuid_send(s.id) IS DISTINCT FROM "
-        "set_byte(set_byte(s.made, 6, get_byte(s.made, 6) % 16 + 128), 8, get_byte(s.made, 8) % 64 + 128) "
-        "THEN 'its pseudonym was made for another reference than it has now'",
+        # Pseudonyms of before are random: those that a release showed before any said how its pseudonyms were made.
+        "(WITH before AS (SELECT release FROM told WHERE event = 'release:submitted' AND seq < coalesce((SELECT min(seq) FROM told "
+        "WHERE detail ? 'pseudonyms'), 9223372036854775807)) SELECT s.*, EXISTS (SELECT FROM items AS i WHERE i.subject_id = s.id) "
+        "AS shown, EXISTS (SELECT FROM items AS i JOIN before AS b ON b.release = i.release_id::text WHERE i.subject_id = s.id) AS older, "
+        "substring(sha256(s.salt || sha256(convert_to(s.tenant, 'UTF8')) || convert_to(s.reference, 'UTF8')) FROM 1 FOR 16) AS made "
+        "FROM subjects AS s) AS s FULL JOIN (SELECT * FROM told WHERE event = 'subject:erased') AS t "
+        "ON t.subject = s.id::text AND s.erased_at IS NOT NULL",
+        "s.reference IS NOT NULL AND NOT (s.older AND s.salt IS NULL AND get_byte(uuid_send(s.id), 6) / 16 <> 8) AND uuid_send(s.id) IS "
+        "DISTINCT FROM set_byte(set_byte(s.made, 6, get_byte(s.made, 6) % 16 + 128), 8, get_byte(s.made, 8) % 64 + 128) "
+        "THEN 'its pseudonym was not made for the reference that it has'",
         "NOT s.shown THEN 'no image shows it'",
         alone=(
             "s.erased_at IS NOT NULL AND t.seq IS NULL THEN 'erased, and the trail does not say so'",

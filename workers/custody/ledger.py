@@ -42,6 +42,7 @@ PINNED = "pinned"
 SPENT = "spent"
 SHREDDED = "shredded"
 _START = "0" * 64
+_REASONS = ("order", "policy_sha256", "retain_days")
 _Entry = dict[str, Any]
 
 
@@ -98,6 +99,7 @@ class _Known:
     spent: dict[UUID, tuple[UUID, UUID]] = field(default_factory=dict)
     whole: dict[UUID, str] = field(default_factory=dict)
     faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
+    why: dict[str, _Entry] = field(default_factory=dict)
     orders: dict[UUID, Answered] = field(default_factory=dict)
     holds: Holds = field(default_factory=Holds)
 
@@ -167,6 +169,12 @@ class Ledger:
         found = [known.tombstone(portion.item, face) for face in portion.faces]
         return None if None in found else found[0]
 
+    def why(self, tombstone: str) -> dict[str, Any]:
+        """Why a line buried what it names: the `order`, or the `policy_sha256` and `retain_days`; nothing in lines of before it was said.
+        Raises LedgerInvalid.
+        """
+        return self._read().why.get(tombstone, {})
+
     def buried(self) -> dict[UUID, tuple[int, ...] | None]:
         """Every item with a tombstone, and the faces that it names; None: all its keys. Raises LedgerInvalid."""
         known = self._read()
@@ -210,8 +218,10 @@ class Ledger:
         entry = {"kind": PINNED, "file": file.value, "sha256": sha256}
         self._append(lambda known: [] if known.pinned.get(file) == sha256 else [entry])
 
-    def record_shredded(self, portions: Sequence[Portion], terms: OrderTerms | None = None) -> None:
-        """Writes, once, the tombstones of these keys, and that this was the order for them; on disk when it returns.
+    def record_shredded(
+        self, portions: Sequence[Portion], terms: OrderTerms | None = None, policy: _Entry | None = None
+    ) -> None:
+        """Writes, once, the tombstones of these keys, and that this was the order, or what the `policy`, for them; on disk when it returns.
 
         Raises Held, and writes nothing, where a hold forbids one of them; LedgerInvalid.
         """
@@ -220,7 +230,7 @@ class Ledger:
             held = known.holds.covering(portions)
             if held:
                 raise Held(", ".join(sorted(map(str, held))[:3]))
-            made = [entry for portion in portions for entry in _tombstones(known, portion, terms)]
+            made = [entry for portion in portions for entry in _tombstones(known, portion, terms, policy)]
             return made + _answers(known, terms, Outcome.SHRED)
 
         self._append(entries)
@@ -331,9 +341,12 @@ def _beginning(known: _Known, recalled: Recalled | None) -> list[_Entry]:
     return made
 
 
-def _tombstones(known: _Known, portion: Portion, terms: OrderTerms | None) -> list[_Entry]:
+def _tombstones(
+    known: _Known, portion: Portion, terms: OrderTerms | None, policy: _Entry | None = None
+) -> list[_Entry]:
     """The lines that bury what is not buried yet."""
     entry: _Entry = {"kind": SHREDDED, "item": str(portion.item), "order": str(terms.id) if terms else None}
+    entry |= policy or {}
     if portion.item in known.whole:
         return []
     if portion.faces is None:
@@ -385,6 +398,7 @@ def _learn_entry(known: _Known, entry: _Entry) -> None:
         known.spent[UUID(entry["request"])] = UUID(entry["ticket"]), UUID(entry["recovery"])
     elif entry["kind"] == SHREDDED:
         item, faces = UUID(entry["item"]), entry["faces"] if "faces" in entry else [entry["face"]]
+        known.why[known.last] = {name: entry[name] for name in _REASONS if entry.get(name) is not None}
         if faces is None:
             known.whole.setdefault(item, known.last)
         else:

@@ -21,7 +21,8 @@ from schemas.audit import AuditEvent
 from schemas.messages import TaskName, outbox_row
 from schemas.orders import OrderTerms, order_message
 from schemas.states import OrderKind, OrderScope, OrderState
-from schemas.tables import CustodyOrder, Outbox
+from schemas.submissions import pseudonym_of
+from schemas.tables import CustodyOrder, Outbox, Subject
 from workers.alerts import AlertKind, raise_alert
 from workers.audit import append
 from workers.custody import proof, scope
@@ -154,10 +155,18 @@ def _decide(custodian: Custodian, terms: OrderTerms) -> None:
 
 
 def _as_submitted(session: Session, target: Target, tenant: str, portions: Sequence[Portion]) -> bool:
-    """Whether what the order is about has the items, and these show whom, that the trail says: who owns the rows could leave some out."""
+    """Whether what the order is about is the tenant's, has the items, and these show whom, that the trail says: who owns the rows could
+    leave some out.
+    """
+    releases = {portion.release for portion in portions}
     if target.scope is OrderScope.SUBJECT:
-        return proof.tenants_items_hold(session, tenant)
-    releases = {target.id} if target.scope is OrderScope.RELEASE else {portion.release for portion in portions}
+        subject = session.get_one(Subject, target.id)
+        if subject.salt and subject.id != pseudonym_of(tenant, subject.reference or "", bytes(subject.salt)):
+            return False
+        if not proof.tenants_items_hold(session, tenant):
+            return False
+    elif target.scope is OrderScope.RELEASE:
+        releases.add(target.id)
     return all(proof.items_hold(session, release) for release in releases)
 
 

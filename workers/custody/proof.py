@@ -44,12 +44,15 @@ ONE_SNAPSHOT = {"isolation_level": "REPEATABLE READ"}
 
 @dataclass(frozen=True)
 class Opened:
-    """A live key's row: whether it opens as the row, its item and its release claim; None: nobody here has what it was sealed to."""
+    """A live key's row: whether it opens as the row, its item, its release and its subject claim; None: nobody here has what it was
+    sealed to.
+    """
 
     key: UUID
     item: UUID
     face: int
     release: UUID
+    subject: UUID | None
     proven: bool | None
 
 
@@ -79,17 +82,17 @@ def live_keys(session: Session, unwrapper: Unwrapper, items: Iterable[UUID], *, 
     """Every key of these items that was not shredded, of every attempt, tried; `lock`ed until the transaction ends. Raises what an
     unwrapper does where it cannot be asked.
     """
-    query = select(SealedKey, Attempt, Release).join(Attempt, Attempt.id == SealedKey.attempt_id)
+    query = select(SealedKey, Attempt, Release, Item.subject_id).join(Attempt, Attempt.id == SealedKey.attempt_id)
     query = query.join(Item, Item.id == Attempt.item_id).join(Release, Release.id == Item.release_id)
     query = query.where(SealedKey.item_id.in_(items), SealedKey.wrapped.is_not(None)).order_by(SealedKey.id)
     query = query.options(undefer(SealedKey.wrapped)).execution_options(populate_existing=True)
-    for sealed, attempt, release in session.execute(query.with_for_update(of=SealedKey) if lock else query):
+    for sealed, attempt, release, subject in session.execute(query.with_for_update(of=SealedKey) if lock else query):
         proven: bool | None = attempt.item_id == sealed.item_id
         try:
-            unwrap_row(unwrapper, sealed, attempt, release)
+            unwrap_row(unwrapper, sealed, attempt, release, subject)
         except (Unwrappable, KeyUnknown) as error:
             proven = None if isinstance(error, KeyUnknown) else False
-        yield Opened(sealed.id, sealed.item_id, sealed.face, release.id, proven)
+        yield Opened(sealed.id, sealed.item_id, sealed.face, release.id, subject, proven)
 
 
 def ended_at(session: Session, release: UUID) -> datetime | None:
@@ -125,7 +128,7 @@ def items_hold(session: Session, release: UUID) -> bool:
 
 def tenants_items_hold(session: Session, tenant: str) -> bool:
     """The same of every release that is the tenant's by the trail, or by the rows, and showed somebody; but for those of which the trail
-    knows no item: nothing was made of them, and anybody who stole the gateway's role could invent them.
+    knows no keys: nothing was made of them, and anybody who stole the gateway's role could invent them.
     """
     first: dict[UUID, dict[str, Any]] = {}
     for event in events_of(session, (AuditEvent.RELEASE_SUBMITTED,)):
@@ -141,7 +144,7 @@ def tenants_items_hold(session: Session, tenant: str) -> bool:
     for at in range(0, len(releases), _CHUNK):
         shown = _shown(session, releases[at : at + _CHUNK])
         other |= {release for release in releases[at : at + _CHUNK] if said[release] != shown.get(release)}
-    return not any(_told(session, release, _OF_ITEMS) for release in other)
+    return not any(_told(session, release, (AuditEvent.ITEM_COMMITTED,)) for release in other)
 
 
 def _shown(session: Session, releases: Sequence[UUID]) -> dict[UUID, str]:
@@ -173,7 +176,7 @@ def _unknown(session: Session, portions: Sequence[Portion]) -> set[UUID]:
     for release, items in wanted.items():
         tenant = session.execute(select(Release.tenant).where(Release.id == release)).scalar_one_or_none()
         said = _submitted(session, release) or {}
-        known = {each["fields"].get("item") for each in _told(session, release, _OF_ITEMS)}
+        known = {str(each["fields"].get("item")) for each in _told(session, release, _OF_ITEMS)}
         ours = said.get("tenant", tenant) == tenant
         unknown |= {item for item in items if not ours or str(item) not in known}
     return unknown

@@ -77,8 +77,9 @@ def retain(custodian: Custodian, release_id: UUID) -> Retention:
     holds = custodian.ledger.holds()
     ours = [portion for portion in portions if portion.item not in strange]
     free = [portion for portion in ours if not holds.covering([portion])]
-    custodian.ledger.record_shredded(free)
-    keys, finished = shred_some(custodian, free, target, Because(Reason.RETENTION, policy=policy))
+    because = Because(Reason.RETENTION, policy=policy)
+    custodian.ledger.record_shredded(free, policy=because.why)
+    keys, finished = shred_some(custodian, free, target, because)
     with custodian.sessions.begin() as session:
         if not finished:
             ask(session, [release_id])

@@ -76,6 +76,7 @@ class Joined(NamedTuple):
     sealed: SealedKey
     attempt: Attempt
     release: Release
+    subject: UUID | None
 
 
 @dataclass(frozen=True)
@@ -339,12 +340,12 @@ class KeyOffice:
 
     def _open(self, row: Joined, tally: Tally) -> bytes | None:
         """The key of a row; None where it has a tombstone or does not open, which the tally notes."""
-        sealed, attempt, release = row
+        sealed = row.sealed
         if self.ledger.shredded(sealed.item_id, sealed.face):
             tally.buried += 1
             return None
         try:
-            key = unwrap_row(self.unwrapper, sealed, attempt, release)
+            key = unwrap_row(self.unwrapper, *row)
         except (Unwrappable, KeyUnknown) as error:
             tally.failures.append(Failure(sealed.item_id, sealed.face, sealed.custody_key_id, error.code))
             return None
@@ -393,7 +394,7 @@ def _joined(session: Session, query: Any) -> list[Joined]:
 
 
 def _rows() -> Any:  # a Select, which is written in another way for each version of SQLAlchemy
-    query = select(SealedKey, Attempt, Release).join(Attempt, Attempt.id == SealedKey.attempt_id)
+    query = select(SealedKey, Attempt, Release, Item.subject_id).join(Attempt, Attempt.id == SealedKey.attempt_id)
     query = query.join(Item, Item.id == Attempt.item_id).join(Release, Release.id == Item.release_id)
     return query.options(undefer(SealedKey.wrapped))
 

@@ -258,7 +258,7 @@ class Custodian:
         if row is None or row.Release.tenant != terms.tenant or row.Release.id != terms.release:
             raise Refused(Refusal.ITEM)
         wanted = [LAYOUT_FACE, *sorted(each.face for each in terms.faces if each.item == item_id)]
-        keys = {face: self._unwrap(session, row.Release, row.Attempt, face) for face in wanted}
+        keys = {face: self._unwrap(session, row.Release, row.Attempt, row.Item.subject_id, face) for face in wanted}
         return BundleItem(
             item=item_id,
             object_key=row.Attempt.object_key,
@@ -269,7 +269,7 @@ class Custodian:
             face_keys=keys,
         )
 
-    def _unwrap(self, session: Session, release: Release, attempt: Attempt, face: int) -> bytes:
+    def _unwrap(self, session: Session, release: Release, attempt: Attempt, subject: UUID | None, face: int) -> bytes:
         if self.ledger.shredded(attempt.item_id, face):
             raise Refused(Refusal.KEY_SHREDDED)
         query = select(SealedKey).where(SealedKey.attempt_id == attempt.id, SealedKey.face == face)
@@ -279,7 +279,7 @@ class Custodian:
         if row.state is KeyState.SHREDDED or row.wrapped is None:
             raise Refused(Refusal.KEY_SHREDDED)
         try:
-            return unwrap_row(self.unwrapper, row, attempt, release)
+            return unwrap_row(self.unwrapper, row, attempt, release, subject)
         except (Unwrappable, KeyUnknown) as error:
             raise Refused(Refusal.KEY_FOREIGN) from error
 

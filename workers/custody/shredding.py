@@ -74,14 +74,20 @@ class Because:
         """The order's SHA-256, as the trail names it."""
         return self.order.sha256 if self.order else None
 
+    @property
+    def why(self) -> dict[str, Any]:
+        """What trail and ledger say of it."""
+        if self.policy is not None:
+            return {"policy_sha256": self.policy.sha256().hex(), "retain_days": self.policy.retain_days}
+        return {} if self.order is None else {"order": str(self.order.id)}
+
 
 def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
     """Shreds the keys of one item that have their tombstones, and what was opened with them, in one transaction with its
     event; gives how many keys that were. Does nothing where there is no tombstone, or nothing left. A key that does not open as what
     its rows say stays, with an alert: somebody put it there.
     """
-    tombstone = custodian.ledger.tombstone(portion)
-    if tombstone is None:
+    if custodian.ledger.tombstone(portion) is None:
         return 0
     with custodian.sessions.begin() as session:
         faces, strange = _shred_keys(session, custodian.unwrapper, portion, because.reason)
@@ -89,9 +95,9 @@ def shred(custodian: Shredder, portion: Portion, because: Because) -> int:
         if strange:
             refuse_strangers(session, {portion.item}, portion.release)
         if faces or recoveries:
-            _record(session, portion, because, tombstone, faces, recoveries[:_MOST_ENDED])
+            _record(session, custodian.ledger, portion, because, faces, recoveries[:_MOST_ENDED])
         for at in range(_MOST_ENDED, len(recoveries), _MOST_ENDED):
-            _record(session, portion, because, tombstone, [], recoveries[at : at + _MOST_ENDED])
+            _record(session, custodian.ledger, portion, because, [], recoveries[at : at + _MOST_ENDED])
     return len(faces)
 
 
@@ -161,7 +167,8 @@ def _shred_keys(session: Session, unwrapper: Unwrapper, portion: Portion, why: R
         if portion.faces is None or row.face in portion.faces
     ]
     goes = (True, None) if why is Reason.TOMBSTONE else (True,)
-    ours = [row for row in rows if row.proven in goes and row.release == portion.release]
+    whose = (portion.release, portion.subject)
+    ours = [row for row in rows if row.proven in goes and (row.release, row.subject) == whose]
     keys = update(SealedKey).where(SealedKey.id.in_([row.key for row in ours]))
     session.execute(keys.values(wrapped=None, state=KeyState.SHREDDED), execution_options=_SYNC)
     return sorted(row.face for row in ours), len(ours) < len(rows)
@@ -205,8 +212,11 @@ def _take_faces(session: Session, ledger: Ledger, portion: Portion, recovery: UU
 
 
 def _record(
-    session: Session, portion: Portion, because: Because, tombstone: str, faces: list[int], recoveries: list[UUID]
+    session: Session, ledger: Ledger, portion: Portion, because: Because, faces: list[int], recoveries: list[UUID]
 ) -> None:
+    tombstone = ledger.tombstone(portion) or ""
+    why = because.why or ledger.why(tombstone)  # of what came back, why it was buried
+    order = ledger.answer(UUID(why["order"])) if "order" in why else None
     named = sorted(set(faces) - {LAYOUT_FACE})
     detail: dict[str, Any] = {
         "reason": because.reason.value,
@@ -214,11 +224,7 @@ def _record(
         "layout": LAYOUT_FACE in faces,
         "keys": len(faces),
         "tombstone": tombstone,
-    }
-    if because.order is not None:
-        detail["order"] = because.order.id
-    if because.policy is not None:
-        detail |= {"policy_sha256": because.policy.sha256().hex(), "retain_days": because.policy.retain_days}
+    } | why
     if recoveries:
         detail["recoveries"] = recoveries
     append(
@@ -228,7 +234,7 @@ def _record(
         release=portion.release,
         item=portion.item,
         subject=None if portion.subject is None else str(portion.subject),
-        request_hash=because.request_hash,
+        request_hash=order.sha256 if order else None,
         detail=detail,
     )
 

@@ -61,6 +61,7 @@ class Sealer:
                 model_version=model_version,
                 policy=claim.policy,
                 face=None if face == LAYOUT_FACE else face,
+                subject=claim.subject,
             )
             to = self._provider.seal(key, context)
             sealed.append(Sealed(context.kind, face, to.suite, to.custody_key_id, to.wrapped))

@@ -18,7 +18,7 @@ from schemas.audit import AuditEvent
 from schemas.messages import TaskName, outbox_row
 from schemas.policies import Policy
 from schemas.states import ItemState, ReleaseState
-from schemas.submissions import SubmissionTerms, subjects_sha256, submission_message
+from schemas.submissions import VOUCHES, SubmissionTerms, subjects_sha256, submission_message
 from schemas.tables import Item, Outbox, Release
 from workers import audit
 from workers.custody.judge import verifies
@@ -195,6 +195,7 @@ def submit(
         "policy": options.policy_name,
         "policy_sha256": rules.sha256().hex(),
         "subjects": len(shown),
+        "pseudonyms": VOUCHES,
         "names_sha256": terms.names_sha256(),
         "subjects_sha256": subjects_sha256(
             (item, shown[source.subject] if source.subject is not None else None)

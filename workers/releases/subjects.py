@@ -4,9 +4,8 @@ it is erased there; everything else, the trail included, knows the pseudonym alo
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -18,11 +17,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
+from schemas.submissions import VOUCHES, pseudonym_of
 from schemas.tables import Item, Release, Subject
 from workers.custody.proof import events_of, tenants_items_hold
 from workers.releases.errors import SubjectAmbiguous, SubjectsChanged, SubjectUnknown
 
-_VOUCHES = 8  # the version of a UUID that says what it was made from (RFC 9562, 5.8); older pseudonyms are random
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,19 @@ def pseudonyms(session: Session, tenant: str, references: Collection[str]) -> di
     wanted = sorted(set(references))  # in one order everywhere, so that two submissions never wait for each other
     if not wanted:
         return {}
-    fresh = [_new(tenant, reference) for reference in wanted]
-    session.execute(insert(Subject).on_conflict_do_nothing(index_elements=[Subject.tenant, Subject.reference]), fresh)
     among = Subject.reference == any_(cast(wanted, ARRAY(Text)))
-    rows = session.scalars(select(Subject).where(Subject.tenant == tenant, among)).all()
-    if len(rows) != len(wanted) or not all(map(_holds, rows)):
+    query = select(Subject).where(Subject.tenant == tenant, among).execution_options(populate_existing=True)
+    fresh = [_new(tenant, reference) for reference in wanted]
+    for _ in range(_TRIES):  # the custodian may erase one in between
+        put = insert(Subject).on_conflict_do_nothing(index_elements=[Subject.tenant, Subject.reference])
+        session.execute(put, fresh)
+        rows = session.scalars(query).all()
+        if len(rows) == len(wanted):
+            break
+        fresh = [_new(tenant, each) for each in sorted(set(wanted) - {row.reference for row in rows})]
+    if len(rows) != len(wanted) or not _hold(session, rows):
         raise SubjectsChanged
     return {str(row.reference): row.id for row in rows}
-
-
-def pseudonym_of(tenant: str, reference: str, salt: bytes) -> UUID:
-    """The pseudonym that this reference has with this salt (32 bytes): the first 128 bits of their SHA-256, as a UUID of version 8.
-
-    Whoever knows a pseudonym, from the trail or from what an officer signed, knows by it whom it stands for as long as reference and
-    salt exist, and nothing once they are erased.
-    """
-    digest = hashlib.sha256(salt + hashlib.sha256(tenant.encode()).digest() + reference.encode()).digest()
-    octets = bytearray(digest[:16])
-    octets[6] = octets[6] & 0x0F | _VOUCHES << 4
-    octets[8] = octets[8] & 0x3F | 0x80
-    return UUID(bytes=bytes(octets))
 
 
 def check(session: Session, tenant: str) -> None:
@@ -82,15 +75,20 @@ def check(session: Session, tenant: str) -> None:
     Raises SubjectsChanged.
     """
     rows = session.execute(select(Subject).where(Subject.tenant == tenant)).scalars().all()
-    erased = {event["fields"].get("subject") for event in events_of(session, (AuditEvent.SUBJECT_ERASED,))}
+    told = events_of(session, (AuditEvent.SUBJECT_ERASED,))
+    erased = {str(event["fields"].get("subject")) for event in told}
     shown = select(Item.subject_id).join(Release, Release.id == Item.release_id).where(Release.tenant == tenant)
     missing = set(session.scalars(shown.where(Item.subject_id.is_not(None)).distinct())) - {row.id for row in rows}
-    if missing or not all(_holds(row, erased) for row in rows) or not tenants_items_hold(session, tenant):
+    named = [row for row in rows if row.reference is not None]
+    gone = {str(row.id) for row in rows} - {str(row.id) for row in named} - erased
+    if missing or gone or not _hold(session, named) or not tenants_items_hold(session, tenant):
         raise SubjectsChanged
 
 
 def find(session: Session, tenant: str, reference: str) -> tuple[UUID, list[Shown]]:
     """A subject's pseudonym and the items that show it, the newest release first. Raises SubjectUnknown, SubjectsChanged."""
+    if not reference.isprintable():  # no manifest has such a word, and not every one can be asked for
+        raise SubjectUnknown
     check(session, tenant)
     query = select(Subject.id).where(Subject.tenant == tenant, Subject.reference == reference)
     known = session.scalars(query).all()
@@ -113,6 +111,8 @@ def named(session: Session, reference: str, other: UUID | None = None) -> Known 
 
     Raises SubjectAmbiguous where that could be more than one, and SubjectsChanged.
     """
+    if not reference.isprintable():
+        return None
     query = select(Subject.id, Subject.tenant).where((Subject.reference == reference) | (Subject.id == other))
     known = session.execute(query).all()
     if not known:
@@ -142,8 +142,8 @@ def _known(session: Session, which: ColumnElement[bool], limit: int = 1) -> list
 def donor_seed(tenant: str, pseudonym: UUID) -> bytes:
     """32 bytes that choose a subject's donor under the policy `stable`: HKDF-SHA256 of its pseudonym, salted by tenant.
 
-    The pseudonym is random, one a tenant, and never leaves the service with a release: two tenants' releases of one
-    person have unrelated donors, and nobody outside can tell which donor a subject gets.
+    Nobody can guess a pseudonym, and it never leaves the service with a release: two tenants' releases of one person have unrelated
+    donors, and nobody outside can tell which donor a subject gets.
     """
     derive = HKDF(algorithm=SHA256(), length=32, salt=tenant.encode(), info=b"refacex stable donor v1")
     return derive.derive(pseudonym.bytes)
@@ -154,12 +154,23 @@ def _new(tenant: str, reference: str) -> dict[str, object]:
     return {"id": pseudonym_of(tenant, reference, salt), "tenant": tenant, "reference": reference, "salt": salt}
 
 
-def _holds(row: Subject, erased: Collection[str] = ()) -> bool:
-    """Whether a pseudonym stands for whom it always did, or the trail says that nobody is to know any more. One of before revision 0009
-    says nothing of whom it stands for.
+def _hold(session: Session, rows: Sequence[Subject]) -> bool:
+    """Whether each pseudonym was made for the reference that it has. One of before revision 0009 says nothing of it, and is taken where
+    a release of before shows it: nobody makes such a one any more.
     """
-    if row.reference is None:
-        return str(row.id) in erased
-    if row.salt is None:
-        return row.id.version != _VOUCHES
-    return row.id == pseudonym_of(row.tenant, row.reference, bytes(row.salt))
+    older = {row.id for row in rows if row.salt is None and row.id.version != VOUCHES}
+    made = (row for row in rows if row.id not in older)
+    return all(
+        row.salt and row.id == pseudonym_of(row.tenant, row.reference or "", bytes(row.salt)) for row in made
+    ) and older <= (_shown_before(session) if older else set())
+
+
+def _shown_before(session: Session) -> set[UUID]:
+    """Whom the releases show that were submitted before any said how its pseudonyms were made."""
+    before = set()
+    for event in events_of(session, (AuditEvent.RELEASE_SUBMITTED,)):
+        if "pseudonyms" in event["fields"].get("detail", {}):
+            break
+        before.add(str(event["fields"].get("release")))
+    query = select(Item.release_id, Item.subject_id).where(Item.subject_id.is_not(None)).distinct()
+    return {row.subject_id for row in session.execute(query) if str(row.release_id) in before}

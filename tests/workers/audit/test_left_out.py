@@ -91,7 +91,7 @@ def test_what_is_held_by_its_subject_does_not_go_while_it_shows_nobody(
         ITEM: Target(ITEM, world.items[0]),
         RELEASE: Target(RELEASE, world.release),
     }
-    refused(world, order(world, SHRED, about[scope]), OrderRefusal.SHOWN)
+    refused(world, order(world, SHRED, about[scope]), OrderRefusal.FOREIGN)  # by its key
     link(world)
     assert live(world) == 3
     assert words(verify()) == []

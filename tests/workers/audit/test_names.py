@@ -31,11 +31,9 @@ def exchange(world: World) -> None:
         as_superuser(world, f"UPDATE items SET relative_name = '{name}' WHERE id = '{item}'")
 
 
-def silence(world: World, *, back: bool = False) -> None:
-    """The trail's word for the names goes: what the owner can hide from whoever reads the trail while it lasts; or comes back."""
-    change = ("names_sha256", "xames_sha256")
-    old, new = change[::-1] if back else change
-    said = f"replace(convert_from(canonical, 'UTF8'), '{old}', '{new}')"
+def silence(world: World, word: str = "names_sha256", other: str = "xames_sha256") -> None:
+    """The trail's word for the names goes: what the owner can hide from whoever reads the trail while it lasts."""
+    said = f"replace(convert_from(canonical, 'UTF8'), '{word}', '{other}')"
     as_owner(
         world.database,
         disarm(),
@@ -77,7 +75,7 @@ def test_what_was_shown_is_what_was_signed(world: World, anchors: Anchors, signe
     assert terms.names == {world.items[0]: "1.png"}
     assert world.custodian().open(terms.id).recovery is not None
     exchange(world)
-    silence(world, back=True)
+    silence(world, "xames_sha256", "names_sha256")
     found = seen(world, anchors, signer)
     assert found[f"request {terms.id}"] == REQUEST
     assert found[f"release {world.release}"] == RELEASE  # the salt is gone

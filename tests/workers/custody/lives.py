@@ -13,10 +13,13 @@ from uuid import UUID
 
 import psycopg
 import rfc8785
+from sqlalchemy import select
 
 from schemas.orders import order_message
 from schemas.states import OrderKind, OrderScope
-from tests.governance import World
+from schemas.tables import Item
+from tests import governance
+from tests.governance import POLICY, World
 from tests.workers.audit.harness import disarm, fetched, rearm
 from tests.workers.audit.lives import finished
 from workers.custody import ordering
@@ -24,6 +27,9 @@ from workers.custody.holds import Target
 from workers.custody.ledger import Ledger
 from workers.custody.orders import carry_out
 from workers.custody.recall import catch_up
+from workers.releases import lifecycle
+from workers.releases import service as releases
+from workers.releases.sources import Source
 
 SHRED, HOLD, LIFT = OrderKind
 #: What the owner takes away so that an event may hold any bytes.
@@ -83,3 +89,19 @@ def age(world: World, days: int) -> None:
             command = "UPDATE audit.events SET at = %s, canonical = %s, leaf = %s WHERE seq = %s"
             connection.execute(command, (at, changed, leaf, seq))
     world.owner(rearm())
+
+
+def released(world: World, *references: str | None) -> World:
+    """A release as the service submits it, an image for each reference; with keys; finished."""
+    with world.as_("gateway").begin() as session:
+        sources = [Source(f"file:///{n}.png", f"{n}.png", each) for n, each in enumerate(references)]
+        options = releases.ReleaseOptions(policy_name=POLICY)
+        release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, options=options)
+    with world.as_("gateway")() as session:
+        items = list(session.scalars(select(Item.id).where(Item.release_id == release).order_by(Item.position)))
+    other = replace(world, release=release, items=items, attempts={}, secrets={}, files={})
+    for item in items:
+        governance._release_item(other, item)
+    with world.as_("release").begin() as session:
+        assert lifecycle.finish_releases(session, [release]) == [release]
+    return other

@@ -107,7 +107,10 @@ def test_what_was_sealed_once_opens_for_ever(vector: dict[str, str]) -> None:
 
 
 def test_contexts_and_requests_keep_their_bytes() -> None:
-    assert CONTEXT.canonical().decode() == VECTORS["key_context"]
+    assert CONTEXT.canonical().decode() == VECTORS["key_context_2"]
+    assert replace(CONTEXT, v=1).canonical().decode() == VECTORS["key_context"], (
+        "of before a key was bound to a subject"
+    )
 
 
 def test_a_key_opens_in_its_own_context_only() -> None:
@@ -123,6 +126,8 @@ def test_a_key_opens_in_its_own_context_only() -> None:
         "model_version": "m2",
         "policy": "q",
         "face": 1,
+        "subject": str(UUID(int=9)),
+        "v": 1,
     }
     for name, value in changed.items():
         with pytest.raises(Unwrappable):

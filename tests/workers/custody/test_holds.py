@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import rfc8785
+from sqlalchemy import select
 
 from schemas.states import OrderKind, OrderScope
-from tests.governance import World
+from schemas.tables import Subject
+from tests.governance import REFERENCE, World, seal_as_before
 from tests.workers.custody.lives import age, path_of
 from tests.workers.custody.test_proof import alerts, at_rows, done, move_to_a_ghost, order, put_back, refused, unharmed
 from tests.workers.custody.test_proof import world as world
@@ -26,9 +28,10 @@ FACE, ITEM, RELEASE, SUBJECT = OrderScope
 
 
 @pytest.fixture
-def older(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The release is of before the trail said which items it has, and whom they show."""
+def older(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release is of before the trail, or its keys, said whom its items show."""
     monkeypatch.setattr(proof, "items_hold", lambda *_: True)
+    seal_as_before(world)
 
 
 def shown(world: World) -> Target:
@@ -90,15 +93,30 @@ def test_what_comes_under_a_hold_later_is_covered_too(world: World, older: None)
     unharmed(world)
 
 
+def test_by_its_key_an_image_shows_whom_it_always_showed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the rows say, and the trail with them: neither is it shredded for somebody else, nor retired meanwhile."""
+    monkeypatch.setattr(proof, "items_hold", lambda *_: True)
+    monkeypatch.setattr(proof, "tenants_items_hold", lambda *_: True)
+    at_rows(world, f"UPDATE items SET subject_id = '{world.subject}'")
+    refused(world, order(world, SHRED, shown(world)), OrderRefusal.FOREIGN)
+    at_rows(world, "UPDATE items SET subject_id = NULL")
+    for about in (Target(ITEM, world.items[0]), Target(RELEASE, world.release)):
+        refused(world, order(world, SHRED, about), OrderRefusal.FOREIGN)
+    age(world, 31)
+    assert retention.retain(world.custodian(), world.release) == retention.Retention(due=True, keys=3, strange=1)
+    at_rows(world, f"UPDATE items SET subject_id = '{world.subject}' WHERE id = '{world.items[0]}'")
+    assert retention.retain(world.custodian(), world.release) == retention.Retention(due=True, keys=3)
+
+
 @pytest.mark.parametrize("kind", [SHRED, HOLD])
 def test_an_order_for_a_subject_is_for_the_images_that_showed_it(world: World, kind: OrderKind) -> None:
     """Two images of a release exchange whom they show, or one shows somebody else besides: neither goes, nor is the hold on another."""
     about = shown(world)
     for showing in (f"CASE WHEN subject_id IS NULL THEN '{about.id}'::uuid END", f"'{about.id}'"):
         at_rows(world, f"UPDATE items SET subject_id = {showing}")
-        refused(world, order(world, kind, about), OrderRefusal.SHOWN)
-    unharmed(world)
+        refused(world, order(world, kind, about), OrderRefusal.FOREIGN if kind is SHRED else OrderRefusal.SHOWN)
     at_rows(world, f"UPDATE items SET subject_id = NULL WHERE id <> '{world.items[0]}'")
+    unharmed(world)
     done(world, kind, about)
 
 
@@ -144,8 +162,11 @@ def test_another_tenants_officer_neither_lifts_nor_shreds(world: World, number: 
     at_rows(world, "ALTER TABLE custody_orders DISABLE TRIGGER USER", "UPDATE custody_orders SET tenant = 'globex'")
     refused(world, order(world, LIFT, about, "kay"), OrderRefusal.NOT_HELD)
     refused(world, order(world, SHRED, about, "kay"), OrderRefusal.FOREIGN)
-    done(world, HOLD, about, "kay")
-    done(world, LIFT, about, "kay")
+    if about.scope is SUBJECT:  # whose pseudonym says that it is of another tenant
+        refused(world, order(world, HOLD, about, "kay"), OrderRefusal.SHOWN)
+    else:
+        done(world, HOLD, about, "kay")
+        done(world, LIFT, about, "kay")
     tenant(world, "acme")
     assert set(world.ledger.holds().standing()) == {about}, "a hold of one's own lifts nobody else's"
     refused(world, order(world, SHRED, about), OrderRefusal.HELD)
@@ -158,6 +179,20 @@ def test_another_tenants_officer_shreds_nothing_that_nobody_holds(world: World) 
     for about in (Target(RELEASE, world.release), Target(ITEM, world.items[1]), Target(FACE, world.items[0], 1)):
         refused(world, order(world, SHRED, about, "kay"), OrderRefusal.FOREIGN)
     tenant(world, "acme")
+    unharmed(world)
+
+
+def test_another_tenants_officer_erases_nobody(world: World) -> None:
+    """The owner makes somebody the other tenant's for a minute, with no image."""
+    about = shown(world)
+    at_rows(world, "UPDATE items SET subject_id = NULL", "UPDATE subjects SET tenant = 'globex'")
+    refused(world, order(world, SHRED, about, "kay"), OrderRefusal.SHOWN)
+    at_rows(
+        world,
+        f"UPDATE items SET subject_id = '{about.id}' WHERE id = '{world.items[0]}'",
+        "UPDATE subjects SET tenant = 'acme'",
+    )
+    assert world.one(select(Subject.reference)) == REFERENCE and not world.ledger.erased()
     unharmed(world)
 
 

@@ -777,9 +777,9 @@ def test_a_hold_that_comes_between_is_kept(world: World) -> None:
     hold = give(world, HOLD, target(world, ITEM))
 
     class Overtaken(Ledger):
-        def record_shredded(self, *arguments: Any) -> None:
+        def record_shredded(self, *arguments: Any, **named: Any) -> None:
             carry_out(world.custodian(), hold.id)
-            super().record_shredded(*arguments)
+            super().record_shredded(*arguments, **named)
 
     overtaken = replace(world.custodian(), ledger=Overtaken(world.folder / "tombstones.json"))
     with pytest.raises(Held):

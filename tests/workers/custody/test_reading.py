@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 #: The custodian itself is about 4,000 of them; the rest are tables, messages, settings and errors. Whoever needs more looks first
 #: whether the custodian must know it.
-MOST_LINES = 6_900
+MOST_LINES = 7_000
 #: What other processes are for: asking, recovering, releasing, exporting, acknowledging, and every way in.
 NEVER = (
     "gateway",

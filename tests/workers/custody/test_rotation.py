@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import boto3
 import pytest
@@ -23,10 +22,10 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
-from schemas.contexts import LAYOUT_FACE, KeyContext
+from schemas.contexts import KeyContext
 from schemas.requests import KeyBundle, bundle_info
 from schemas.tables import CustodyKey, Recovery, SealedKey
-from tests.governance import MODEL, POLICY, World
+from tests.governance import World
 from workers.audit.attested import EventSigner
 from workers.custody import keys, rotation
 from workers.custody.errors import (
@@ -77,25 +76,13 @@ def rows_of(world: World) -> list[SealedKey]:
         return list(session.scalars(query))
 
 
-def context_of(world: World, item: UUID, face: int) -> KeyContext:
-    return KeyContext.of(
-        tenant="acme",
-        release=world.release,
-        item=item,
-        attempt=world.attempts[item],
-        model_version=MODEL,
-        policy=POLICY,
-        face=None if face == LAYOUT_FACE else face,
-    )
-
-
 def all_open(world: World) -> bool:
     """Every key that was ever sealed is there and opens as what it was."""
     ring, found = KeyRing(world.folder / "custody.json"), {}
     for row in rows_of(world):
         assert row.wrapped is not None
         sealed = WrappedKey(row.suite, row.custody_key_id, row.wrapped)
-        found[row.item_id, row.face] = ring.unwrap(sealed, context_of(world, row.item_id, row.face))
+        found[row.item_id, row.face] = ring.unwrap(sealed, world.context(row.item_id, row.face))
     return found == world.secrets
 
 
@@ -140,7 +127,7 @@ def seal_as_release_worker(world: World, face: int, to: PublicKey, item: int = 0
 
 def sealed_row(world: World, face: int, to: PublicKey, key: bytes, item: int = 0) -> dict[str, Any]:
     item_id = world.items[item]
-    context = context_of(world, item_id, face)
+    context = world.context(item_id, face)
     return {
         "attempt_id": world.attempts[item_id],
         "item_id": item_id,
@@ -271,7 +258,7 @@ def test_a_shredded_key_that_a_backup_brought_back_is_not_kept_alive(world: Worl
     office(world).retire(old)
     with pytest.raises(KeyUnknown):
         KeyRing(world.folder / "custody.json").unwrap(
-            WrappedKey(left[0].suite, old, bytes(left[0].wrapped or b"")), context_of(world, item, 1)
+            WrappedKey(left[0].suite, old, bytes(left[0].wrapped or b"")), world.context(item, 1)
         )
 
 
@@ -354,7 +341,7 @@ def test_only_a_key_that_nothing_needs_can_be_retired(world: World) -> None:
     with pytest.raises(KeyUnknown):  # what a stolen backup of the database still holds
         KeyRing(world.folder / "custody.json").unwrap(
             WrappedKey(stolen.suite, stolen.custody_key_id, bytes(stolen.wrapped or b"")),
-            context_of(world, stolen.item_id, stolen.face),
+            world.context(stolen.item_id, stolen.face),
         )
     assert all_open(world)
 

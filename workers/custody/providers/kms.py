@@ -7,7 +7,6 @@ rotate to it. KMS logs the context with every call: it holds ids, the tenant and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any
 
 from schemas.contexts import KeyContext
@@ -30,8 +29,7 @@ AWAY = {
 
 def encryption_context(context: KeyContext) -> dict[str, str]:
     """A key's context as KMS takes it: each field by its name, so that a key policy can ask for one."""
-    fields = asdict(context) | {"kind": context.kind.value, "v": 1}
-    return {f"refacex:{name}": str(value) for name, value in fields.items()}
+    return {f"refacex:{name}": str(value) for name, value in context.fields().items()}
 
 
 class KmsClients:
