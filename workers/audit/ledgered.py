@@ -8,8 +8,8 @@ is long: what it says of after the trail's snapshot is a note as well. All else 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,6 +98,7 @@ class _Told:
     ledger: tuple[int, str] | None = None
     pinned: set[tuple[str, str]] = field(default_factory=set)
     subjects: dict[str, UUID] = field(default_factory=dict)  # whom an item showed when its keys went
+    releases: defaultdict[str, set[UUID]] = field(default_factory=lambda: defaultdict(set))  # and what it was in
 
 
 def check_ledger(session: Session, ledger: Ledger, result: Verification) -> None:
@@ -140,6 +141,8 @@ def _event_faults(book: _Book, told: _Told, seq: int, event: str, fields: Mappin
     elif event == AuditEvent.KEY_SHREDDED:
         if "subject" in fields:
             told.subjects[fields["item"]] = UUID(fields["subject"])
+        if "release" in fields:
+            told.releases[fields["item"]].add(UUID(fields["release"]))
         faces = [*detail.get("faces", ()), *([LAYOUT_FACE] if detail.get("layout") else ())]
         missing = [face for face in faces if book.tombstone(fields["item"], face) is None]
         if missing:
@@ -234,12 +237,13 @@ def _check_tombstones(session: Session, book: _Book, told: _Told, result: Verifi
 
 
 def _check_holds(session: Session, ledger: Ledger, told: _Told, result: Verification) -> None:
-    """Nothing was buried while a hold stood on it, by the order of the ledger's lines and by where the trail says that it was made."""
+    """Nothing was buried while a hold stood on it, by the order of the ledger's lines. An item lay where its row says, which what the
+    trail has of its submission vouches for, and where the custodian says that its keys went: nobody else's word counts for that.
+    """
     lines = ledger.lines()
     if not any(line.entry["kind"] == Outcome.HOLD for line in lines):
         return
-    shredded = {line.entry["item"] for line in lines if line.entry["kind"] == SHREDDED}
-    made, shown = _made_in(session, shredded), _shown_by(session, shredded)
+    rows = _rows_of(session, {line.entry["item"] for line in lines if line.entry["kind"] == SHREDDED})
     holds = Holds()
     for line in lines:
         said = line.entry
@@ -248,34 +252,21 @@ def _check_holds(session: Session, ledger: Ledger, told: _Told, result: Verifica
         elif said["kind"] == SHREDDED:
             item, named = said["item"], said["faces"] if "faces" in said else [said["face"]]
             faces = None if named is None else tuple(named)
-            releases = made.get(item, {_NOWHERE})
-            subjects = {shown.get(item), told.subjects.get(item)}
-            portions = [Portion(UUID(item), release, one, faces) for release in releases for one in subjects]
+            release, subject = rows.get(item, (_NOWHERE, None))
+            releases, subjects = {release, *told.releases[item]}, {subject, told.subjects.get(item)}
+            portions = [Portion(UUID(item), each, one, faces) for each in releases for one in subjects]
             for hold in sorted(map(str, holds.covering(portions))):
                 words = f"keys of item {item} were shredded while a hold on {hold} stood"
                 result.found(Problem.LEDGER, f"ledger line {line.number}", words)
 
 
-def _made_in(session: Session, items: set[str]) -> dict[str, set[UUID]]:
-    """The releases that the trail says these items were made in."""
-    made: dict[str, set[UUID]] = {}
-    kinds = [AuditEvent.ITEM_COMMITTED.value, AuditEvent.ITEM_RELEASED.value]
-    query = select(Event.canonical).where(Event.event.in_(kinds)).execution_options(yield_per=_CHUNK)
-    for canonical in session.execute(query).scalars() if items else ():
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
-            fields = read_json(bytes(canonical))["fields"]
-            if fields["item"] in items:
-                made.setdefault(fields["item"], set()).add(UUID(fields["release"]))
-    return made
-
-
-def _shown_by(session: Session, items: set[str]) -> dict[str, UUID]:
-    """Whom the rows say that these items show, which the trail vouches for: its event says only what they said then."""
+def _rows_of(session: Session, items: set[str]) -> dict[str, tuple[UUID, UUID | None]]:
+    """The release and the subject of each item, by its row."""
     wanted = sorted(map(UUID, items))
-    query = select(Item.id, Item.subject_id).where(Item.subject_id.is_not(None))
+    query = select(Item.id, Item.release_id, Item.subject_id)
     chunks = (wanted[at : at + _CHUNK] for at in range(0, len(wanted), _CHUNK))
     rows = (row for chunk in chunks for row in session.execute(query.where(Item.id.in_(chunk))))
-    return {str(row.id): row.subject_id for row in rows}
+    return {str(row.id): (row.release_id, row.subject_id) for row in rows}
 
 
 def _found_or_in_hand(line: Line, words: str, result: Verification) -> None:

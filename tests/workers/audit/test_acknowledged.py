@@ -9,16 +9,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text
 
 from schemas.administration import add_message
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.requests import signed_message
-from tests.governance import Member, World, copied
+from schemas.states import OrderKind, OrderScope
+from schemas.tables import Attempt, Item
+from tests.governance import POLICY, Member, World, copied
+from tests.governance import _release_item as release_item
 from tests.workers.audit.harness import as_superuser, fetched, new_notary, write
+from tests.workers.custody.test_proof import done
 from workers.audit import append, crosscheck
 from workers.audit.acknowledged import fault_of, may_be_acknowledged, settle
 from workers.audit.acknowledging import (
@@ -38,8 +43,11 @@ from workers.audit.findings import Finding, Problem, Verification
 from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.ledgered import check_ledger
 from workers.audit.verify import verify
+from workers.custody.holds import Target
 from workers.custody.roster import Roster, load_roster
 from workers.recoveries import people
+from workers.releases import service as releases
+from workers.releases.sources import Source
 
 CODE = "stolen-worker-role"
 #: Of acme, besides olga: another auditor, one who also approves, one who left. And an auditor of another tenant.
@@ -583,6 +591,31 @@ def test_a_key_that_somebody_took_away_is_found(trail: Trail) -> None:
     as_superuser(trail.world, f"DELETE FROM sealed_keys WHERE item_id = '{trail.world.items[0]}' AND face = 1")
     finding = trail.only()
     assert finding.words == "item:committed, and the attempt has another number of keys"
+
+
+def test_what_a_worker_says_of_a_held_release_is_no_false_alarm_for_ever(trail: Trail) -> None:
+    """It says that an image is of a release that is held, before anybody else does; and the image is shredded honestly later."""
+    world = trail.world
+    with world.as_("gateway").begin() as session:
+        sources, options = [Source("file:///a", "a.png")], releases.ReleaseOptions(policy_name=POLICY)
+        release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, options=options)
+        item = session.execute(select(Item.id).where(Item.release_id == release)).scalar_one()
+    attempt = uuid4()
+    with world.as_("release").begin() as session:
+        made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "size_bytes": 1, "model_version": "m"}
+        session.execute(insert(Attempt).values(id=attempt, item_id=item, fence=9, **made))
+        detail = {"attempt": str(attempt), "sha256": "0" * 64, "keys": 0}
+        append(session, AuditEvent.ITEM_COMMITTED, actor="stolen", release=world.release, item=item, detail=detail)
+    release_item(replace(world, release=release, attempts={}, secrets={}, files={}), item)
+    done(world, OrderKind.HOLD, Target(OrderScope.RELEASE, world.release))
+    done(world, OrderKind.SHRED, Target(OrderScope.ITEM, item))
+    finding = trail.only()
+    assert finding.words == "key:shredded as of another release than its item was made in"
+    trail.acknowledge(finding)
+    result = trail.verified()
+    with world.as_("gateway")() as session:
+        check_ledger(session, world.ledger, result)
+    assert result.findings == []
 
 
 def test_more_findings_than_are_shown_cannot_be_acknowledged_away(
