@@ -44,7 +44,9 @@ _SIGNED = "NOT t.doubted AND t.detail ? 'signature'"
 _POLICY = ("t.detail ->> 'tenant'", "t.detail ->> 'name'", number("version"))
 _KEY = "(t.detail ->> 'key')"
 _EXPORT = "t.detail ->> 'export'"
-_KEPT = cast("p.body ->> 'retain_days'", "integer")
+_KEPT = cast("p.body ->> 'retain_days'", "numeric")
+# In seconds, as numbers that know no end: days, and times, are what somebody wrote.
+_EARLY = "extract(epoch FROM t.at) < extract(epoch FROM e.at) + 86400 * greatest(0, least(coalesce(t.days, p.days, 0), 1000000))"
 
 COMPARISONS: tuple[Comparison, ...] = (
     shapes(
@@ -341,9 +343,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         (Tag.KEY_SHREDDED, Tag.RELEASE_SUBMITTED, Tag.RELEASE_FINISHED, Tag.RELEASE_CANCELLED),
         "'event ' || t.seq",
         # What the custodian signed of its own policy counts; of before it did, the least that any version in the trail says.
-        f"(SELECT t.*, CASE WHEN {number('retain_days')} IS NOT NULL THEN greatest(0, least({number('retain_days')}, 1000000)) END AS days "
-        "FROM told AS t WHERE t.event = 'key:shredded' AND (t.detail ->> 'reason' = 'retention' OR t.detail ? 'policy_sha256')) AS t "
-        "LEFT JOIN (SELECT release, "
+        f"(SELECT t.*, {number('retain_days')} AS days FROM told AS t WHERE t.event = 'key:shredded' "
+        "AND (t.detail ->> 'reason' = 'retention' OR t.detail ? 'policy_sha256')) AS t LEFT JOIN (SELECT release, "
         "min(seq) FILTER (WHERE event <> 'release:submitted') AS ended, greatest(min(at) FILTER (WHERE event <> 'release:submitted'), "
         "min(at) FILTER (WHERE event = 'release:submitted')) AS at, (array_agg(detail ->> 'policy' ORDER BY seq))[1] AS policy, "
         "(array_agg(detail ->> 'tenant' ORDER BY seq))[1] AS tenant FROM told WHERE event <> 'key:shredded' GROUP BY release) AS e "
@@ -351,7 +352,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         f"LEFT JOIN LATERAL (SELECT min({_KEPT}) AS days FROM policies AS p "
         "WHERE p.name = e.policy AND p.tenant = coalesce(e.tenant, p.tenant)) AS p ON t.days IS NULL",
         "NOT coalesce(e.ended < t.seq, false) THEN 'key:shredded as of a release whose time is over, and by the trail it had not ended'",
-        "t.at < e.at + make_interval(days => coalesce(t.days, p.days, 0)::integer) THEN 'key:shredded before its time was over'",
+        f"{_EARLY} THEN 'key:shredded before its time was over'",
         "EXISTS (SELECT FROM policies AS q WHERE encode(q.canonical_sha256, 'hex') = t.detail ->> 'policy_sha256' AND (q.name <> e.policy "
         "OR q.tenant <> e.tenant OR q.body ->> 'retain_days' IS DISTINCT FROM t.detail ->> 'retain_days')) "
         "THEN 'key:shredded by another policy than its release has'",

@@ -49,7 +49,7 @@ class ShreddedHistory:
         known = [time for time in times if time is not None]
         if not self._ended[release] or at is None or len(known) < len(times):
             yield "its release had not ended"
-        elif at < max(known) + timedelta(days=min(days, _LONGEST) if type(days) is int and days > 0 else 0):
+        elif at - max(known) < timedelta(days=min(days, _LONGEST) if type(days) is int and days > 0 else 0):
             yield "its time was not over"
 
 

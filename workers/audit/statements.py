@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from schemas.audit import AuditEvent as Tag
 
+_HALF = 1 << 62  # of what a bigint holds
+_STRING = r'"(\\.|[^"\\])*"'
+_MOST_OPENED = 1_000  # brackets: PostgreSQL follows some 5,000 levels, and fails where there are more
 _BYTE = "[89ab][0-9a-f]"
 # Well-formed UTF-8 without a zero byte (RFC 3629), in hex: PostgreSQL cannot ask that of bytes without failing where they are not.
 _UTF8 = (
@@ -68,8 +71,9 @@ def _told(events: tuple[Tag, ...], careful: bool) -> str:
         fields = f"CASE WHEN jsonb_typeof({fields}) = 'object' THEN {fields} ELSE '{{}}' END"
     doubted = "e.seq = ANY (CAST(:doubted AS bigint[]))"
     return (
-        f"WITH told AS MATERIALIZED (SELECT e.seq, e.at, e.event, {doubted} AS doubted, CASE WHEN {doubted} THEN e.seq + {1 << 62} "
-        f"ELSE e.seq END AS rank, f.* FROM audit.events AS e CROSS JOIN LATERAL jsonb_to_record({fields}) "
+        f"WITH told AS MATERIALIZED (SELECT e.seq, e.at, e.event, {doubted} AS doubted, "
+        f"CASE WHEN {doubted} THEN least(e.seq, {_HALF - 1}) + {_HALF} ELSE e.seq END AS rank, f.* FROM audit.events AS e "
+        f"CROSS JOIN LATERAL jsonb_to_record({fields}) "
         "AS f (actor text, release text, item text, request text, ticket text, recovery text, subject text, model_version text, "
         f"request_hash text, detail jsonb) WHERE e.event IN ({kinds}))"
     )
@@ -92,10 +96,13 @@ def row(kind: str, name: str, said: str, true: str = "NOT t.doubted") -> str:
 
 
 def json_of(value: str) -> str:
-    """These bytes (an expression) as jsonb; NULL where they are none."""
+    """These bytes (an expression) as jsonb; NULL where they are none, or have more brackets than anything of ours."""
     words = f"convert_from({value}, 'UTF8')"
+    outside = f"regexp_replace({words}, '{_STRING}', '', 'g')"
+    opened = f"length({outside}) - length(translate({outside}, '[{{', ''))"
     valid = f"CASE WHEN pg_input_is_valid({words}, 'jsonb') THEN {words}::jsonb END"
-    return f"CASE WHEN encode({value}, 'hex') ~ '{_UTF8}' THEN {valid} END"
+    shallow = f"CASE WHEN {opened} <= {_MOST_OPENED} THEN {valid} END"
+    return f"CASE WHEN encode({value}, 'hex') ~ '{_UTF8}' THEN {shallow} END"
 
 
 def cast(value: str, wanted: str) -> str:

@@ -309,7 +309,7 @@ def check_shredded(events: list[Any]) -> None:
                 days = detail.get("retain_days")
                 kept = timedelta(days=min(days, 1_000_000) if type(days) is int and days > 0 else 0)
                 need(release in ended, "retired before its release ended")
-                need(at >= max(submitted[release] + ended[release]) + kept, "retired before its time")
+                need(at - max(submitted[release] + ended[release]) >= kept, "retired before its time")
 
 
 def check_administration(tag: str, said: Any, people: dict[str, Any], gone: set[str]) -> None:

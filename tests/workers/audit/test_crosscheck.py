@@ -321,8 +321,9 @@ def test_orders_are_held_against_their_events(world: World, anchors: Anchors, si
     from schemas.orders import OrderTerms, order_message
     from schemas.tables import CustodyOrder
 
+    reason = 'a "claim" \\' + "[" * 9_000  # no levels of the JSON that it stands in
     terms = OrderTerms(
-        uuid4(), "acme", OrderKind.HOLD, OrderScope.RELEASE, world.release, None, "a claim", "kim", datetime.now(UTC)
+        uuid4(), "acme", OrderKind.HOLD, OrderScope.RELEASE, world.release, None, reason, "kim", datetime.now(UTC)
     )
     signature = world.people["kim"].signing.sign(order_message(terms))
     values = {name: getattr(terms, name) for name in ("id", "tenant", "kind", "scope", "target", "face", "reason")}

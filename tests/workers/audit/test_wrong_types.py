@@ -1,4 +1,5 @@
 """Events that a stolen role fills with what it likes: each is named, and whatever else is wrong with its kind is found beside it."""
+# ruff: noqa: S608  the statements are put together from this file's own words
 
 from __future__ import annotations
 
@@ -9,16 +10,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+import rfc8785
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from schemas.audit import EVENT_ROLES, AuditEvent, Role
 from schemas.tables import Ticket
 from tests.governance import World, copied
-from tests.workers.audit.harness import as_superuser, fetched, new_notary, verified
+from tests.workers.audit.harness import as_superuser, disarm, fetched, new_notary, rearm, verified
 from tests.workers.audit.test_evidence import holds, take
 from workers.audit import append
 from workers.audit.acknowledged import settle
@@ -30,6 +32,7 @@ from workers.audit.heads import Anchors, HeadSigner
 from workers.audit.ledgered import check_ledger
 from workers.audit.matters import matter_of
 from workers.audit.receipts import receipt_for
+from workers.audit.shredded import ShreddedHistory
 from workers.audit.verify import Problem, Verification
 
 
@@ -204,6 +207,11 @@ ANYTHING: tuple[Any, ...] = (
     "9" * 40,
     "infinity",
     "2026-01-01",
+    "294276-12-31",
+    2**31 - 1,
+    1 - 2**53,
+    str(2**63 - 1),
+    str(-(2**63)),
 )
 ANYTHING += ([], [1], [[1]], {}, {"a": 1}, ["a", 1], [{"id": 1, "public": "00"}], [{"id": "c", "public": "30"}], [None])
 IDS = ("actor", "item", "recovery", "release", "request", "request_hash", "subject", "ticket")
@@ -239,7 +247,8 @@ def anything(draw: random.Random, ids: dict[str, str]) -> dict[str, Any]:
     """The fields of an event that is likely to be of the matter, and of which anything else may be wrong."""
     said = {name: ids.get(name, "bob") if draw.random() < 0.7 else draw.choice(ANYTHING) for name in IDS}
     detail = {
-        name: draw.choice((*ANYTHING, "acme", "bob", "shred")) for name in draw.sample(WORDS, draw.randint(0, 20))
+        name: draw.choice((*ANYTHING, "acme", "bob", "shred", "retention"))
+        for name in draw.sample(WORDS, draw.randint(0, 20))
     }
     kept = {name: value for name, value in said.items() if draw.random() < 0.8}
     return {"actor": "w"} | kept | {"detail": detail if draw.random() < 0.9 else draw.choice(ANYTHING)}
@@ -264,6 +273,7 @@ def test_nothing_that_stolen_roles_write_breaks_what_reads_it(
                     session.commit()
         found = verified(fresh, anchors, signer, custodian=world.custodian_keys()).findings
         assert found
+        assert not [each for each in found if "could not be held" in each.words]
         new_notary(fresh, anchors, signer).anchor()
         with stolen.as_("gateway")() as session:
             for finding in found:
@@ -275,24 +285,87 @@ def test_nothing_that_stolen_roles_write_breaks_what_reads_it(
                 assert not holds(data, signer.verifier, custodian)
 
 
-def test_a_policy_of_no_json_hides_no_other(world: World, anchors: Anchors, signer: HeadSigner) -> None:
-    """Row and event agree, and what they agree on is not even text."""
-    canonical = b"\xff\x00"
+def set_by_a_thief(world: World, canonical: bytes, body: Any = None) -> None:
+    """Version 1 of a policy `x` of the tenant zzz's, row and event, by a stolen gateway."""
     sha256 = hashlib.sha256(canonical)
     row = (
         "INSERT INTO policies (tenant, name, version, body, canonical, canonical_sha256, set_by) "
-        "VALUES ('acme', 'x', 1, '{}', :c, :s, 'root')"
+        "VALUES ('zzz', 'x', 1, CAST(:b AS jsonb), :c, :s, 'root')"
     )
     with world.as_("gateway").begin() as session:
-        session.execute(text(row), {"c": canonical, "s": sha256.digest()})
-        detail = {"tenant": "acme", "name": "x", "version": 1, "sha256": sha256.hexdigest()}
+        session.execute(text(row), {"b": json.dumps(body or {}), "c": canonical, "s": sha256.digest()})
+        detail = {"tenant": "zzz", "name": "x", "version": 1, "sha256": sha256.hexdigest()}
         append(session, AuditEvent.POLICY_SET, actor="root", detail=detail)
+
+
+@pytest.mark.parametrize("canonical", [b"\xff\x00", b"[" * 20_000 + b"]" * 20_000], ids=["no text", "without end"])
+def test_a_policy_of_no_json_hides_no_other(
+    world: World, anchors: Anchors, signer: HeadSigner, canonical: bytes
+) -> None:
+    """Row and event agree, and what they agree on is not even text; or nested deeper than PostgreSQL follows."""
+    set_by_a_thief(world, canonical)
     as_superuser(world, "UPDATE policies SET body = '{}' WHERE name <> 'x'")
     found = verified(world.database, anchors, signer).findings
     assert {(each.problem, each.where) for each in found} == {
         (Problem.ROW, "policy x version 1"),
         (Problem.ROW, "policy strict version 1"),
     }
+
+
+@pytest.mark.parametrize("days", [2**31 - 1, 2**53 - 1, 1 - 2**53, 10**30, "9" * 99, "NaN", [30]], ids=str)
+def test_days_without_end_hide_no_key_that_went_too_early(
+    world: World, anchors: Anchors, signer: HeadSigner, days: Any
+) -> None:
+    """A policy that keeps keys for so long, and a shredding that says nothing of its days, as custodians wrote it once."""
+    set_by_a_thief(world, rfc8785.dumps({"retain_days": 1}), {"retain_days": days})
+    fake = uuid4()
+    with world.as_("gateway").begin() as session:
+        about = {"actor": "sam", "release": fake, "detail": {"tenant": "zzz", "policy": "x", "items": 1}}
+        append(session, AuditEvent.RELEASE_SUBMITTED, **about)
+    for release in (fake, world.release):
+        with world.as_("release").begin() as session:
+            append(session, AuditEvent.RELEASE_FINISHED, actor="w", release=release)
+    for release, said in ((fake, {}), (world.release, {"retain_days": 30})):
+        with world.as_("custodian").begin() as session:
+            detail = {"reason": "retention", "faces": [], "layout": False} | said
+            seq = append(session, AuditEvent.KEY_SHREDDED, actor="c", release=release, item=uuid4(), detail=detail)
+    found = verified(world.database, anchors, signer).findings
+    early = {each.where for each in found if each.words == "key:shredded before its time was over"}
+    for_long = isinstance(days, str) or (isinstance(days, int) and days > 0)
+    assert early == {f"event {seq - 1}" if for_long else f"event {seq}", f"event {seq}"}
+    assert not [each for each in found if "could not be held" in each.words]
+
+
+@pytest.mark.parametrize("change", ["seq = 9223372036854775807", "at = '0001-01-01'", "at = '9999-12-31'"])
+def test_an_event_at_the_end_of_all_numbers_hides_nothing(
+    world: World, anchors: Anchors, signer: HeadSigner, change: str
+) -> None:
+    """The owner's: of a number, or a time, that nothing can be added to."""
+    with world.as_("gateway").begin() as session:
+        detail = {"signature": "00", "roles": []}
+        append(session, AuditEvent.PERSON_ADDED, actor="nobody", subject="mallory", detail=detail)
+    with world.as_("custodian").begin() as session:
+        detail = {"reason": "retention", "faces": [], "layout": False, "retain_days": 2**53 - 1}
+        about = {"release": world.release, "item": world.items[0], "detail": detail}
+        append(session, AuditEvent.KEY_SHREDDED, actor="custodian", **about)
+    kind = "person:added" if "seq" in change else "release:submitted"
+    newest = f"(SELECT max(seq) FROM audit.events WHERE event = '{kind}')"
+    world.owner(disarm(), f"UPDATE audit.events SET {change} WHERE seq = {newest}", rearm())
+    as_superuser(world, "UPDATE people SET roles = '{key-officer}' WHERE id = 'bob'")
+    found = [each.words for each in verified(world.database, anchors, signer).findings]
+    assert "their roles are not those they were added with" in found
+    assert not [words for words in found if "could not be held" in words]
+
+
+def test_a_time_at_the_end_of_all_times_is_judged() -> None:
+    history, at = ShreddedHistory(), "9999-12-31T23:59:59.000000Z"
+    about = {"release": "r", "item": "i"}
+    detail = {"reason": "retention", "retain_days": 2**53 - 1}
+    events = [{"event": kind, "at": at, "fields": about} for kind in ("release:submitted", "item:committed")]
+    events += [{"event": "release:finished", "at": at, "fields": about}]
+    assert [list(history.see(event)) for event in events] == [[], [], []]
+    gone = {"event": "key:shredded", "at": at, "fields": about | {"detail": detail}}
+    assert list(history.see(gone)) == ["its time was not over"]
 
 
 VALUES: tuple[Any, ...] = (
