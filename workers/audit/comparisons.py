@@ -134,11 +134,17 @@ COMPARISONS: tuple[Comparison, ...] = (
         "attempts",
         (Tag.ITEM_COMMITTED,),
         "coalesce('event ' || t.seq, 'item ' || a.item_id)",
-        "(SELECT a.*, coalesce(k.keys, 0) AS keys FROM attempts AS a LEFT JOIN (SELECT attempt_id, count(*) AS keys FROM sealed_keys "
-        "GROUP BY attempt_id) AS k ON k.attempt_id = a.id) AS a FULL JOIN told AS t ON t.detail ->> 'attempt' = a.id::text",
-        f"{number('keys')} <> a.keys THEN 'item:committed, and the attempt has another number of keys'",
-        "t.item IS DISTINCT FROM a.item_id::text OR t.detail ->> 'sha256' IS DISTINCT FROM a.sha256 "
-        "THEN 'item:committed, and the attempt is at another item, or made another file'",
+        # Its own keys are those of the layout and of the faces 0, 1, ...: any other hides none that is gone.
+        "(SELECT a.*, coalesce(k.keys, 0) AS keys, k.faces FROM attempts AS a LEFT JOIN (SELECT attempt_id, count(*) AS keys, "
+        "array_agg(face::bigint) AS faces FROM sealed_keys GROUP BY attempt_id) AS k ON k.attempt_id = a.id) AS a "
+        "FULL JOIN told AS t ON t.detail ->> 'attempt' = a.id::text "
+        f"CROSS JOIN LATERAL (SELECT {number('keys')} AS said) AS s CROSS JOIN LATERAL (SELECT count(DISTINCT face) AS own "
+        "FROM unnest(a.faces) AS face WHERE face >= -1 AND face + 2 <= s.said) AS k",
+        # What is counted stands in the words: another number is another finding.
+        "s.said <> a.keys OR s.said <> k.own THEN 'item:committed with ' || s.said || ' keys, and the attempt has ' || k.own "
+        "|| ' of them, and ' || a.keys - k.own || ' besides'",
+        "t.item IS DISTINCT FROM a.item_id::text THEN 'item:committed, and the attempt is at item ' || a.item_id",
+        "t.detail ->> 'sha256' IS DISTINCT FROM a.sha256 THEN 'item:committed, and the attempt made the file ' || a.sha256",
         alone=(
             "t.seq IS NULL THEN 'an attempt at it has no item:committed in the trail'",
             "a.id IS NULL THEN 'item:committed, and there is no such attempt'",

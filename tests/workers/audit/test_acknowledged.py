@@ -19,7 +19,7 @@ from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.requests import signed_message
 from schemas.states import OrderKind, OrderScope
-from schemas.tables import Attempt, Item
+from schemas.tables import Attempt, Item, SealedKey
 from tests.governance import POLICY, Member, World, copied
 from tests.governance import _release_item as release_item
 from tests.workers.audit.harness import as_superuser, fetched, new_notary, write
@@ -590,7 +590,47 @@ def test_what_somebody_signed_and_is_gone_is_never_acknowledged(trail: Trail) ->
 def test_a_key_that_somebody_took_away_is_found(trail: Trail) -> None:
     as_superuser(trail.world, f"DELETE FROM sealed_keys WHERE item_id = '{trail.world.items[0]}' AND face = 1")
     finding = trail.only()
-    assert finding.words == "item:committed, and the attempt has another number of keys"
+    assert finding.words == "item:committed with 3 keys, and the attempt has 2 of them, and 0 besides"
+
+
+def test_one_acknowledgement_lets_no_other_key_go(trail: Trail) -> None:
+    """A stolen release worker adds a key, which an auditor acknowledges; then the owner takes others away, and puts some in their place."""
+    world = trail.world
+    item, attempt = world.items[0], world.attempts[world.items[0]]
+    key = {"attempt_id": attempt, "item_id": item, "kind": "face", "suite": "s", "custody_key_id": "k", "wrapped": b"x"}
+    with world.as_("release").begin() as session:
+        session.execute(insert(SealedKey).values(face=2**31 - 1, **key))
+    finding = trail.only()
+    assert finding.words == "item:committed with 3 keys, and the attempt has 3 of them, and 1 besides"
+    trail.acknowledge(finding)
+    assert trail.verified().ok
+    gone = f"DELETE FROM sealed_keys WHERE item_id = '{item}' AND face IN ({{}})"
+    as_superuser(world, gone.format("0"))
+    assert trail.only().words == "item:committed with 3 keys, and the attempt has 2 of them, and 1 besides"
+    with world.as_("release").begin() as session:
+        session.execute(insert(SealedKey).values(face=7, **key))
+        session.execute(insert(SealedKey).values(face=3, **key))
+    as_superuser(world, gone.format("2147483647"))
+    assert trail.only().words == "item:committed with 3 keys, and the attempt has 2 of them, and 2 besides"
+    as_superuser(world, gone.format("-1, 0, 1, 3, 7"))
+    assert trail.only().words == "item:committed with 3 keys, and the attempt has 0 of them, and 0 besides"
+
+
+def test_one_acknowledgement_lets_no_other_file_or_item_stand(trail: Trail) -> None:
+    world = trail.world
+    attempt = world.attempts[world.items[0]]
+    for change, words in (
+        (f"sha256 = '{'1' * 64}'", f"item:committed, and the attempt made the file {'1' * 64}"),
+        (f"sha256 = '{'2' * 64}'", f"item:committed, and the attempt made the file {'2' * 64}"),
+        (
+            f"item_id = '{world.items[1]}', fence = 9, state = 'abandoned'",
+            f"item:committed, and the attempt is at item {world.items[1]}",
+        ),
+    ):
+        as_superuser(world, f"UPDATE attempts SET {change} WHERE id = '{attempt}'")
+        found = {each.words: each for each in trail.verified().findings}
+        trail.acknowledge(found[words])
+        assert words not in {each.words for each in trail.verified().findings}
 
 
 def test_what_a_worker_says_of_a_held_release_is_no_false_alarm_for_ever(trail: Trail) -> None:
