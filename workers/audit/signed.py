@@ -92,6 +92,7 @@ class _Person:
     rests: tuple[int, ...]  # the number of their person:added, of the one of who signed that, and so on
     passkeys: tuple[Passkey, ...] = ()
     enrolled: bool = False  # by an identity provider's word alone
+    doubtful: bool = False  # nobody signed for them as they should have
     removed: bool = False
 
     def signed(self, fields: Fields, signature: bytes, message: bytes) -> bool:
@@ -142,7 +143,8 @@ class SignedHistory:
     administrator for whom an identity provider's word stands alone; `acknowledgements` are those that their auditor signed;
     `administered` the tenants that have, or had, an administrator. Keeps people and requests, not events.
 
-    Who stole a role can write in anybody's name, and so what nobody signed as they should neither decides, reviews nor removes.
+    Who stole a role can write in anybody's name, and so what nobody signed as they should neither decides, reviews nor removes. Whom it
+    adds is somebody only until an administrator signs for one of that name: a name is not lost to who wrote it down first.
     """
 
     def __init__(self) -> None:
@@ -213,7 +215,7 @@ class SignedHistory:
             else:
                 known.removed = counts
             return
-        if known is not None:
+        if known is not None and not (known.doubtful and counts and "signature" in fields["detail"]):
             yield f"{who} was added before: a key cannot be replaced"
             return
         public, tenant = _hex(fields["detail"].get("ed25519")), str(fields["detail"].get("tenant"))
@@ -222,7 +224,7 @@ class SignedHistory:
         by = self._people.get(str(fields.get("actor"))) if "signature" in fields["detail"] else None
         rests = (seq, *(by.rests if by is not None else ()))
         enrolled = "issuer" in fields["detail"] and "signature" not in fields["detail"]
-        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), rests, passkeys, enrolled)
+        self._people[who] = _Person(key, tenant, roles, _person_sha256(fields), rests, passkeys, enrolled, not counts)
         if _anybodys(key, passkeys):
             yield f"{who} signs with a key of small order, or not canonical: anybody may sign as them"
         for signing in _signing_keys(key, passkeys):

@@ -105,6 +105,14 @@ class PersonExists(RecoveryError):
     code = "person_exists"
 
 
+class PersonTold(RecoveryError):
+    """The trail tells of somebody of that id, or with that key, whom the service does not know: somebody wrote that who should not have, or
+    took the person away. Choose another id, with keys of its own (`refacex person new-key`), and see `refacex audit verify`.
+    """
+
+    code = "person_told"
+
+
 class KeyUnusable(RecoveryError):
     """A public key of theirs is none, or one that anybody can sign with or open for: have them make keys of their own with
     `refacex person new-key`, or another passkey.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from schemas.administration import PersonTerms, add_message, remove_message
 from schemas.audit import AuditEvent
+from schemas.audit_tables import Event
 from schemas.tables import Person
 from workers.audit import append
 from workers.custody.judge import verifies
@@ -21,9 +23,11 @@ from workers.recoveries.errors import (
     LastAdministrator,
     PersonExists,
     PersonMissing,
+    PersonTold,
     PersonUnknown,
     SignatureInvalid,
 )
+from workers.strangers import read_json
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
     administrator. `vouched`: who says so, where an identity provider does; it goes into the event, and is enough for anybody
     but another administrator.
 
-    Raises PersonExists where the id or a key belongs to somebody else; KeyUnusable where a key needs no secret, or is none;
-    AdministratorNeeded, PersonUnknown, SignatureInvalid.
+    Raises PersonExists where the id or a key belongs to somebody else; PersonTold where it does by the trail alone; KeyUnusable where a
+    key needs no secret, or is none; AdministratorNeeded, PersonUnknown, SignatureInvalid.
     """
     if why := unusable_key(person):
         raise KeyUnusable(why)
@@ -90,7 +94,9 @@ def add(session: Session, person: RosterPerson, actor: str, word: Word | None = 
     detail |= vouched
     if person.passkeys:
         detail["passkeys"] = [{"id": one.id, "public": one.public.hex()} for one in person.passkeys]
-    _record(session, AuditEvent.PERSON_ADDED, terms, actor, word, detail)
+    seq = _record(session, AuditEvent.PERSON_ADDED, terms, actor, word, detail)
+    if _is_told(session, person, seq):
+        raise PersonTold
     return True
 
 
@@ -161,11 +167,27 @@ def _administrators(tenant: str) -> Select[str]:
 
 def _record(
     session: Session, event: AuditEvent, terms: PersonTerms, actor: str, word: Word | None, detail: dict[str, Any]
-) -> None:
+) -> int:
     if word is not None:
         detail = detail | {"signature": word.signature.hex()}
     by, signed = (word.by, terms.sha256()) if word is not None else (actor, None)
-    append(session, event, actor=by, subject=terms.id, request_hash=signed, detail=detail)
+    return append(session, event, actor=by, subject=terms.id, request_hash=signed, detail=detail)
+
+
+def _is_told(session: Session, person: RosterPerson, seq: int) -> bool:
+    """Whether a `person:added` before event `seq`, which is theirs, is of this id, or gives this key. That one is written already, and
+    appenders wait for one another: nobody comes between.
+    """
+    query = select(Event.canonical).where(Event.event == AuditEvent.PERSON_ADDED.value, Event.seq < seq)
+    for canonical in session.execute(query).scalars():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # what cannot be read names nobody
+            fields = read_json(bytes(canonical))["fields"]
+            if (
+                str(fields["subject"]) == person.id
+                or bytes.fromhex(fields["detail"]["ed25519"]) == person.ed25519_public
+            ):
+                return True
+    return False
 
 
 def _same(row: Person, person: RosterPerson) -> bool:

@@ -559,6 +559,56 @@ def test_who_is_an_auditor_by_a_forged_word_acknowledges_nothing(trail: Trail) -
     assert trail.only() == lie, "not even when somebody else acknowledged how fay came to be"
 
 
+def test_a_name_that_a_thief_took_before_is_an_administrators_to_give(
+    trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stolen gateway tells of a dora; a service that does not look there adds the real one, for whom the administrator signs."""
+    monkeypatch.setattr(people, "_is_told", lambda *_: False)
+    world, adam = trail.world, Member("adam", ("administrator",))
+    with world.as_("gateway").begin() as session:
+        people.add(session, adam.on_roster(), "root")
+    thief, dora = Member("dora", ("approver", "auditor")), Member("dora", ("approver", "auditor"))
+    keys = {"ed25519": thief.on_roster().ed25519_public.hex(), "x25519": thief.on_roster().x25519_public.hex()}
+    detail = {"tenant": "acme", "roles": ["approver", "auditor"], **keys}
+    with world.as_("gateway").begin() as session:
+        append(session, AuditEvent.PERSON_ADDED, actor="root", subject="dora", detail=detail)
+    with world.as_("gateway").begin() as session:
+        signed = adam.signing.sign(add_message(people.terms_of(dora.on_roster()).sha256()))
+        people.add(session, dora.on_roster(), "root", people.Word("adam", signed))
+    world.people["dora"] = dora
+    world.approve(world.request((0, 0)), "dora")
+    finding = trail.only()
+    assert finding.words == "person:added: acme has an administrator, and none signed it"
+    trail.acknowledge(finding)
+    assert trail.verified().ok
+    lie = trail.lie()
+    trail.acknowledge(lie, "dora")
+    assert trail.verified().ok, "what she says counts"
+    with world.as_("gateway").begin() as session:
+        seq = append(session, AuditEvent.PERSON_ADDED, actor="root", subject="dora", detail=detail)
+    found = trail.verified().findings
+    assert {each.where for each in found} == {f"event {seq}"}, "and she is nobody else from there on"
+    for finding in found:
+        trail.acknowledge(finding)
+    assert trail.verified().ok
+
+
+def test_who_invents_a_first_administrator_does_not_shut_the_tenant(trail: Trail) -> None:
+    """There is nobody to sign for the real one: that she was added is acknowledged, and what she signs counts."""
+    world, ida, nora = trail.world, Member("ida", ("administrator",)), Member("nora", ("auditor",))
+    detail = {"tenant": "acme", "roles": ["administrator"], "ed25519": "0" * 64, "x25519": "0" * 64}
+    with world.as_("gateway").begin() as session:
+        append(session, AuditEvent.PERSON_ADDED, actor="stolen", subject="zoe", detail=detail)
+    with world.as_("gateway").begin() as session:
+        people.add(session, ida.on_roster(), "root")
+    with world.as_("gateway").begin() as session:
+        signed = ida.signing.sign(add_message(people.terms_of(nora.on_roster()).sha256()))
+        people.add(session, nora.on_roster(), "root", people.Word("ida", signed))
+    for finding in trail.verified().findings:
+        trail.acknowledge(finding)
+    assert trail.verified().ok
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_what_the_custodian_did_not_say_of_a_key_is_never_acknowledged(trail: Trail, before: bool) -> None:
     """Somebody with its database role destroys a key and tells of it, in either order."""

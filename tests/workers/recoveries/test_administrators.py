@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from schemas.administration import add_message, policy_message, remove_message
+from schemas.audit import AuditEvent
 from schemas.policies import Policy
 from tests.governance import POLICY, Member, World
 from tests.workers.custody.test_passkeys import in_the_database
 from tests.workers.custody.test_publickeys import cases
+from workers.audit import append
 from workers.custody.roster import RosterPerson
 from workers.recoveries import people
 from workers.recoveries.errors import (
@@ -21,6 +25,7 @@ from workers.recoveries.errors import (
     KeyUnusable,
     LastAdministrator,
     PersonMissing,
+    PersonTold,
     PersonUnknown,
     SignatureInvalid,
 )
@@ -54,6 +59,26 @@ def test_before_there_is_one_whoever_has_the_machine_adds_and_removes(world: Wor
     told = [each["fields"] for each in world.events()]
     assert {each["actor"] for each in told} == {"root"}
     assert not [each for each in told if "signature" in each.get("detail", {})]
+
+
+@pytest.mark.parametrize(
+    "taken", [{"subject": "new"}, {"detail": {"ed25519": NEW.ed25519_public.hex().upper()}}], ids=["id", "key"]
+)
+def test_nobody_is_added_whom_the_trail_knows_otherwise(world: World, gateway: Gateway, taken: dict[str, Any]) -> None:
+    """A stolen gateway wrote the name, or the key, before: what an administrator signs would be of somebody else."""
+    with gateway() as session:
+        about = {"subject": "x", "detail": {"tenant": "nowhere"}} | taken
+        append(session, AuditEvent.PERSON_ADDED, actor="stolen", **about)
+        append_ = text("SELECT audit.append('person:added', CAST(:said AS jsonb))")
+        session.execute(append_, {"said": '{"actor": "stolen", "detail": {"roles": 1}}'})
+    before = world.events()
+    with pytest.raises(PersonTold, match="Choose another id"), gateway() as session:
+        people.add(session, NEW, "root", by(ADA, NEW))
+    assert world.events() == before
+    other = Member("other", ("approver",)).on_roster()
+    with gateway() as session:
+        assert people.add(session, other, "root", by(ADA, other)) is True
+        assert people.add(session, other, "root", by(ADA, other)) is False
 
 
 def test_once_there_is_one_nothing_goes_without_their_signature(world: World, gateway: Gateway) -> None:
