@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from tests.governance import _release_item as release_item
 from tests.workers.audit.harness import as_superuser, fetched, new_notary, write
 from tests.workers.custody.test_proof import done
 from workers.audit import append, crosscheck
+from workers.audit import verify as verify_module
 from workers.audit.acknowledged import fault_of, may_be_acknowledged, settle
 from workers.audit.acknowledging import (
     FindingAcknowledged,
@@ -100,7 +101,10 @@ class Trail:
 
 
 @pytest.fixture
-def trail(world: World, anchors: Anchors, signer: HeadSigner) -> Trail:
+def trail(world: World, anchors: Anchors, signer: HeadSigner, monkeypatch: pytest.MonkeyPatch) -> Trail:
+    monkeypatch.setattr(
+        verify_module, "MOST_UNANCHORED", timedelta(hours=1)
+    )  # the first world is older, by the end of this file
     world.people = dict(world.people)
     for who, tenant in AUDITORS.items():
         world.people[who] = Member(who, ("auditor", "approver") if who == "ada" else ("auditor",))
