@@ -56,7 +56,7 @@ def service(home: Path | None) -> Iterator[tuple[GatewaySettings, sessionmaker[S
 @contextmanager
 def database_told() -> Iterator[None]:
     """As `told`, and what goes wrong with the database becomes one line as well."""
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import DataError, DBAPIError
 
     with told():
         try:
@@ -65,6 +65,10 @@ def database_told() -> Iterator[None]:
             state = getattr(error.orig, "sqlstate", None)
             if state and not error.connection_invalidated:
                 raise stop(f"the database refused this ({state}): see that it was migrated by this version") from None
+            if isinstance(error, DataError):  # of the driver, and not of the database
+                raise stop(
+                    "a value cannot be read or written: `refacex audit verify` names rows that nobody can read"
+                ) from None
             raise stop("the database cannot be reached: start the service with `refacex up`") from None
 
 

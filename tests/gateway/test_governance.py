@@ -30,7 +30,7 @@ from refacex_core.types import RecoveredFace as CoreFace
 from schemas.policies import Policy
 from schemas.tables import Recovery, Ticket
 from tests.conftest import Buckets, Database
-from tests.governance import POLICY, World, build, submit
+from tests.governance import POLICY, World, build, copied, submit
 from tests.workers.audit.harness import as_superuser
 from tests.workers.custody.test_passkeys import CONSOLE, Authenticator
 from workers.audit.heads import Anchors, HeadSigner
@@ -602,6 +602,24 @@ def test_the_database_away_is_one_line(refacex: Refacex, monkeypatch: pytest.Mon
     result = refacex("request", "list", ok=False)
     assert result.stderr.strip().splitlines() == [
         "refacex: the database cannot be reached: start the service with `refacex up`"
+    ]
+
+
+def test_a_time_that_nobody_can_read_is_told_as_that(
+    refacex: Refacex, people: dict[str, Path], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as a database that is away: starting the service would not help."""
+    ask(refacex, world, "0.png:0")
+    with copied(world.database) as fresh:
+        monkeypatch.setenv("REFACEX_DATABASE_URL", fresh.url_for("gateway"))
+        replace(world, database=fresh).owner(
+            "ALTER TABLE recovery_requests DROP CONSTRAINT recovery_requests_times",
+            "ALTER TABLE recovery_requests DISABLE TRIGGER USER",
+            "UPDATE recovery_requests SET expires_at = '20000-01-01'",
+        )
+        told = refacex("request", "list", ok=False).stderr.strip().splitlines()
+    assert told == [
+        "refacex: a value cannot be read or written: `refacex audit verify` names rows that nobody can read"
     ]
 
 

@@ -69,6 +69,23 @@ def test_the_database_knows_the_same_words(database: Database, table: str, colum
     assert set(re.findall(r"'(\w+)'", definition)) == {word.value for word in enum}
 
 
+def test_no_service_writes_a_time_that_nobody_can_read(database: Database) -> None:
+    """Every column of a time that a service's role may write has a check of its own."""
+    query = text(
+        "SELECT c.oid::regclass || '.' || a.attname FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid "
+        "JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname IN ('public', 'audit') AND c.relkind = 'r' "
+        "AND a.atttypid = 'timestamptz'::regtype AND EXISTS (SELECT FROM unnest(CAST(:roles AS text[])) AS role "
+        "WHERE has_column_privilege(role, c.oid, a.attnum, 'INSERT, UPDATE')) AND NOT EXISTS (SELECT FROM pg_constraint AS k "
+        "WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated "
+        "AND strpos(pg_get_constraintdef(k.oid), 'readable_time(' || quote_ident(a.attname) || ')') > 0)"
+    )
+    with sessions(database.owner_url)() as session:
+        assert session.execute(query, {"roles": [role.value for role in SERVICE_ROLES]}).scalars().all() == []
+        for moment, fits in (("2000-01-01", True), ("20000-01-01", False), ("-infinity", False), (None, True)):
+            says = text("SELECT readable_time(CAST(:moment AS timestamptz))")
+            assert session.execute(says, {"moment": moment}).scalar_one() is fits
+
+
 def test_every_function_pins_its_search_path(database: Database) -> None:
     """A SECURITY DEFINER function that looks names up in the caller's path would run the caller's code."""
     query = text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -12,7 +13,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
 from schemas.states import KeyKind
-from schemas.tables import Alert, Approval, Item, Outbox, Recovery, RecoveryRequest, Release, SealedKey
+from schemas.tables import (
+    Alert,
+    Approval,
+    Item,
+    Outbox,
+    Recovery,
+    RecoveryRequest,
+    Release,
+    SealedKey,
+    Subject,
+)
 from tests.conftest import Database
 from tests.governance import World, build, copied
 
@@ -207,6 +218,15 @@ def test_a_decision_comes_in_time_or_not_at_all(broken: World) -> None:
         session.execute(text(insert + "decode(repeat('00', 64), 'hex') FROM recovery_requests"))
 
 
+# What a stolen gateway writes beside the request that is there, with times of its own.
+REQUEST = (
+    "INSERT INTO recovery_requests (id, tenant, release_id, requester, reason, legal_basis, case_reference, purpose, recipient_public, "
+    "quorum, canonical, canonical_sha256, signature, signs_names, created_at, expires_at) SELECT gen_random_uuid(), tenant, release_id, "
+    "requester, reason, legal_basis, case_reference, purpose, recipient_public, quorum, canonical, canonical_sha256, signature, "
+    "signs_names, {}, {} FROM recovery_requests"
+)
+
+
 @pytest.mark.parametrize(
     ("role", "statement", "words"),
     [
@@ -214,6 +234,9 @@ def test_a_decision_comes_in_time_or_not_at_all(broken: World) -> None:
         ("release", "UPDATE releases SET finished_at = created_at - interval '1 day'", "finished once"),
         ("release", "UPDATE items SET claim_expires_at = 'infinity'", "items_check|released item"),
         ("gateway", "UPDATE reviews SET closed_at = 'infinity'", None),
+        ("gateway", "UPDATE people SET removed_at = '20000-01-01' WHERE id = 'dave'", "people_times"),
+        ("gateway", REQUEST.format("created_at", "timestamptz '20000-01-01'"), "recovery_requests_times"),
+        ("gateway", REQUEST.format("timestamptz '0044-03-15 BC'", "expires_at"), "recovery_requests_times"),
         ("relay", "UPDATE items SET updated_at = 'infinity'", "items_check|released item|isfinite"),
     ],
 )
@@ -235,6 +258,21 @@ def test_an_alert_comes_now_and_undelivered(world: World) -> None:
         row = session.execute(select(Alert)).scalar_one()
     assert abs(row.at - datetime.now(UTC)) < timedelta(minutes=5)
     assert row.delivered_at is None
+
+
+FAR = datetime(9998, 1, 1, tzinfo=UTC)
+
+
+def test_a_row_was_made_when_the_database_says(broken: World) -> None:
+    made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
+    with broken.as_("gateway").begin() as session:
+        session.execute(
+            insert(Subject).values(id=uuid4(), tenant="acme", reference="x", salt=bytes(32), created_at=FAR)
+        )
+        session.execute(insert(Release).values(made | {"id": uuid4(), "submitted_by": "sam", "created_at": FAR}))
+    with broken.as_("gateway")() as session:
+        times = [*session.scalars(select(Subject.created_at)), *session.scalars(select(Release.created_at))]
+    assert all(abs(each - datetime.now(UTC)) < timedelta(minutes=5) for each in times)
 
 
 def test_a_key_belongs_to_its_attempts_own_item(world: World) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
@@ -26,6 +26,7 @@ from workers.audit.comparisons import COMPARISONS
 from workers.audit.findings import Problem, Verification, doubted_in
 from workers.audit.signed import KINDS, SignedHistory
 from workers.audit.statements import Comparison
+from workers.audit.times import readable, unreadable
 from workers.custody.judge import submission_of, terms_of, verifies
 from workers.custody.pinned import PinnedFile
 from workers.custody.proof import item_names
@@ -35,6 +36,8 @@ from workers.words import number_of
 
 AT_MOST = 1_000  # findings of one comparison: whoever emptied a table is found by fewer
 _BATCH = 500
+# Of people: nobody can read those that the owner made so.
+_NO_TIMES = (defer(Person.created_at), defer(Person.removed_at))
 
 
 def crosscheck(
@@ -59,6 +62,8 @@ def crosscheck(
     doubted = sorted(doubted_in(result, Problem.SIGNATURE, Problem.CUSTODIAN))
     for comparison in COMPARISONS:
         _compare(session, comparison, doubted, rows)
+    for where, words in unreadable(session, AT_MOST):
+        rows.found(Problem.ROW, where, words)
     _check_requests(session, rows)
     _check_submissions(session, rows)
     result.findings[at:at] = rows.findings
@@ -93,7 +98,8 @@ def _rows(session: Session, sql: str, doubted: Sequence[int]) -> list[tuple[str,
 
 def _check_requests(session: Session, result: Verification) -> None:
     """A request's columns and faces must be the terms whose canonical bytes people signed."""
-    query = select(RecoveryRequest).where(RecoveryRequest.signature.is_not(None)).order_by(RecoveryRequest.id)
+    query = select(RecoveryRequest).where(RecoveryRequest.signature.is_not(None), readable(RecoveryRequest))
+    query = query.order_by(RecoveryRequest.id)
     for requests in session.execute(query.execution_options(yield_per=_BATCH)).scalars().partitions():
         wanted = [request.id for request in requests]
         rows = session.execute(
@@ -114,6 +120,7 @@ def _check_submissions(session: Session, result: Verification) -> None:
     """A signed release holds what its submitter signed: their signature is over its columns and its items as they are now."""
     query = select(Release, Person).outerjoin(Person, Person.id == Release.submitted_by)
     query = query.where(Release.signature.is_not(None)).order_by(Release.id)
+    query = query.options(*_NO_TIMES, defer(Release.created_at), defer(Release.finished_at))
     for release, person in session.execute(query.execution_options(yield_per=_BATCH)):
         if not _submitted(release, item_names(session, release.id), person):
             words = "its columns or items are not what a submitter of its tenant signed"
@@ -134,7 +141,8 @@ def _submitted(release: Release, items: Mapping[UUID, str], person: Person | Non
 def _check_tickets(session: Session, keys: Mapping[str, bytes], result: Verification) -> None:
     """Each ticket is the custodian's word, and for itself. Those of before revision 0002 have none, and open nothing any more."""
     query = select(Ticket.id, Ticket.request_id, Ticket.expires_at, Ticket.canonical, Ticket.signature)
-    rows = session.execute(query.where(Ticket.canonical.is_not(None)).execution_options(yield_per=_BATCH))
+    query = query.where(Ticket.canonical.is_not(None), readable(Ticket))
+    rows = session.execute(query.execution_options(yield_per=_BATCH))
     for row in rows:
         canonical, signature = bytes(row.canonical), bytes(row.signature or b"")
         if not any(verifies(public, signature, canonical) for public in keys.values()):
@@ -207,9 +215,9 @@ def _check_roster(session: Session, roster: Roster, result: Verification) -> Non
             f"this roster ({roster.sha256[:16]}) is not the one that the custodian told of last ({newest[:16]}): "
             "it tells with its next work, or this is an older copy"
         )
-    everybody = session.execute(select(Person)).scalars().all()
-    rows = {row.id: row for row in everybody if row.removed_at is None}
-    gone = {row.id: row for row in everybody if row.removed_at is not None}
+    everybody = session.execute(select(Person, Person.removed_at.is_(None)).options(*_NO_TIMES)).all()
+    rows = {row.id: row for row, stays in everybody if stays}
+    gone = {row.id: row for row, stays in everybody if not stays}
     for who in sorted(rows.keys() | roster.people.keys()):
         row, pinned = rows.get(who), roster.people.get(who)
         if row is None and pinned is not None and _kept(gone.get(who), pinned):

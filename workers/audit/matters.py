@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
@@ -104,7 +104,8 @@ def _add_rows(session: Session, said: dict[str, str], matter: Matter) -> tuple[s
     tickets = {ids.get("ticket"), session.scalar(select(Recovery.ticket_id).where(Recovery.id == ids.get("recovery")))}
     spent = session.scalars(select(Ticket.request_id).where(Ticket.id.in_(tickets - {None})))
     requests = {ids.get("request"), *spent} - {None}
-    for request in session.scalars(select(RecoveryRequest).where(RecoveryRequest.id.in_(requests))):
+    asked = select(RecoveryRequest.release_id, RecoveryRequest.tenant, RecoveryRequest.requester)
+    for request in session.execute(asked.where(RecoveryRequest.id.in_(requests))):
         releases.add(str(request.release_id))
         matter.tenants.add(request.tenant)
         matter.people.add(request.requester)
@@ -113,7 +114,7 @@ def _add_rows(session: Session, said: dict[str, str], matter: Matter) -> tuple[s
     matter.people.update(who for who in reviewers if who is not None)
     releases |= set(map(str, session.scalars(select(Item.release_id).where(Item.id == ids.get("item")))))
     orders = or_(CustodyOrder.id == ids.get("order"), CustodyOrder.canonical_sha256 == _hex(said.get("request_hash")))
-    for order in session.scalars(select(CustodyOrder).where(orders)):
+    for order in session.execute(select(CustodyOrder.tenant, CustodyOrder.ordered_by).where(orders)):
         matter.tenants.add(order.tenant)
         matter.people.add(order.ordered_by)
     matter.tenants.update(session.scalars(select(Subject.tenant).where(Subject.id == ids.get("subject"))))
@@ -145,7 +146,8 @@ def _told(session: Session, release: str) -> Iterator[dict[str, Any]]:
 
 def _add_signer(session: Session, event: dict[str, Any], matter: Matter) -> None:
     actor = _texts(event["fields"]).get("actor")
-    person = session.get(Person, actor) if actor is not None else None
+    no_times = defer(Person.created_at), defer(Person.removed_at)  # nobody can read those that their owner made so
+    person = session.get(Person, actor, options=no_times) if actor is not None else None
     if person is not None and signed_by(event, person):
         matter.people.add(person.id)
 

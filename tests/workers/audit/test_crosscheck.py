@@ -14,11 +14,13 @@ from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
 from schemas.tables import Attempt, Item
 from tests.governance import Member, World, sessions
-from tests.workers.audit.harness import as_owner, as_superuser, fetched, verified
+from tests.workers.audit.harness import as_owner, as_superuser, disarm, fetched, new_notary, rearm, verified
 from tests.workers.custody.test_passkeys import Authenticator
 from workers.audit import append
+from workers.audit.crosscheck import crosscheck
 from workers.audit.heads import Anchors, HeadSigner
-from workers.audit.verify import Problem
+from workers.audit.matters import matter_of
+from workers.audit.verify import Problem, verify
 from workers.custody.holds import Portion
 from workers.custody.judge import Refusal
 from workers.custody.passkeys import Passkey
@@ -312,6 +314,70 @@ def test_an_event_that_cannot_be_read_does_not_stop_the_rest(
     assert [each for each in found if "bytes are not those that were issued" in each.words], (
         "the rest is held all the same"
     )
+
+
+# A time of a table, and the key of the row whose it is.
+TIMES = {
+    "recovery_requests.expires_at": "id",
+    "recovery_requests.created_at": "id",
+    "releases.created_at": "id",
+    "people.removed_at": "id",
+    "subjects.created_at": "id",
+    "tickets.expires_at": "id",
+    "items.updated_at": "id",
+    "recovered_faces.fetched_at": "recovery_id || ' ' || item_id || ' ' || face",
+}
+
+
+@pytest.mark.parametrize("column", TIMES)
+@pytest.mark.parametrize("moment", ["20000-01-01", "0044-03-15 BC", "infinity"])
+def test_a_time_that_nobody_can_read_is_found_and_stops_nothing(
+    world: World, anchors: Anchors, signer: HeadSigner, column: str, moment: str
+) -> None:
+    """The owner took the checks away that keep services from it, and somebody acknowledged an event about such a row."""
+    terms, _ = fetched(world)
+    forged = {"release": terms.release, "request": terms.id, "request_hash": terms.sha256()}
+    with world.as_("gateway").begin() as session:
+        append(session, AuditEvent.REQUEST_APPROVED, actor="bob", **forged)
+    table, name = column.split(".")
+    checks = (
+        f"SELECT string_agg('DROP CONSTRAINT ' || conname, ', ') FROM pg_constraint WHERE conrelid = '{table}'::regclass "
+        f"AND contype = 'c' AND strpos(pg_get_constraintdef(oid), '{name}') > 0"
+    )
+    with sessions(world.database.owner_url)() as session:
+        drop = session.execute(text(checks)).scalar_one()
+        row = session.execute(text(f"SELECT ctid::text, {TIMES[column]} AS key FROM {table} LIMIT 1")).one()
+    as_superuser(
+        world,
+        f"ALTER TABLE {table} {drop}",
+        f"UPDATE {table} SET {name} = '{moment}' WHERE ctid = '{row.ctid}'",
+        "UPDATE items SET sha256 = repeat('0', 64) WHERE position = 0",
+    )
+    with sessions(world.database.url_for("gateway"))() as session:
+        result = verify(session, anchors, signer.verifier)
+        crosscheck(session, result, load_roster(world.roster), world.custodian_keys())
+        for finding in result.findings:
+            matter_of(session, finding)
+    found = [(each.problem, each.where, each.words) for each in result.findings]
+    assert (Problem.ROW, f"{table} {row.key}", "a time in it cannot be read") in found
+    assert [words for _, _, words in found if "SHA-256" in words], "the rest is held all the same"
+
+
+def test_a_time_of_the_trail_that_nobody_can_read_is_found(world: World, anchors: Anchors, signer: HeadSigner) -> None:
+    new_notary(world.database, anchors, signer).anchor()
+    as_owner(
+        world.database,
+        disarm(),
+        disarm("tree_heads"),
+        "ALTER TABLE audit.tree_heads DROP CONSTRAINT tree_heads_times",
+        "UPDATE audit.events SET at = 'infinity' WHERE seq = 3",
+        "UPDATE audit.tree_heads SET anchored_at = '20000-01-01'",
+        rearm(),
+        rearm("tree_heads"),
+    )
+    found = [(each.problem, each.words) for each in verified(world.database, anchors, signer).findings]
+    assert (Problem.EVENT_CHANGED, "its columns say something else than its bytes") in found
+    assert (Problem.HEAD, "a time in its row cannot be read") in found
 
 
 def test_orders_are_held_against_their_events(world: World, anchors: Anchors, signer: HeadSigner) -> None:

@@ -1,0 +1,52 @@
+-- What a stolen role may not write: messages that are none of its own, times that no program of ours can read, and items and keys of what was
+-- made long ago.
+
+-- ---- Times. PostgreSQL knows infinity and the year 20000, and Python does not: one such row would stop whoever meets it.
+CREATE FUNCTION readable_time(moment timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT moment IS NULL OR moment BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'
+$$;
+
+ALTER TABLE releases ADD CONSTRAINT releases_times CHECK (readable_time(created_at) AND readable_time(finished_at));
+ALTER TABLE items ADD CONSTRAINT items_times
+    CHECK (readable_time(claimed_at) AND readable_time(claim_expires_at) AND readable_time(updated_at));
+ALTER TABLE attempts ADD CONSTRAINT attempts_times CHECK (readable_time(created_at));
+ALTER TABLE sealed_keys ADD CONSTRAINT sealed_keys_times CHECK (readable_time(created_at));
+DELETE FROM outbox WHERE NOT (readable_time(created_at) AND readable_time(published_at));
+ALTER TABLE outbox ADD CONSTRAINT outbox_times CHECK (readable_time(created_at) AND readable_time(published_at));
+ALTER TABLE people ADD CONSTRAINT people_times CHECK (readable_time(created_at) AND readable_time(removed_at));
+ALTER TABLE policies ADD CONSTRAINT policies_times CHECK (readable_time(created_at));
+ALTER TABLE subjects ADD CONSTRAINT subjects_times CHECK (readable_time(created_at) AND readable_time(erased_at));
+ALTER TABLE recovery_requests ADD CONSTRAINT recovery_requests_times CHECK (readable_time(created_at) AND readable_time(expires_at));
+ALTER TABLE approvals ADD CONSTRAINT approvals_times CHECK (readable_time(created_at));
+ALTER TABLE reviews ADD CONSTRAINT reviews_times CHECK (readable_time(opened_at) AND readable_time(closed_at));
+ALTER TABLE tickets ADD CONSTRAINT tickets_times
+    CHECK (readable_time(created_at) AND readable_time(expires_at) AND readable_time(spent_at));
+ALTER TABLE recoveries ADD CONSTRAINT recoveries_times
+    CHECK (readable_time(created_at) AND readable_time(expires_at) AND readable_time(sealed_at));
+ALTER TABLE recovered_faces ADD CONSTRAINT recovered_faces_times CHECK (readable_time(fetched_at));
+ALTER TABLE custody_orders ADD CONSTRAINT custody_orders_times CHECK (readable_time(created_at));
+ALTER TABLE custody_keys ADD CONSTRAINT custody_keys_times
+    CHECK (readable_time(created_at) AND readable_time(closed_at) AND readable_time(retired_at));
+ALTER TABLE alerts ADD CONSTRAINT alerts_times CHECK (readable_time(at) AND readable_time(delivered_at));
+ALTER TABLE exports ADD CONSTRAINT exports_times
+    CHECK (readable_time(window_start) AND readable_time(created_at) AND readable_time(finished_at));
+ALTER TABLE audit.tree_heads ADD CONSTRAINT tree_heads_times CHECK (public.readable_time(at) AND public.readable_time(anchored_at));
+
+-- When a row was made is the database's word. What people sign says it itself (requests, orders), and so does the register of custody keys.
+CREATE FUNCTION guard_created() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.created_at := now();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER created BEFORE INSERT ON releases FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON sealed_keys FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON policies FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON subjects FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON approvals FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON tickets FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON recoveries FOR EACH ROW EXECUTE FUNCTION guard_created();
+CREATE TRIGGER created BEFORE INSERT ON exports FOR EACH ROW EXECUTE FUNCTION guard_created();
