@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,7 +20,7 @@ import schemas.tables  # noqa: F401  (fills the metadata)
 from schemas import states
 from schemas.audit import EVENT_ROLES, SERVICE_ROLES
 from schemas.base import Base
-from schemas.messages import BROKER_OF, QUEUE_OF, Queue, TaskName, task_args
+from schemas.messages import BROKER_OF, QUEUE_OF, Broker, Queue, TaskName, outbox_row, task_args
 from tests.conftest import Database
 from tests.governance import sessions
 from workers.db import migrate, ready
@@ -69,6 +71,29 @@ def test_the_database_knows_the_same_words(database: Database, table: str, colum
     assert set(re.findall(r"'(\w+)'", definition)) == {word.value for word in enum}
 
 
+@pytest.mark.parametrize("task", TaskName)
+def test_the_database_knows_the_same_messages(database: Database, task: TaskName) -> None:
+    one, two = "a0000000-0000-4000-8000-000000000001", "b0000000-0000-4000-8000-000000000002"
+    message = outbox_row(task, [UUID(one)])
+    several = [[one, two]] if task is TaskName.ANONYMISE else [one, two]
+    others = [[], [{}], [one, 1], [[]], [[one, 1]], [[[one]]], ["x"], [one.upper()], [None], [f"{one}\n"]]
+    others += [[one] if task is TaskName.ANONYMISE else [[one]]]
+    query = text("SELECT is_message(:broker, :queue, :task, CAST(:args AS jsonb))")
+    with sessions(database.owner_url)() as session:
+
+        def known(**more: object) -> bool:
+            said = message | more
+            return session.execute(query, said | {"args": json.dumps(said["args"])}).scalar_one()
+
+        assert known()
+        assert known(args=several) is (task is TaskName.ANONYMISE)
+        assert not [args for args in others if known(args=args)]
+        wrong = [{"queue": queue.value} for queue in Queue if queue is not QUEUE_OF[task]]
+        wrong += [{"broker": broker.value} for broker in Broker if broker is not BROKER_OF[QUEUE_OF[task]]]
+        wrong += [{"queue": "nowhere"}, {"task": ""}, {"task": "x"}]
+        assert not [each for each in wrong if known(**each)]
+
+
 def test_no_service_writes_a_time_that_nobody_can_read(database: Database) -> None:
     """Every column of a time that a service's role may write has a check of its own."""
     query = text(
@@ -107,8 +132,6 @@ def test_no_service_role_has_more_than_its_grants(database: Database) -> None:
 
 
 def test_messages() -> None:
-    from uuid import UUID
-
     one, two = UUID(int=1), UUID(int=2)
     assert task_args(TaskName.ANONYMISE, [one, two]) == [[str(one), str(two)]]
     assert task_args(TaskName.OPEN, [one]) == [str(one)]

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
+from schemas.messages import TaskName, outbox_row
 from schemas.states import KeyKind
 from schemas.tables import (
     Alert,
@@ -55,6 +56,8 @@ REFUSED: dict[str, list[str]] = {
         "INSERT INTO tickets (id, request_id, expires_at) VALUES (gen_random_uuid(), gen_random_uuid(), now())",
         "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'custody', 'custody.open', '[]')",
         "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'recovery', 'recoveries.recover', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'release', 'custody.retain', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'release', 'releases.anonymise', '[]')",
     ],
     "custodian": [
         "UPDATE approvals SET decision = 'approve'",
@@ -133,6 +136,8 @@ REFUSED: dict[str, list[str]] = {
         "UPDATE alerts SET delivered_at = now()",
         "SELECT args FROM outbox",
         "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'recovery', 'recoveries.recover', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'exports', 'releases.report', '[]')",
+        "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', 'nowhere', 'x', '[]')",
     ],
 }
 CASES = [(role, statement) for role, statements in REFUSED.items() for statement in statements]
@@ -273,6 +278,16 @@ def test_a_row_was_made_when_the_database_says(broken: World) -> None:
     with broken.as_("gateway")() as session:
         times = [*session.scalars(select(Subject.created_at)), *session.scalars(select(Release.created_at))]
     assert all(abs(each - datetime.now(UTC)) < timedelta(minutes=5) for each in times)
+
+
+def test_a_message_comes_now_and_unpublished(broken: World) -> None:
+    message = outbox_row(TaskName.OPEN, [uuid4()]) | {"created_at": FAR, "published_at": FAR, "publish_count": 9}
+    with broken.as_("gateway").begin() as session:
+        session.execute(insert(Outbox).values(message))
+    with broken.as_("relay")() as session:
+        row = session.scalars(select(Outbox).order_by(Outbox.id.desc()).limit(1)).one()
+    assert (row.published_at, row.publish_count) == (None, 0)
+    assert abs(row.created_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_a_key_belongs_to_its_attempts_own_item(world: World) -> None:

@@ -55,8 +55,8 @@ def retained(session: Session) -> list[Retained]:
 
 def ask_for_due(session: Session) -> int:
     """Asks for every release that is due and was not asked for within the last day; for the relay's role."""
-    query = select(Outbox.args).where(Outbox.task == TaskName.RETAIN.value, Outbox.created_at > func.now() - ASK_EVERY)
-    asked = {args[0] for args in session.scalars(query)}
+    query = select(Outbox.args[0].astext).where(Outbox.task == TaskName.RETAIN.value)
+    asked = set(session.scalars(query.where(Outbox.created_at > func.now() - ASK_EVERY)))
     due = [each.release for each in retained(session) if each.is_due]
     return ask(session, [release for release in due if str(release) not in asked])
 

@@ -15,7 +15,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from schemas.audit import AuditEvent
-from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
+from schemas.messages import TaskName, outbox_row
 from schemas.states import OrderScope, ReleaseState
 from schemas.tables import Outbox, Release
 from workers.alerts import AlertKind, raise_alert
@@ -43,9 +43,7 @@ class Retention:
 
 def ask(session: Session, releases: Iterable[UUID]) -> int:
     """Asks the custodian to shred what these releases have no right to any more; gives how many messages that took."""
-    queue, task = QUEUE_OF[TaskName.RETAIN], TaskName.RETAIN
-    message = {"broker": Broker.PRIVILEGED.value, "queue": queue.value, "task": task.value}
-    messages = [message | {"args": task_args(task, [release])} for release in releases]
+    messages = [outbox_row(TaskName.RETAIN, [release]) for release in releases]
     if messages:
         session.execute(insert(Outbox), messages)
     return len(messages)

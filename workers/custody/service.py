@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker, undefer
 
 from schemas.audit import AuditEvent
 from schemas.contexts import LAYOUT_FACE
-from schemas.messages import QUEUE_OF, Broker, TaskName, task_args
+from schemas.messages import TaskName, outbox_row
 from schemas.policies import Policy
 from schemas.requests import WHAT_TICKET, BundleItem, KeyBundle, RequestTerms, TicketTerms, bundle_info, review_message
 from schemas.states import AttemptState, ItemState, KeyState, RecoveryState, RequestState, Urgency
@@ -358,8 +358,7 @@ def _spend(
     bound = {"id": ticket.recovery, "ticket_id": ticket.id, "key_bundle": bundle, "sealed_at": now}
     session.execute(insert(Recovery).values(bound | {"expires_at": now + RECOVERY_LIFE}))
     session.execute(update(RecoveryRequest).where(RecoveryRequest.id == terms.id).values(state=RequestState.RECOVERING))
-    queue, args = QUEUE_OF[TaskName.RECOVER], task_args(TaskName.RECOVER, [ticket.recovery])
-    session.execute(insert(Outbox).values(broker=Broker.PRIVILEGED, queue=queue, task=TaskName.RECOVER, args=args))
+    session.execute(insert(Outbox).values(outbox_row(TaskName.RECOVER, [ticket.recovery])))
     if terms.urgency is Urgency.BREAK_GLASS:
         session.execute(insert(Review).values(request_id=terms.id))
         raise_alert(session, AlertKind.GLASS_BROKEN, request=terms.id, requester=terms.requester, step="opened")

@@ -717,6 +717,29 @@ def test_a_large_release_goes_in_several_steps(world: World, monkeypatch: pytest
     assert live(world) == set()
 
 
+def test_nobody_feigns_that_retention_was_asked_for(world: World) -> None:
+    """A release worker does not ask; whoever does asks now; and what somebody wrote past the guards stops nothing either."""
+    keep_for(world, 30)
+    age(world, 31)
+    write = (
+        "INSERT INTO outbox (broker, queue, task, args, created_at, published_at) VALUES ('{}', '{}', 'custody.retain', "
+        f"'[\"{world.release}\"]', 'infinity', 'infinity')"
+    )
+    with world.as_("release")() as session, pytest.raises(DBAPIError, match="row-level security"):
+        session.execute(text(write.format("release", "exports")))
+    with world.as_("gateway").begin() as session:
+        session.execute(text(write.format("privileged", "custody")))
+    assert asked(world) == [[str(world.release)]]
+    assert world.one(select(Outbox.published_at).where(Outbox.task == "custody.retain"), "relay") is None, "it is asked"
+    row = "INSERT INTO outbox (broker, queue, task, args) VALUES ('privileged', 'custody', 'custody.retain', '{}')"
+    world.owner(
+        "UPDATE outbox SET created_at = created_at - interval '2 days'",
+        "ALTER TABLE outbox DROP CONSTRAINT outbox_message",
+        *(row.format(args) for args in ("[]", "[{}]", "[[]]", "[null, 7]")),
+    )
+    assert asked(world)[5:] == [[str(world.release)]]
+
+
 def test_keys_go_when_their_time_is_over(world: World) -> None:
     assert asked(world) == []
     keep_for(world, 30)
