@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from schemas.messages import Broker, Queue
+from schemas.messages import Broker, Queue, TaskName, outbox_row
 from schemas.states import AttemptState, ItemState, ReleaseState
-from schemas.tables import Attempt, Item, Outbox, Release
+from schemas.tables import Alert, Attempt, Item, Outbox, Release
 from tests.workers.releases.harness import Service
 from workers.app import make_app
 from workers.db import session_factory
@@ -93,6 +93,45 @@ def test_a_broker_that_is_away_keeps_its_messages_waiting(service: Service, rela
     finally:
         engines.restart("release_broker")
     assert relay.publish_waiting(Broker.RELEASE) == 1
+
+
+@pytest.fixture
+def unchecked(service: Service) -> Iterator[Service]:
+    """The owner took away what keeps rows out that are no messages."""
+    with service.sessions.begin() as session:
+        session.execute(delete(Outbox))
+        session.execute(text("ALTER TABLE outbox DROP CONSTRAINT outbox_message"))
+    yield service
+    with service.sessions.begin() as session:
+        session.execute(delete(Outbox))
+        check = "ADD CONSTRAINT outbox_message CHECK (is_message(broker, queue, task, args))"
+        session.execute(text(f"ALTER TABLE outbox {check}"))
+
+
+def test_a_row_that_is_no_message_is_set_aside_and_holds_up_none_behind_it(
+    unchecked: Service, relay: Relay, brokers: Any
+) -> None:
+    deep = "[" * 1500 + "]" * 1500
+    rows = [
+        ("nowhere", "x", "[]"),
+        ("release", "releases.anonymise", deep),
+        ("release", "", "[]"),
+        ("exports", "x", "[7]"),
+    ]
+    rows += [("nowhere", "exports.run", f'["{uuid4()}"]'), ("exports", "releases.report", f'["{uuid4()}", 1]')]
+    row = "INSERT INTO outbox (broker, queue, task, args) VALUES ('release', :queue, :task, CAST(:args AS jsonb))"
+    with unchecked.sessions.begin() as session:
+        for queue, task, args in rows:
+            session.execute(text(row), {"queue": queue, "task": task, "args": args})
+        session.execute(insert(Outbox).values(outbox_row(TaskName.EXPORT, [uuid4()])))
+    assert relay.publish_waiting(Broker.RELEASE) == len(rows) + 1
+    assert relay.publish_waiting(Broker.RELEASE) == 0
+    with unchecked.sessions() as session:
+        tried = session.scalars(select(Outbox.publish_count).order_by(Outbox.id)).all()
+        told = session.scalars(select(Alert.kind)).all()
+    assert tried == [0] * len(rows) + [1], "what is set aside counts as published, and was never sent"
+    assert told == ["message_refused"] * len(rows)
+    assert [each["headers"]["task"] for each in _messages(brokers.release, "exports")] == ["exports.run"]
 
 
 def _age(session: Session, release_id: UUID, **values: Any) -> None:
