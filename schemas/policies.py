@@ -141,7 +141,7 @@ class Policy:
     @classmethod
     def of(cls, body: dict[str, Any]) -> Policy:
         """The policy of such JSON; fields left out have their defaults. Raises ValueError with what is wrong."""
-        given = {name: value for name, value in body.items() if name not in ("v", "what")}
+        given = {"tenant": None} | {name: value for name, value in body.items() if name not in ("v", "what")}
         if (body.get("v", 1), body.get("what", WHAT_POLICY)) != (1, WHAT_POLICY):
             raise ValueError(f"v is 1 and what is {WHAT_POLICY}, where they are given")
         unknown = given.keys() - {each.name for each in fields(cls)}

@@ -36,6 +36,7 @@ from schemas.tables import (
     SealedKey,
     Subject,
 )
+from schemas.tables import Policy as PolicyRow
 from tests.governance import POLICY, Member, World, copied
 from tests.kills import kill_before, run_killed
 from tests.workers.custody.lives import age, age_rows, ended
@@ -54,9 +55,10 @@ from workers.custody.opening import open_sealed
 from workers.custody.ordering import OrderIncomplete, OrderStale
 from workers.custody.orders import Carried, OrderRefusal, carry_out
 from workers.custody.policies import write_policies
+from workers.errors import PolicyUnknown
 from workers.outbox.reconciler import Reconciler
 from workers.recoveries.errors import FaceShredded, NothingToFetch, PersonUnknown, SignatureInvalid
-from workers.recoveries.policies import set_policy
+from workers.recoveries.policies import load_policy, set_policy
 from workers.settings import RelaySettings
 
 SHRED, HOLD, LIFT = OrderKind
@@ -738,6 +740,25 @@ def test_nobody_feigns_that_retention_was_asked_for(world: World) -> None:
         *(row.format(args) for args in ("[]", "[{}]", "[[]]", "[null, 7]")),
     )
     assert asked(world)[5:] == [[str(world.release)]]
+
+
+def test_a_policy_that_nobody_can_read_ends_nobody_elses_retention(world: World) -> None:
+    keep_for(world, 30)
+    age(world, 31)
+    strict = Policy("acme", POLICY).body()
+    bodies = [{}, {"retain_days": 5}, [], 5, "x", strict | {"hours": 7}, strict | {"name": []}]
+    with world.as_("gateway").begin() as session:
+        for number, body in enumerate(bodies, start=7):
+            for tenant, name in (("zzz", "x"), ("acme", POLICY)):
+                canonical = b"%d" % number
+                values = {"tenant": tenant, "name": name, "version": number, "canonical": canonical, "set_by": "root"}
+                values |= {"canonical_sha256": hashlib.sha256(canonical).digest(), "body": body}
+                session.execute(insert(PolicyRow).values(values))
+    assert asked(world) == [[str(world.release)]]
+    with world.as_("gateway")() as session:
+        assert load_policy(session, "acme", POLICY).retain_days == 30
+        with pytest.raises(PolicyUnknown):
+            load_policy(session, "zzz", "x")
 
 
 def test_keys_go_when_their_time_is_over(world: World) -> None:
