@@ -68,6 +68,7 @@ class Release(Base):
     report_sha256: Mapped[str | None]
     signature: Mapped[bytes | None]
     names_salt: Mapped[bytes | None]
+    made_in: Mapped[int | None] = mapped_column(BigInteger)  # the transaction that inserted it, and its items
 
     @property
     def policy_name(self) -> str:
@@ -135,6 +136,7 @@ class Attempt(Base):
     locator: Mapped[bytes]
     model_version: Mapped[str]
     created_at: Mapped[datetime] = now()
+    made_in: Mapped[int | None] = mapped_column(BigInteger)  # the transaction that inserted it, and its keys
 
 
 class SealedKey(Base):

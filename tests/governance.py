@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from sqlalchemy import NullPool, create_engine, func, insert, select
+from sqlalchemy import NullPool, create_engine, func, insert, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from gateway import provision
@@ -357,6 +357,7 @@ def _release_item(world: World, item: UUID) -> None:
     done = {"object_key": object_key, "sha256": hashlib.sha256(data).hexdigest(), "locator": locator}
     public = keys.load(world.folder / "custody.json", keys.FileKind.CUSTODY).of(keys.KeyType.X25519)
     with world.as_("release").begin() as session:
+        session.execute(update(Item).where(Item.id == item).values(state=ItemState.COMMITTED, fence=1))
         session.execute(
             insert(Attempt).values(
                 id=attempt, item_id=item, fence=1, size_bytes=len(data), model_version=MODEL, state="committed", **done

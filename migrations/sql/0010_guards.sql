@@ -81,3 +81,52 @@ ALTER POLICY release_writes ON outbox WITH CHECK (task IN ('exports.run', 'relea
 ALTER POLICY custodian_writes ON outbox WITH CHECK (task IN ('recoveries.recover', 'custody.carry_out', 'custody.retain'));
 ALTER POLICY gateway_writes ON outbox
     WITH CHECK (task IN ('releases.anonymise', 'exports.run', 'custody.open', 'custody.carry_out', 'custody.retain'));
+
+-- ---- Items come with their release, and keys with their attempt: in one transaction, savepoints or not, and never afterwards.
+-- `made_in`: the transaction. Not `xmin`, which becomes that of whoever updates the row. The time besides, for a dump that is loaded into
+-- another cluster counts its transactions from the beginning. What was made before this revision has none, and takes nothing more.
+ALTER TABLE releases ADD COLUMN made_in bigint;
+ALTER TABLE attempts ADD COLUMN made_in bigint;
+CREATE FUNCTION guard_new_release() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.state <> 'open' OR NEW.finished_at IS NOT NULL OR NEW.report_sha256 IS NOT NULL THEN
+        RAISE EXCEPTION 'a release starts open' USING ERRCODE = '23514';
+    END IF;
+    NEW.made_in := pg_current_xact_id()::text::bigint;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_new BEFORE INSERT ON releases FOR EACH ROW EXECUTE FUNCTION guard_new_release();
+CREATE FUNCTION guard_new_item() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.releases AS r WHERE r.id = NEW.release_id
+                   AND r.made_in = pg_current_xact_id()::text::bigint AND r.created_at = now()) THEN
+        RAISE EXCEPTION 'items come with their release, and none is added to it later' USING ERRCODE = '23514';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_new BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION guard_new_item();
+
+-- An attempt is of an item in hand: nobody tries again what has ended.
+CREATE FUNCTION guard_new_attempt() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.items AS i JOIN public.releases AS r ON r.id = i.release_id WHERE i.id = NEW.item_id
+                   AND i.state = 'committed' AND i.fence = NEW.fence AND r.state IN ('open', 'running')) THEN
+        RAISE EXCEPTION 'an attempt is of an item that is being worked on, under its fence' USING ERRCODE = '23514';
+    END IF;
+    NEW.made_in := pg_current_xact_id()::text::bigint;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_new BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION guard_new_attempt();
+CREATE FUNCTION guard_late_key() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.attempts AS a WHERE a.id = NEW.attempt_id
+                   AND a.made_in = pg_current_xact_id()::text::bigint AND a.created_at = now()) THEN
+        RAISE EXCEPTION 'keys come with their attempt, and none is added to it later' USING ERRCODE = '23514';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER guard_late BEFORE INSERT ON sealed_keys FOR EACH ROW EXECUTE FUNCTION guard_late_key();

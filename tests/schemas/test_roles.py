@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
@@ -17,6 +17,7 @@ from schemas.states import KeyKind
 from schemas.tables import (
     Alert,
     Approval,
+    Attempt,
     Item,
     Outbox,
     Recovery,
@@ -27,6 +28,8 @@ from schemas.tables import (
 )
 from tests.conftest import Database
 from tests.governance import World, build, copied
+from workers.releases import service as releases
+from workers.releases.sources import Source
 
 DENIED = "42501"
 
@@ -290,8 +293,65 @@ def test_a_message_comes_now_and_unpublished(broken: World) -> None:
     assert abs(row.created_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_a_key_belongs_to_its_attempts_own_item(world: World) -> None:
-    row = {"attempt_id": world.attempts[world.items[0]], "item_id": world.items[1], "kind": KeyKind.FACE, "face": 7}
+def test_a_release_starts_open(world: World) -> None:
+    made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
+    for more in ({"state": "finished"}, {"finished_at": FAR}, {"report_sha256": "0" * 64}):
+        with world.as_("gateway")() as session, pytest.raises(DBAPIError, match="starts open"):
+            session.execute(insert(Release).values(made | {"id": uuid4(), "submitted_by": "sam"} | more))
+
+
+def test_items_come_with_their_release_alone(broken: World) -> None:
+    """In savepoints as well; not later, nor after an update that makes the release's row this transaction's."""
+    made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
+    item = {"source_uri": "x", "relative_name": "x"}
+    release = uuid4()
+    with broken.as_("gateway").begin() as session:
+        with session.begin_nested():
+            session.execute(insert(Release).values(made | {"id": release, "submitted_by": "sam"}))
+        session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": release, "position": 0}))
+        with session.begin_nested():
+            session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": release, "position": 1}))
+    for into in (release, broken.release):
+        with broken.as_("gateway")() as session, pytest.raises(DBAPIError, match="come with their release"):
+            session.execute(update(Release).where(Release.id == into).values(state=Release.state))
+            session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": into, "position": 2}))
+
+
+def test_keys_come_with_their_attempt_alone(broken: World) -> None:
+    """And an attempt is of an item in hand: what has ended is neither tried again nor given another key."""
+    shown = broken.items[0]
+    key = {"kind": KeyKind.FACE, "suite": "x", "custody_key_id": "k", "wrapped": b"x", "item_id": shown}
+    made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "model_version": "m", "size_bytes": 1}
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="come with their attempt"):
+        session.execute(update(Attempt).where(Attempt.item_id == shown).values(state=Attempt.state))
+        session.execute(insert(SealedKey).values(key | {"attempt_id": broken.attempts[shown], "face": 99}))
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="being worked on"):
+        session.execute(insert(Attempt).values(made | {"id": uuid4(), "item_id": shown, "fence": 2}))
+    sources = [Source("file:///a", "a", None)]
+    with broken.as_("gateway").begin() as session:
+        release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources)
+    attempt = uuid4()
+    with broken.as_("release").begin() as session:
+        fresh = session.scalars(select(Item.id).where(Item.release_id == release)).one()
+        with pytest.raises(DBAPIError, match="being worked on"), session.begin_nested():
+            session.execute(insert(Attempt).values(made | {"id": attempt, "item_id": fresh, "fence": 1}))
+        session.execute(update(Item).where(Item.id == fresh).values(state="committed", fence=1))
+        with session.begin_nested():
+            session.execute(insert(Attempt).values(made | {"id": attempt, "item_id": fresh, "fence": 1}))
+        with session.begin_nested():
+            session.execute(insert(SealedKey).values(key | {"attempt_id": attempt, "item_id": fresh, "face": 0}))
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="come with their attempt"):
+        session.execute(insert(SealedKey).values(key | {"attempt_id": attempt, "item_id": fresh, "face": 1}))
+    with broken.as_("gateway").begin() as session:
+        releases.cancel(session, release, "sam")
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="being worked on"):
+        session.execute(update(Item).where(Item.id == fresh).values(fence=2))
+        session.execute(insert(Attempt).values(made | {"id": uuid4(), "item_id": fresh, "fence": 2}))
+
+
+def test_a_key_belongs_to_its_attempts_own_item(broken: World) -> None:
+    row = {"attempt_id": broken.attempts[broken.items[0]], "item_id": broken.items[1], "kind": KeyKind.FACE, "face": 7}
     sealed = {"suite": "x", "custody_key_id": "k", "wrapped": b"x"}
-    with world.as_("release")() as session, pytest.raises(DBAPIError, match="foreign key"):
+    broken.owner("ALTER TABLE sealed_keys DISABLE TRIGGER guard_late")
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="foreign key"):
         session.execute(insert(SealedKey).values(row | sealed))

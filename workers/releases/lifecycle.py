@@ -214,6 +214,7 @@ def commit_attempt(session: Session, claim: Claim, made: Made, keys: Sequence[Se
         stego_psnr=made.stego_psnr,
         report=dict(made.report),
     )
+    _not_cancelled(session, claim.release_id)
     session.add(
         Attempt(
             id=made.attempt_id,
@@ -241,7 +242,6 @@ def commit_attempt(session: Session, claim: Claim, made: Made, keys: Sequence[Se
         for key in keys
     )
     session.flush()
-    _not_cancelled(session, claim.release_id)
     detail = {"attempt": str(made.attempt_id), "sha256": made.sha256, "keys": len(keys)}
     _record(session, AuditEvent.ITEM_COMMITTED, claim, detail, made.model_version)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 
 from schemas.audit import AuditEvent
 from schemas.states import OrderKind, OrderScope
@@ -261,6 +261,7 @@ def test_subjects_are_held_against_what_the_trail_says_of_them(
     with world.as_("release").begin() as session:
         attempt = uuid4()
         made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "model_version": "m", "size_bytes": 1}
+        session.execute(update(Item).where(Item.id == anna.id).values(state="committed", fence=1))
         session.execute(insert(Attempt).values(id=attempt, item_id=anna.id, fence=1, **made))
         about = {"release": release, "item": anna.id, "detail": {"attempt": str(attempt), "sha256": "0" * 64}}
         append(session, AuditEvent.ITEM_COMMITTED, actor="release-worker", **about)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 
 from schemas.contexts import LAYOUT_FACE
 from schemas.orders import OrderTerms, order_message
 from schemas.policies import Policy
 from schemas.states import OrderKind, OrderScope, OrderState
-from schemas.tables import Alert, Item, Release, SealedKey
+from schemas.tables import Alert, Release, SealedKey
 from tests.governance import POLICY, Member, World
 from tests.kills import kill_before, run_killed
 from tests.workers.audit.harness import as_superuser, write
@@ -175,9 +175,11 @@ def test_a_release_under_another_name_is_not_retired_by_that_ones_policy(world: 
 def test_keys_put_out_of_sight_are_not_buried(world: World) -> None:
     """An item whose keys somebody hid proves nothing: neither its time nor an order of its new release takes them."""
     hidden, shown = uuid4(), world.items[0]
-    with world.as_("gateway").begin() as session:
-        values = {"release_id": world.release, "position": 9, "source_uri": "x", "relative_name": "x"}
-        session.execute(insert(Item).values(id=hidden, **values))
+    at_rows(
+        world,
+        "INSERT INTO items (id, release_id, position, source_uri, relative_name) "
+        f"VALUES ('{hidden}', '{world.release}', 9, 'x', 'x')",
+    )
     as_superuser(world, f"UPDATE sealed_keys SET item_id = '{hidden}' WHERE item_id = '{shown}'")
     move_to_a_ghost(world, shown)
     for event, role in (("release:submitted", "refacex_gateway"), ("release:finished", "refacex_relay")):
