@@ -12,8 +12,10 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
+from schemas.audit import AuditEvent
 from schemas.messages import TaskName, outbox_row
 from schemas.states import KeyKind
+from schemas.submissions import pseudonym_of, subjects_sha256
 from schemas.tables import (
     Alert,
     Approval,
@@ -28,6 +30,7 @@ from schemas.tables import (
 )
 from tests.conftest import Database
 from tests.governance import World, build, copied
+from workers.audit import append
 from workers.releases import service as releases
 from workers.releases.sources import Source
 
@@ -274,10 +277,11 @@ FAR = datetime(9998, 1, 1, tzinfo=UTC)
 def test_a_row_was_made_when_the_database_says(broken: World) -> None:
     made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
     with broken.as_("gateway").begin() as session:
-        session.execute(
-            insert(Subject).values(id=uuid4(), tenant="acme", reference="x", salt=bytes(32), created_at=FAR)
-        )
-        session.execute(insert(Release).values(made | {"id": uuid4(), "submitted_by": "sam", "created_at": FAR}))
+        subject = {"id": pseudonym_of("acme", "x", bytes(32)), "tenant": "acme", "reference": "x", "salt": bytes(32)}
+        session.execute(insert(Subject).values(subject | {"created_at": FAR}))
+        release = uuid4()
+        session.execute(insert(Release).values(made | {"id": release, "submitted_by": "sam", "created_at": FAR}))
+        append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=release, detail={"tenant": "acme"})
     with broken.as_("gateway")() as session:
         times = [*session.scalars(select(Subject.created_at)), *session.scalars(select(Release.created_at))]
     assert all(abs(each - datetime.now(UTC)) < timedelta(minutes=5) for each in times)
@@ -304,13 +308,15 @@ def test_items_come_with_their_release_alone(broken: World) -> None:
     """In savepoints as well; not later, nor after an update that makes the release's row this transaction's."""
     made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
     item = {"source_uri": "x", "relative_name": "x"}
-    release = uuid4()
+    release, items = uuid4(), [uuid4(), uuid4()]
     with broken.as_("gateway").begin() as session:
         with session.begin_nested():
             session.execute(insert(Release).values(made | {"id": release, "submitted_by": "sam"}))
-        session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": release, "position": 0}))
+        session.execute(insert(Item).values(item | {"id": items[0], "release_id": release, "position": 0}))
         with session.begin_nested():
-            session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": release, "position": 1}))
+            session.execute(insert(Item).values(item | {"id": items[1], "release_id": release, "position": 1}))
+        detail = {"tenant": "acme", "subjects_sha256": subjects_sha256((each, None) for each in items)}
+        append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=release, detail=detail)
     for into in (release, broken.release):
         with broken.as_("gateway")() as session, pytest.raises(DBAPIError, match="come with their release"):
             session.execute(update(Release).where(Release.id == into).values(state=Release.state))

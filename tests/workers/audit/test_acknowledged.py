@@ -12,14 +12,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select, text
 
 from schemas.administration import add_message
 from schemas.audit import AuditEvent
 from schemas.audit_tables import Event
 from schemas.requests import signed_message
 from schemas.states import OrderKind, OrderScope
-from schemas.tables import Attempt, Item, SealedKey
+from schemas.tables import Item
 from tests.governance import POLICY, Member, World, copied
 from tests.governance import _release_item as release_item
 from tests.workers.audit.harness import as_superuser, fetched, new_notary, write
@@ -648,12 +648,16 @@ def test_a_key_that_somebody_took_away_is_found(trail: Trail) -> None:
 
 
 def test_one_acknowledgement_lets_no_other_key_go(trail: Trail) -> None:
-    """A stolen release worker adds a key, which an auditor acknowledges; then the owner takes others away, and puts some in their place."""
+    """There is a key too many, which an auditor acknowledges; then the owner takes others away, and puts some in their place."""
     world = trail.world
     item, attempt = world.items[0], world.attempts[world.items[0]]
-    key = {"attempt_id": attempt, "item_id": item, "kind": "face", "suite": "s", "custody_key_id": "k", "wrapped": b"x"}
-    with world.as_("release").begin() as session:
-        session.execute(insert(SealedKey).values(face=2**31 - 1, **key))
+
+    def add(face: int) -> None:
+        columns = "id, attempt_id, item_id, kind, face, suite, custody_key_id, wrapped"
+        values = f"gen_random_uuid(), '{attempt}', '{item}', 'face', {face}, 's', 'k', 'x'"
+        as_superuser(world, f"INSERT INTO sealed_keys ({columns}) VALUES ({values})")
+
+    add(2**31 - 1)
     finding = trail.only()
     assert finding.words == "item:committed with 3 keys, and the attempt has 3 of them, and 1 besides"
     trail.acknowledge(finding)
@@ -661,9 +665,8 @@ def test_one_acknowledgement_lets_no_other_key_go(trail: Trail) -> None:
     gone = f"DELETE FROM sealed_keys WHERE item_id = '{item}' AND face IN ({{}})"
     as_superuser(world, gone.format("0"))
     assert trail.only().words == "item:committed with 3 keys, and the attempt has 2 of them, and 1 besides"
-    with world.as_("release").begin() as session:
-        session.execute(insert(SealedKey).values(face=7, **key))
-        session.execute(insert(SealedKey).values(face=3, **key))
+    add(7)
+    add(3)
     as_superuser(world, gone.format("2147483647"))
     assert trail.only().words == "item:committed with 3 keys, and the attempt has 2 of them, and 2 besides"
     as_superuser(world, gone.format("-1, 0, 1, 3, 7"))
@@ -695,9 +698,10 @@ def test_what_a_worker_says_of_a_held_release_is_no_false_alarm_for_ever(trail: 
         release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, options=options)
         item = session.execute(select(Item.id).where(Item.release_id == release)).scalar_one()
     attempt = uuid4()
+    columns = "id, item_id, fence, object_key, sha256, locator, size_bytes, model_version"
+    values = f"'{attempt}', '{item}', 9, 'k', repeat('0', 64), sha256('x'), 1, 'm'"
+    as_superuser(world, f"INSERT INTO attempts ({columns}) VALUES ({values})")
     with world.as_("release").begin() as session:
-        made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "size_bytes": 1, "model_version": "m"}
-        session.execute(insert(Attempt).values(id=attempt, item_id=item, fence=9, **made))
         detail = {"attempt": str(attempt), "sha256": "0" * 64, "keys": 0}
         append(session, AuditEvent.ITEM_COMMITTED, actor="stolen", release=world.release, item=item, detail=detail)
     release_item(replace(world, release=release, attempts={}, secrets={}, files={}), item)

@@ -98,6 +98,7 @@ def _recover(service: Service, release_id: UUID) -> None:
             model_version=attempt.model_version,
             policy="default",
             face=None if row.face == LAYOUT_FACE else row.face,
+            subject=item.subject_id,
         )
         opened[row.face] = unwrap(private, row.custody_key_id, row.suite, row.wrapped or b"", context)
     data = service.storage.get(service.release_settings.bucket_releases, str(item.object_key))
