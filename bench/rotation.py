@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
 from gateway import provision
 from gateway.engines import Engines
@@ -57,7 +57,10 @@ def main() -> None:
 def _seal(url: str, public: keys.PublicKey, count: int) -> None:
     release, item, attempt = uuid4(), uuid4(), uuid4()
     sessions = session_factory(url)
+    tables = ("releases", "items", "attempts", "sealed_keys")
     with sessions.begin() as session:
+        for table in tables:  # rows that came another way than life's: only the owner can do that
+            session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
         made = {"profile": "robust", "format": "png", "donor_policy": "random", "submitted_by": "bench"}
         session.execute(insert(Release).values(id=release, tenant="t", name="r", policy={"name": "p"}, **made))
         place = {"position": 0, "source_uri": "x", "relative_name": "x"}
@@ -74,6 +77,8 @@ def _seal(url: str, public: keys.PublicKey, count: int) -> None:
                 wrapped = seal_key(public, secrets.token_bytes(32), context)
                 rows.append({"id": uuid4(), "attempt_id": attempt, "item_id": item, "wrapped": wrapped, **sealed})
             session.execute(insert(SealedKey), rows)
+        for table in tables:
+            session.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
     sessions.kw["bind"].dispose()
 
 

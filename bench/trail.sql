@@ -8,6 +8,10 @@ SELECT r, i, md5('release ' || r)::uuid AS release, md5('item ' || r || ' ' || i
     r::bigint * ({items} * 3 + 2) AS first
 FROM generate_series(0, {releases}) AS r, LATERAL generate_series(0, CASE WHEN r < {releases} THEN {items} ELSE {rest} END - 1) AS i;
 
+ALTER TABLE releases DISABLE TRIGGER USER;
+ALTER TABLE items DISABLE TRIGGER USER;
+ALTER TABLE attempts DISABLE TRIGGER USER;
+
 INSERT INTO releases (id, tenant, name, profile, format, donor_policy, policy, state, submitted_by, finished_at)
 SELECT DISTINCT release, 'bench', 'bench', 'robust', 'png', 'random', '{{"name": "default"}}'::jsonb, 'finished', 'sam', now() FROM made;
 
@@ -16,6 +20,10 @@ SELECT item, release, i, 'file:///x', 'x', 'done', 1, 1, '\x00', item || '/' || 
 
 INSERT INTO attempts (id, item_id, fence, state, object_key, sha256, size_bytes, locator, model_version)
 SELECT attempt, item, 1, 'published', item || '/' || attempt || '.png', file, 1000, '\x00', 'bench-1' FROM made;
+
+ALTER TABLE releases ENABLE TRIGGER USER;
+ALTER TABLE items ENABLE TRIGGER USER;
+ALTER TABLE attempts ENABLE TRIGGER USER;
 
 CREATE TEMP TABLE told AS
 SELECT first + 1 + 3 * i + step AS seq, 'refacex_release' AS role,
