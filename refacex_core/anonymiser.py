@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refacex_core.donors import DonorAppearance
-from refacex_core.faces import warp
+from refacex_core.faces import expression, warp
 from refacex_core.faces.landmarks import GROUPS, oval_mask
 from refacex_core.layers import filled
 from refacex_core.payload.network import WINDOW
 
 #: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval goes half the way:
-#: all the way would show the edge of a narrower donor's jaw inside the source's outline.
+#: all the way would show the edge of a narrower donor's jaw inside the source's outline. Eyes, brows and mouth stay nearer to the
+#: source's, for what they do is its expression; that makes nobody more like themselves (`training/results/geometry.json`).
 SHAPE_FROM_DONOR = {
     "face_oval": 0.5,
-    "lips": 0.6, "left_eye": 0.9, "right_eye": 0.9, "left_eyebrow": 1.0, "right_eyebrow": 1.0,
+    "lips": 0.15, "left_eye": 0.4, "right_eye": 0.4, "left_eyebrow": 0.4, "right_eyebrow": 0.4,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 REACH = 8.0  # pixels that the network may move a part of the face
@@ -40,7 +41,7 @@ _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
 
 
 def target_shape(source: Tensor, donor: Tensor) -> Tensor:
-    """Where the donor's points go: pose and outline of the source, shape of the donor (each B x 162 x 2)."""
+    """Where the donor's points go: pose, outline and expression of the source, shape of the donor (each B x 162 x 2)."""
     ones = torch.ones_like(donor[..., :1])
     basis = torch.cat([donor, ones], 2)
     # Regularised: an affine fit over 162 points is well determined, but a collapsed mesh must not break it.
@@ -49,8 +50,7 @@ def target_shape(source: Tensor, donor: Tensor) -> Tensor:
     weight = torch.zeros(source.shape[1], 1, dtype=source.dtype, device=source.device)
     for part, share in SHAPE_FROM_DONOR.items():
         weight[torch.from_numpy(GROUPS[part])] = share
-    target: Tensor = source + weight * (posed - source)
-    return target
+    return expression.carry(source + weight * (posed - source), source)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

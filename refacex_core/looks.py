@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refacex_core.faces import warp
+from refacex_core.faces.expression import measures
 from refacex_core.faces.landmarks import oval_mask
 from refacex_core.payload.network import WINDOW
 
@@ -22,18 +23,21 @@ _COARSE, _FINE = (13, 12), (26, 24)
 @dataclass(frozen=True)
 class Looks:
     """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, mean colour 0..1), light and
-    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), its
-    presentation (N x 1, -1 male to 1 female)."""
+    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), what its eyes
+    and mouth do (N x 3), its presentation (N x 1, -1 male to 1 female)."""
 
     shape: Tensor
     skin: Tensor
     shade: Tensor
     grain: Tensor
     colours: Tensor
+    expression: Tensor
     presentation: Tensor
 
 
-_WEIGHTS = (1.0, 1.0, 1.0, 1.5, 1.0)
+_WEIGHTS = (1.0, 1.0, 1.0, 1.5, 1.0, 1.5)
+#: About one standard deviation of each measure of `faces.expression` over the portraits.
+_EXPRESSIONS = torch.tensor([0.05, 0.06, 0.035])
 #: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.
 _PRESENTATION = 4.0
 
@@ -65,6 +69,7 @@ def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tens
         _pattern(grey, oval, _FINE),
         torch.log(grain.flatten(1) + 1e-2),
         _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
+        measures(shapes) / _EXPRESSIONS.to(shapes),
         presentation,
     )
 

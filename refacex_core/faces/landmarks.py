@@ -23,6 +23,8 @@ INPUT = 128
 _MESH = json.loads((Path(__file__).parent / "mesh.json").read_text())
 #: Rows of each part among the 162 points.
 GROUPS: dict[str, NDArray[np.int64]] = {k: np.array(v, np.int64) for k, v in _MESH["groups"].items()}
+#: The row of each of the face mesh's points that we have.
+ROW_OF: dict[int, int] = {point: row for row, point in enumerate(_MESH["mesh_index"])}
 #: The face oval's rows in order around the face, from the chin.
 OVAL: NDArray[np.int64] = np.array(_MESH["oval_order"], np.int64)
 
