@@ -163,7 +163,7 @@ class SealedKey(Base):
     suite: Mapped[str]
     custody_key_id: Mapped[str]
     wrapped: Mapped[bytes | None] = mapped_column(deferred=True)
-    context: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
+    context: Mapped[int] = mapped_column(SmallInteger, default=2)
     state: Mapped[KeyState] = mapped_column(server_default=text("'live'"))
     created_at: Mapped[datetime] = now()
 

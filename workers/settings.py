@@ -86,7 +86,7 @@ class ReleaseSettings(DatabaseSettings, BrokerSettings, StorageSettings, KmsSett
     source_roots: list[Path] = []  # folders below which originals may be read where they are
     device: str = "auto"
     chunk: int = Field(default=8, ge=1, le=256)  # images that go through the networks together
-    claim_seconds: float = Field(default=60.0, gt=0)  # a claim is renewed three times in this time
+    claim_seconds: float = Field(default=60.0, gt=0, le=43_200)  # a claim is renewed three times in this time
     patience_seconds: float = Field(default=120.0, ge=0)  # how long a step waits for an engine that is away
     max_source_bytes: int = Field(default=256 * 2**20, gt=0)
     core_factory: str = ""  # "module:function", tests only

@@ -1,9 +1,10 @@
 -- Whom an image shows is vouched for: a pseudonym is a salted hash of its reference (a UUID of version 8), and a key is bound to the
 -- pseudonym of whom its item shows. So nobody can exchange two references, nor let an image show somebody else for a while.
 
--- Keys of before are bound to no subject.
+-- Keys of before are bound to no subject. What seals a key says itself what it bound it to: a worker of before, that still runs, says nothing
+-- and is refused.
 ALTER TABLE sealed_keys ADD COLUMN context smallint NOT NULL DEFAULT 1 CHECK (context IN (1, 2));
-ALTER TABLE sealed_keys ALTER COLUMN context SET DEFAULT 2;
+ALTER TABLE sealed_keys ALTER COLUMN context DROP DEFAULT;
 
 -- The salt keeps a reference from being guessed from its pseudonym, and goes with it. Subjects of before have none, and a random pseudonym.
 ALTER TABLE subjects

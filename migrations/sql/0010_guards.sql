@@ -4,7 +4,7 @@
 -- ---- Times. PostgreSQL knows infinity and the year 20000, and Python does not: one such row would stop whoever meets it.
 CREATE FUNCTION readable_time(moment timestamptz) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT moment IS NULL OR moment BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'
+    SELECT moment IS NULL OR (moment >= '2000-01-01 00:00:00+00' AND moment < '9999-01-01 00:00:00+00')
 $$;
 
 ALTER TABLE releases ADD CONSTRAINT releases_times CHECK (readable_time(created_at) AND readable_time(finished_at));
@@ -97,16 +97,41 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER guard_new BEFORE INSERT ON releases FOR EACH ROW EXECUTE FUNCTION guard_new_release();
+-- Nor after the event that names them: whoever has its guard look early could add one behind it.
 CREATE FUNCTION guard_new_item() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM public.releases AS r WHERE r.id = NEW.release_id
-                   AND r.made_in = pg_current_xact_id()::text::bigint AND r.created_at = now()) THEN
+                   AND r.made_in = pg_current_xact_id()::text::bigint AND r.created_at = now())
+       OR EXISTS (SELECT FROM audit.events AS e WHERE audit.release_of(e.canonical) = NEW.release_id::text) THEN
         RAISE EXCEPTION 'items come with their release, and none is added to it later' USING ERRCODE = '23514';
+    END IF;
+    IF (NEW.state, NEW.fence, NEW.attempts) <> ('pending', 0, 0) THEN
+        RAISE EXCEPTION 'an item starts where nobody has worked on it' USING ERRCODE = '23514';
     END IF;
     RETURN NEW;
 END $$;
+REVOKE ALL ON FUNCTION guard_new_item() FROM PUBLIC;
 CREATE TRIGGER guard_new BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION guard_new_item();
+
+-- What has ended stays so, a claim lasts a day at the most, and its fence goes up step by step: nobody takes an image for ever.
+CREATE OR REPLACE FUNCTION guard_item() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NEW.id <> OLD.id OR NEW.release_id <> OLD.release_id OR NEW.position <> OLD.position THEN
+        RAISE EXCEPTION 'an item stays in its release' USING ERRCODE = '42501';
+    END IF;
+    IF OLD.state = 'done' AND (to_jsonb(NEW) - 'updated_at') <> (to_jsonb(OLD) - 'updated_at') THEN
+        RAISE EXCEPTION 'a released item cannot be changed' USING ERRCODE = '42501';
+    END IF;
+    IF OLD.state IN ('held', 'failed', 'quarantined') AND NEW.state <> OLD.state THEN
+        RAISE EXCEPTION 'an item that has ended is not worked on again' USING ERRCODE = '42501';
+    END IF;
+    IF NEW.fence NOT BETWEEN OLD.fence AND OLD.fence + 2 OR NEW.claim_expires_at > clock_timestamp() + interval '1 day' THEN
+        RAISE EXCEPTION 'an item is claimed for a day at the most, and its fence goes up step by step' USING ERRCODE = '23514';
+    END IF;
+    RETURN NEW;
+END $$;
 
 -- An attempt is of an item in hand: nobody tries again what has ended.
 CREATE FUNCTION guard_new_attempt() RETURNS trigger

@@ -323,6 +323,49 @@ def test_items_come_with_their_release_alone(broken: World) -> None:
             session.execute(insert(Item).values(item | {"id": uuid4(), "release_id": into, "position": 2}))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("state = 'committed'", "is not worked on again"),
+        ("fence = fence + 3", "goes up step by step"),
+        ("fence = 9223372036854775807", "goes up step by step"),
+        ("fence = fence - 1", "goes up step by step"),
+        ("claim_expires_at = '9998-01-01'", "for a day at the most"),
+    ],
+)
+def test_nobody_takes_an_image_for_ever(broken: World, change: str, words: str) -> None:
+    """A stolen release worker's role neither works on what has ended, nor claims for years, nor so that nobody can claim after it."""
+    with broken.as_("gateway").begin() as session:
+        release = releases.submit(
+            session, tenant="acme", actor="sam", name="s", sources=[Source("file:///a", "a", None)]
+        )
+    state = "held" if "state" in change else "claimed"
+    with broken.as_("release").begin() as session:
+        session.execute(update(Item).where(Item.release_id == release).values(state=state, fence=1))
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match=words):
+        session.execute(text(f"UPDATE items SET {change} WHERE release_id = '{release}'"))  # noqa: S608  this file's own words
+
+
+def test_an_item_starts_where_nobody_has_worked_on_it(broken: World) -> None:
+    made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
+    for begun in ({"fence": 2**63 - 1}, {"attempts": 9}, {"state": "done"}):
+        with broken.as_("gateway")() as session, pytest.raises(DBAPIError, match="where nobody has worked on it"):
+            release = uuid4()
+            session.execute(insert(Release).values(made | {"id": release, "submitted_by": "sam"}))
+            image = {"id": uuid4(), "release_id": release, "position": 0, "source_uri": "x", "relative_name": "x"}
+            session.execute(insert(Item).values(image | begun))
+
+
+def test_a_worker_of_before_does_not_say_what_it_bound_a_key_to(broken: World) -> None:
+    """One that still ran on while the database went to revision 0009: what it seals would open nothing, and is refused."""
+    columns = "id, attempt_id, item_id, kind, face, suite, custody_key_id, wrapped"
+    broken.owner("ALTER TABLE sealed_keys DISABLE TRIGGER guard_late")
+    item = broken.items[0]
+    values = f"gen_random_uuid(), '{broken.attempts[item]}', '{item}', 'face', 9, 's', 'k', 'x'"
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match='"context"'):
+        session.execute(text(f"INSERT INTO sealed_keys ({columns}) VALUES ({values})"))  # noqa: S608  this file's own words
+
+
 def test_keys_come_with_their_attempt_alone(broken: World) -> None:
     """And an attempt is of an item in hand: what has ended is neither tried again nor given another key."""
     shown = broken.items[0]

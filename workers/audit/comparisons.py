@@ -359,7 +359,9 @@ COMPARISONS: tuple[Comparison, ...] = (
         "WHERE p.name = e.policy AND p.tenant = coalesce(e.tenant, p.tenant)) AS p ON t.days IS NULL",
         "NOT coalesce(e.ended < t.seq, false) THEN 'key:shredded as of a release whose time is over, and by the trail it had not ended'",
         f"{_EARLY} THEN 'key:shredded before its time was over'",
-        "EXISTS (SELECT FROM policies AS q WHERE encode(q.canonical_sha256, 'hex') = t.detail ->> 'policy_sha256' AND (q.name <> e.policy "
+        # Of rows that are what their canonical form says: what else stands there is found by itself.
+        "EXISTS (SELECT FROM policies AS q WHERE encode(q.canonical_sha256, 'hex') = t.detail ->> 'policy_sha256' "
+        f"AND {json_of('q.canonical')} ->> 'tenant' = q.tenant AND {json_of('q.canonical')} ->> 'name' = q.name AND (q.name <> e.policy "
         "OR q.tenant <> e.tenant OR q.body ->> 'retain_days' IS DISTINCT FROM t.detail ->> 'retain_days')) "
         "THEN 'key:shredded by another policy than its release has'",
     ),

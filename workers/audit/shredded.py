@@ -41,7 +41,7 @@ class ShreddedHistory:
             if self._releases[item] != {release}:
                 yield "its item was made in another release, or in none before it"
             detail = fields.get("detail", {})
-            if detail.get("reason") == "retention" or "policy_sha256" in detail:
+            if detail.get("reason") == "retention":
                 yield from self._early(release, detail.get("retain_days"), _time(event["at"]))
 
     def _early(self, release: str, days: Any, at: datetime | None) -> Iterator[str]:

@@ -14,18 +14,25 @@ from sqlalchemy.orm import Session
 from schemas.base import Base
 from schemas.tables import Outbox
 
-FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)  # as `readable_time` of revision 0010
+FIRST, LAST = (
+    datetime(2000, 1, 1, tzinfo=UTC),
+    datetime(9999, 1, 1, tzinfo=UTC),
+)  # the second no more: as `readable_time` of revision 0010
 
 
 def readable(model: type[Base]) -> ColumnElement[bool]:
     """Whether each time in a row can be read: for who reads such rows as objects."""
     times = [column for column in model.__table__.columns if isinstance(column.type, DateTime)]
-    return and_(True, *(or_(column.is_(None), column.between(FIRST, LAST)) for column in times))
+    return and_(True, *(or_(column.is_(None), _within(column)) for column in times))
 
 
 def time_of(column: ColumnElement[datetime]) -> ColumnElement[Any]:
     """A column's time; NULL where it cannot be read."""
-    return case((column.between(FIRST, LAST), column), else_=null())
+    return case((_within(column), column), else_=null())
+
+
+def _within(column: ColumnElement[datetime]) -> ColumnElement[bool]:
+    return and_(column >= FIRST, column < LAST)
 
 
 def unreadable(session: Session, at_most: int) -> Iterator[tuple[str, str]]:

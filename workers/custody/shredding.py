@@ -247,7 +247,11 @@ def _came_back(
         met = {row.item_id for row in session.execute(live) if custodian.ledger.shredded(row.item_id, row.face)}
         query = select(Item.id, Item.release_id, Item.subject_id).where(Item.id.in_(met)).order_by(Item.id)
         rows = session.execute(query).all()
-    yield from (Portion(row.id, row.release_id, row.subject_id, buried[row.id]) for row in rows)
+    for row in rows:
+        named = buried[row.id]
+        # A face at a time, where faces were named: each has a tombstone of its own, which says why.
+        for faces in [None] if named is None else [(face,) for face in named]:
+            yield Portion(row.id, row.release_id, row.subject_id, faces)
 
 
 def _chunks(items: list[UUID]) -> Iterator[list[UUID]]:

@@ -653,8 +653,8 @@ def test_one_acknowledgement_lets_no_other_key_go(trail: Trail) -> None:
     item, attempt = world.items[0], world.attempts[world.items[0]]
 
     def add(face: int) -> None:
-        columns = "id, attempt_id, item_id, kind, face, suite, custody_key_id, wrapped"
-        values = f"gen_random_uuid(), '{attempt}', '{item}', 'face', {face}, 's', 'k', 'x'"
+        columns = "id, attempt_id, item_id, kind, face, suite, custody_key_id, wrapped, context"
+        values = f"gen_random_uuid(), '{attempt}', '{item}', 'face', {face}, 's', 'k', 'x', 2"
         as_superuser(world, f"INSERT INTO sealed_keys ({columns}) VALUES ({values})")
 
     add(2**31 - 1)

@@ -95,6 +95,21 @@ def test_an_order_for_every_scope_agrees(world: World, verify: Verify) -> None:
     assert words(verify()) == []
 
 
+def test_a_copy_of_a_policy_makes_no_retention_look_wrong(world: World, verify: Verify) -> None:
+    """A stolen gateway's, in a tenant of its own, with the signed bytes of this one's and other days."""
+    keep(world, 30)
+    canonical = Policy("acme", POLICY, retain_days=30).canonical()
+    as_superuser(
+        world,
+        "INSERT INTO policies (tenant, name, version, body, canonical, canonical_sha256, set_by) VALUES "
+        f"('mallory', 'x', 1, '{{\"retain_days\": 1}}', '\\x{canonical.hex()}', sha256('\\x{canonical.hex()}'), 'm')",
+    )
+    age(world, 31)
+    assert retention.retain(world.custodian(), world.release).keys == 6
+    found = [each for _, each in words(verify())]
+    assert found and not [each for each in found if each.startswith("key:shredded")]
+
+
 def test_every_recovery_that_ends_with_its_keys_is_named(
     world: World, verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 import rfc8785
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.event import listen, remove
 from sqlalchemy.exc import IntegrityError
 
@@ -145,6 +145,16 @@ def test_what_an_order_buried_and_did_not_shred_goes_by_it_later(world: World, v
     assert live(anna) == 0 and words(verify()) == []
 
 
+def test_what_several_orders_took_and_came_back_goes_by_each_of_them(world: World, verify: Verify) -> None:
+    """Two faces of one image by an order each, and the rows are there again, as from a backup."""
+    as_superuser(world, "CREATE TABLE kept AS SELECT * FROM sealed_keys")
+    orders = [done(world, SHRED, Target(FACE, world.items[0], face)) for face in (0, 1)]
+    back = "UPDATE sealed_keys AS s SET wrapped = k.wrapped, state = k.state FROM kept AS k WHERE k.id = s.id"
+    as_superuser(world, back, "DROP TABLE kept")
+    assert shred_again(world.custodian()) == len(orders)
+    assert live(world) == 1 and words(verify()) == []
+
+
 def shredded(world: World, victim: World, **more: Any) -> None:
     """A custodian that signs what it should not: keys go, and an event of it."""
     detail = {"faces": [0, 1], "layout": True, "keys": 3, "tombstone": "0" * 64} | more.pop("detail")
@@ -199,18 +209,26 @@ def test_older_pseudonyms_are_those_that_older_releases_show(world: World, verif
             subjects.named(session, who)
 
 
-def invented(world: World, detail: dict[str, Any]) -> None:
+def invented(world: World, detail: dict[str, Any], then: str | None = None) -> None:
+    """A release of one image and of such an event; and `then`, where there is something, an image more."""
     release = uuid4()
     with world.as_("gateway").begin() as session:
         made = {"tenant": "acme", "name": "x", "profile": "robust", "format": "png", "donor_policy": "random"}
-        session.execute(
-            insert(Release).values(
-                id=release, policy={"name": POLICY}, submitted_by="sam", names_salt=b"x" * 32, **made
-            )
-        )
-        about = {"release_id": release, "position": 0, "source_uri": "file:///gone.png", "relative_name": "gone.png"}
-        session.execute(insert(Item).values(id=uuid4(), **about))
+        signed = {"policy": {"name": POLICY}, "submitted_by": "sam", "names_salt": b"x" * 32}
+        session.execute(insert(Release).values(id=release, **made, **signed))
+        image = {"release_id": release, "source_uri": "file:///gone.png", "relative_name": "gone.png"}
+        session.execute(insert(Item).values(id=uuid4(), position=0, **image))
         append(session, AuditEvent.RELEASE_SUBMITTED, actor="sam", release=release, detail=detail)
+        if then is not None:
+            session.execute(text(then))
+            session.execute(insert(Item).values(id=uuid4(), position=1, **image))
+
+
+@pytest.mark.parametrize("then", ["SELECT", "SET CONSTRAINTS ALL DEFERRED"])
+def test_nobody_adds_an_image_behind_the_event(world: World, then: str) -> None:
+    """Who had the release's guard look early would have one that never was as the trail says."""
+    with pytest.raises(IntegrityError, match="none is added to it later"):
+        invented(world, {"tenant": "acme"}, then)
 
 
 def test_nobody_makes_a_release_that_never_was_as_it_says(world: World) -> None:
