@@ -124,6 +124,7 @@ class Attempt(Base):
         UniqueConstraint("item_id", "fence"),
         UniqueConstraint("id", "item_id"),
         Index("attempts_one_published", "item_id", unique=True, postgresql_where=text("state = 'published'")),
+        Index("attempts_one_committed", "item_id", unique=True, postgresql_where=text("state = 'committed'")),
     )
 
     id: Mapped[uuid.UUID] = new_id()

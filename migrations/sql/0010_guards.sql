@@ -103,12 +103,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM public.releases AS r WHERE r.id = NEW.release_id
                    AND r.made_in = pg_current_xact_id()::text::bigint AND r.created_at = now())
-       OR EXISTS (SELECT FROM audit.events AS e WHERE audit.release_of(e.canonical) = NEW.release_id::text) THEN
+       OR EXISTS (SELECT FROM audit.events AS e
+                  WHERE audit.release_of(e.canonical) = NEW.release_id::text AND e.event = 'release:submitted') THEN
         RAISE EXCEPTION 'items come with their release, and none is added to it later' USING ERRCODE = '23514';
     END IF;
     IF (NEW.state, NEW.fence, NEW.attempts) <> ('pending', 0, 0) THEN
         RAISE EXCEPTION 'an item starts where nobody has worked on it' USING ERRCODE = '23514';
     END IF;
+    NEW.updated_at := least(NEW.updated_at, clock_timestamp());
     RETURN NEW;
 END $$;
 REVOKE ALL ON FUNCTION guard_new_item() FROM PUBLIC;
@@ -127,11 +129,25 @@ BEGIN
     IF OLD.state IN ('held', 'failed', 'quarantined') AND NEW.state <> OLD.state THEN
         RAISE EXCEPTION 'an item that has ended is not worked on again' USING ERRCODE = '42501';
     END IF;
-    IF NEW.fence NOT BETWEEN OLD.fence AND OLD.fence + 2 OR NEW.claim_expires_at > clock_timestamp() + interval '1 day' THEN
-        RAISE EXCEPTION 'an item is claimed for a day at the most, and its fence goes up step by step' USING ERRCODE = '23514';
+    IF NEW.fence NOT BETWEEN OLD.fence AND OLD.fence + 2 OR NEW.attempts > OLD.attempts + 1
+       OR NEW.claim_expires_at > clock_timestamp() + interval '1 day' THEN
+        RAISE EXCEPTION 'an item is claimed for a day at the most, and its fence and attempts go up step by step' USING ERRCODE = '23514';
+    END IF;
+    NEW.updated_at := least(NEW.updated_at, clock_timestamp()); -- whoever waits for it goes by that
+    RETURN NEW;
+END $$;
+-- Nor does anybody end a release before its images have ended: nothing would be worked on any more, and nothing shredded.
+CREATE FUNCTION guard_finish() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.items AS i WHERE i.release_id = NEW.id AND i.state IN ('pending', 'claimed', 'committed')) THEN
+        RAISE EXCEPTION 'a release is finished when all its images have ended' USING ERRCODE = '23514';
     END IF;
     RETURN NEW;
 END $$;
+REVOKE ALL ON FUNCTION guard_finish() FROM PUBLIC;
+CREATE TRIGGER guard_finish BEFORE UPDATE ON releases FOR EACH ROW
+    WHEN (NEW.state = 'finished' AND OLD.state <> 'finished') EXECUTE FUNCTION guard_finish();
 
 -- An attempt is of an item in hand: nobody tries again what has ended.
 CREATE FUNCTION guard_new_attempt() RETURNS trigger
@@ -145,9 +161,14 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER guard_new BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION guard_new_attempt();
+-- One of them waits to be published; and no key is bound to less than others are.
+CREATE UNIQUE INDEX attempts_one_committed ON attempts (item_id) WHERE state = 'committed';
 CREATE FUNCTION guard_late_key() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF NEW.context <> 2 THEN
+        RAISE EXCEPTION 'a new key is bound to whom its image shows' USING ERRCODE = '23514';
+    END IF;
     IF NOT EXISTS (SELECT FROM public.attempts AS a WHERE a.id = NEW.attempt_id
                    AND a.made_in = pg_current_xact_id()::text::bigint AND a.created_at = now()) THEN
         RAISE EXCEPTION 'keys come with their attempt, and none is added to it later' USING ERRCODE = '23514';

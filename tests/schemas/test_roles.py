@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import undefer
 
@@ -31,6 +31,7 @@ from schemas.tables import (
 from tests.conftest import Database
 from tests.governance import World, build, copied
 from workers.audit import append
+from workers.releases import lifecycle
 from workers.releases import service as releases
 from workers.releases.sources import Source
 
@@ -248,7 +249,6 @@ REQUEST = (
         ("gateway", "UPDATE people SET removed_at = '20000-01-01' WHERE id = 'dave'", "people_times"),
         ("gateway", REQUEST.format("created_at", "timestamptz '20000-01-01'"), "recovery_requests_times"),
         ("gateway", REQUEST.format("timestamptz '0044-03-15 BC'", "expires_at"), "recovery_requests_times"),
-        ("relay", "UPDATE items SET updated_at = 'infinity'", "items_check|released item|isfinite"),
     ],
 )
 def test_no_role_writes_a_time_that_stops_the_others(
@@ -327,10 +327,11 @@ def test_items_come_with_their_release_alone(broken: World) -> None:
     ("change", "words"),
     [
         ("state = 'committed'", "is not worked on again"),
-        ("fence = fence + 3", "goes up step by step"),
-        ("fence = 9223372036854775807", "goes up step by step"),
-        ("fence = fence - 1", "goes up step by step"),
+        ("fence = fence + 3", "go up step by step"),
+        ("fence = 9223372036854775807", "go up step by step"),
+        ("fence = fence - 1", "go up step by step"),
         ("claim_expires_at = '9998-01-01'", "for a day at the most"),
+        ("attempts = attempts + 2", "go up step by step"),
     ],
 )
 def test_nobody_takes_an_image_for_ever(broken: World, change: str, words: str) -> None:
@@ -344,6 +345,60 @@ def test_nobody_takes_an_image_for_ever(broken: World, change: str, words: str) 
         session.execute(update(Item).where(Item.release_id == release).values(state=state, fence=1))
     with broken.as_("release")() as session, pytest.raises(DBAPIError, match=words):
         session.execute(text(f"UPDATE items SET {change} WHERE release_id = '{release}'"))  # noqa: S608  this file's own words
+
+
+def test_an_image_is_asked_for_again_whatever_its_row_says(broken: World) -> None:
+    """A claim without an end, and a change that is still to come: as a stolen role leaves them."""
+    with broken.as_("gateway").begin() as session:
+        release = releases.submit(
+            session, tenant="acme", actor="sam", name="s", sources=[Source("file:///a", "a", None)]
+        )
+        item = session.execute(select(Item.id).where(Item.release_id == release)).scalar_one()
+    stuck = {"state": "claimed", "fence": 1, "attempts": 1, "claim_expires_at": None, "updated_at": FAR}
+    with broken.as_("release").begin() as session:
+        session.execute(update(Item).where(Item.id == item).values(stuck))
+    with broken.as_("release").begin() as session:
+        assert session.get_one(Item, item).updated_at < datetime.now(UTC) + timedelta(minutes=1)
+        assert [each.item_id for each in lifecycle.claim(session, [item], seconds=60, fresh=False)] == [item]
+
+
+def test_an_image_has_one_attempt_that_waits(broken: World) -> None:
+    made = {"object_key": "k", "sha256": "0" * 64, "locator": bytes(8), "model_version": "m", "size_bytes": 1}
+    with broken.as_("gateway").begin() as session:
+        release = releases.submit(
+            session, tenant="acme", actor="sam", name="s", sources=[Source("file:///a", "a", None)]
+        )
+        item = session.execute(select(Item.id).where(Item.release_id == release)).scalar_one()
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="attempts_one_committed"):
+        for fence in (1, 2):
+            session.execute(update(Item).where(Item.id == item).values(state="committed", fence=fence))
+            session.execute(insert(Attempt).values(made | {"id": uuid4(), "item_id": item, "fence": fence}))
+
+
+@pytest.mark.parametrize("role", ["release", "relay", "gateway"])
+def test_nobody_ends_a_release_before_its_images_have_ended(broken: World, role: str) -> None:
+    with broken.as_("gateway").begin() as session:
+        release = releases.submit(
+            session, tenant="acme", actor="sam", name="s", sources=[Source("file:///a", "a", None)]
+        )
+    over = update(Release).where(Release.id == release).values(state="finished", finished_at=func.now())
+    with broken.as_(role)() as session, pytest.raises(DBAPIError, match="when all its images have ended"):
+        session.execute(over)
+    with broken.as_("release").begin() as session:
+        session.execute(update(Item).where(Item.release_id == release).values(state="held"))
+        assert lifecycle.finish_releases(session, [release]) == [release]
+
+
+@pytest.mark.parametrize("role", ["release", "relay", "recovery"])
+def test_no_other_event_about_a_release_keeps_it_from_being_submitted(broken: World, role: str) -> None:
+    """Its id is known to some while its photographs are uploaded."""
+    release = uuid4()
+    event = AuditEvent.RECOVERY_FAILED if role == "recovery" else AuditEvent.RELEASE_FINISHED
+    with broken.as_(role).begin() as session:
+        append(session, event, actor=role, release=release)
+    with broken.as_("gateway").begin() as session:
+        sources = [Source("file:///a", "a", None)]
+        releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, release_id=release)
 
 
 def test_an_item_starts_where_nobody_has_worked_on_it(broken: World) -> None:
@@ -364,6 +419,9 @@ def test_a_worker_of_before_does_not_say_what_it_bound_a_key_to(broken: World) -
     values = f"gen_random_uuid(), '{broken.attempts[item]}', '{item}', 'face', 9, 's', 'k', 'x'"
     with broken.as_("release")() as session, pytest.raises(DBAPIError, match='"context"'):
         session.execute(text(f"INSERT INTO sealed_keys ({columns}) VALUES ({values})"))  # noqa: S608  this file's own words
+    broken.owner("ALTER TABLE sealed_keys ENABLE TRIGGER guard_late")
+    with broken.as_("release")() as session, pytest.raises(DBAPIError, match="bound to whom its image shows"):
+        session.execute(text(f"INSERT INTO sealed_keys ({columns}, context) VALUES ({values}, 1)"))  # noqa: S608  this file's own words
 
 
 def test_keys_come_with_their_attempt_alone(broken: World) -> None:

@@ -361,7 +361,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         f"{_EARLY} THEN 'key:shredded before its time was over'",
         # Of rows that are what their canonical form says: what else stands there is found by itself.
         "EXISTS (SELECT FROM policies AS q WHERE encode(q.canonical_sha256, 'hex') = t.detail ->> 'policy_sha256' "
-        f"AND {json_of('q.canonical')} ->> 'tenant' = q.tenant AND {json_of('q.canonical')} ->> 'name' = q.name AND (q.name <> e.policy "
+        f"AND q.body = {json_of('q.canonical')} AND q.body ->> 'tenant' = q.tenant AND q.body ->> 'name' = q.name AND (q.name <> e.policy "
         "OR q.tenant <> e.tenant OR q.body ->> 'retain_days' IS DISTINCT FROM t.detail ->> 'retain_days')) "
         "THEN 'key:shredded by another policy than its release has'",
     ),

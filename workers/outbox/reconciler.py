@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, cast, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from schemas.audit import AuditEvent
 from schemas.messages import QUEUE_OF, TaskName, outbox_row, task_args
@@ -147,7 +147,7 @@ class Reconciler:
         """Items whose claim ran out: each in a message of its own, for one of them may be what killed the worker."""
         lost = and_(
             Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]),
-            Item.claim_expires_at < func.now(),
+            or_(Item.claim_expires_at.is_(None), Item.claim_expires_at < func.now()),
             or_(Item.updated_at < Item.claim_expires_at, Item.updated_at < func.now() - self._stalled),
         )
         return [chunk_message([item_id]) for item_id, _ in self._take(session, lost)]
@@ -218,11 +218,18 @@ class Reconciler:
 
     def _abandoned_attempts(self) -> int:
         live = select(SealedKey.id).where(SealedKey.attempt_id == Attempt.id, SealedKey.state == KeyState.LIVE).exists()
+        other = aliased(
+            Attempt
+        )  # that lives, of the same file: somebody's who wrote another's name into a row of theirs
+        wanted = select(other.id).where(other.object_key == Attempt.object_key, other.state != AttemptState.ABANDONED)
         with self._sessions() as session:
-            query = select(Attempt.id, Attempt.object_key).where(Attempt.state == AttemptState.ABANDONED, live)
-            abandoned = session.execute(query.limit(BATCH)).all()
-        for attempt_id, object_key in abandoned:
-            self._storage.delete(self._settings.bucket_releases, object_key)  # no object without a key: it goes first
+            query = select(Attempt.id, Attempt.object_key, wanted.exists().label("wanted"))
+            abandoned = session.execute(query.where(Attempt.state == AttemptState.ABANDONED, live).limit(BATCH)).all()
+        for attempt_id, object_key, is_wanted in abandoned:
+            if not is_wanted:
+                self._storage.delete(
+                    self._settings.bucket_releases, object_key
+                )  # no object without a key: it goes first
             with self._sessions.begin() as session:
                 session.execute(
                     update(SealedKey)
@@ -238,7 +245,9 @@ class Reconciler:
             with self._sessions() as session:
                 query = select(Attempt.object_key, Attempt.state)
                 rows = session.execute(query.where(Attempt.object_key.in_([each.key for each in page])))
-                known = dict(rows.all())
+                known = dict(
+                    sorted(rows.all(), key=lambda row: row[1] is not AttemptState.ABANDONED)
+                )  # who lives counts
                 reports = reporting.kept(session, {each.key for each in page})
             for each in page:
                 if each.key in reports:

@@ -100,7 +100,8 @@ def claim(session: Session, item_ids: Sequence[UUID], *, seconds: float, fresh: 
     The attempt is counted here, before the networks see the image. An item that used up its attempts is quarantined,
     unless a committed attempt of it may still be finished.
     """
-    lost = and_(Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]), Item.claim_expires_at < func.now())
+    over = or_(Item.claim_expires_at.is_(None), Item.claim_expires_at < func.now())
+    lost = and_(Item.state.in_([ItemState.CLAIMED, ItemState.COMMITTED]), over)
     rows = session.execute(
         select(Item, Release)
         .join(Release, Release.id == Item.release_id)

@@ -107,7 +107,10 @@ def encode(report: Mapping[str, Any]) -> bytes:
 
 
 def _image(item: Item) -> dict[str, Any]:
-    report = item.report or {}
+    report = (
+        item.report if isinstance(item.report, dict) else {}
+    )  # whoever stole a worker's role may have written anything
+    faces = report.get("faces")
     return {
         "item": str(item.id),
         "position": item.position,
@@ -119,23 +122,29 @@ def _image(item: Item) -> dict[str, Any]:
         "width": item.width,
         "height": item.height,
         "stego_psnr": item.stego_psnr if item.state is ItemState.DONE else None,
-        "payload_bytes": report.get("payload_bytes") if item.state is ItemState.DONE else None,
-        "faces": [_face(face, item) for face in report.get("faces", ())],
+        "payload_bytes": _number(report.get("payload_bytes")) if item.state is ItemState.DONE else None,
+        "faces": [_face(face, item) for face in (faces if isinstance(faces, list) else ()) if isinstance(face, dict)],
     }
 
 
 def _face(face: Mapping[str, Any], item: Item) -> dict[str, Any]:
-    gate = face.get("audit_similarity")
-    similarity = ({GATE: gate} if gate is not None else {}) | dict(face.get("judged") or {})
+    judged = face.get("judged")
+    similarity = {GATE: face.get("audit_similarity")} | (judged if isinstance(judged, dict) else {})
+    reason = face.get("reason")
     return {
-        "face": face.get("index"),
+        "face": _number(face.get("index")),
         "released": item.state is ItemState.DONE,
-        "reason": face.get("reason"),
-        "similarity_to_source": similarity,
-        "donor_similarity": face.get("donor_similarity"),
-        "donors_tried": face.get("donors_tried", 0),
-        "payload_bytes": face.get("payload_bytes", 0),
+        "reason": reason if isinstance(reason, str) else None,
+        "similarity_to_source": {name: value for name, value in similarity.items() if _number(value) is not None},
+        "donor_similarity": _number(face.get("donor_similarity")),
+        "donors_tried": _number(face.get("donors_tried")) or 0,
+        "payload_bytes": _number(face.get("payload_bytes")) or 0,
     }
+
+
+def _number(value: object) -> float | None:
+    """None for what is no number that a report can show."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else None
 
 
 def _by_recogniser(faces: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -95,14 +95,15 @@ def test_an_order_for_every_scope_agrees(world: World, verify: Verify) -> None:
     assert words(verify()) == []
 
 
-def test_a_copy_of_a_policy_makes_no_retention_look_wrong(world: World, verify: Verify) -> None:
-    """A stolen gateway's, in a tenant of its own, with the signed bytes of this one's and other days."""
+@pytest.mark.parametrize("whose", ["'mallory', 'x', 1", f"'acme', '{POLICY}', 77"])
+def test_a_copy_of_a_policy_makes_no_retention_look_wrong(world: World, verify: Verify, whose: str) -> None:
+    """A stolen gateway's, in a tenant of its own or as a later version, with the signed bytes of this one's and other days."""
     keep(world, 30)
     canonical = Policy("acme", POLICY, retain_days=30).canonical()
     as_superuser(
         world,
         "INSERT INTO policies (tenant, name, version, body, canonical, canonical_sha256, set_by) VALUES "
-        f"('mallory', 'x', 1, '{{\"retain_days\": 1}}', '\\x{canonical.hex()}', sha256('\\x{canonical.hex()}'), 'm')",
+        f"({whose}, '{{\"retain_days\": 1}}', '\\x{canonical.hex()}', sha256('\\x{canonical.hex()}'), 'm')",
     )
     age(world, 31)
     assert retention.retain(world.custodian(), world.release).keys == 6

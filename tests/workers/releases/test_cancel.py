@@ -8,13 +8,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
 from gateway.cli import releases as commands
 from schemas.states import AttemptState, ItemState, ReleaseState
-from schemas.tables import Attempt, Item, Release
+from schemas.tables import Attempt, Item, Release, SealedKey
 from tests.workers.releases.harness import Service
 from workers.exports import service as exports
 from workers.outbox.reconciler import Reconciler
@@ -173,3 +173,24 @@ def test_the_command_cancels_while_workers_run(service: Service, monkeypatch: py
     with service.sessions() as session:
         told = [name for name, fields in service._events(session) if fields.get("release") == str(release_id)]
     assert "item:released" not in told[told.index("release:cancelled") :]
+
+
+def test_a_file_that_somebody_else_needs_stays(service: Service, runner: Runner, reconciler: Reconciler) -> None:
+    """An abandoned attempt names the file of an image that was released, as a stolen worker's role would write it."""
+    release_id = service.submit({"a.png": b"a", "b.png": b"b"})
+    first, second = items(service, release_id)
+    runner.run([first.id])
+    with service.sessions() as session:
+        key = session.execute(select(Attempt.object_key).where(Attempt.item_id == first.id)).scalar_one()
+    made = {"object_key": key, "sha256": "0" * 64, "locator": bytes(8), "model_version": "m", "size_bytes": 1}
+    attempt = uuid4()
+    with service.worker.begin() as session:
+        session.execute(update(Item).where(Item.id == second.id).values(state="committed", fence=1))
+        session.execute(insert(Attempt).values(made | {"id": attempt, "item_id": second.id, "fence": 1}))
+        sealed = {"suite": "s", "custody_key_id": "k", "wrapped": b"x", "kind": "face", "face": 0}
+        session.execute(insert(SealedKey).values(sealed | {"attempt_id": attempt, "item_id": second.id}))
+        session.execute(update(Attempt).where(Attempt.id == attempt).values(state="abandoned"))
+    object.__setattr__(reconciler._settings, "orphan_seconds", 0.0)
+    reconciler.sweep()
+    reconciler.sweep_store()
+    assert service.storage.get(service.release_settings.bucket_releases, key)

@@ -102,6 +102,31 @@ def test_a_face_above_the_same_person_threshold_is_counted() -> None:
     assert report["similarity_to_source"][0]["share_taken_for_the_same_person"] == 0.5
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        [1],
+        "x",
+        {"faces": 5},
+        {"faces": [5], "payload_bytes": "x"},
+        {
+            "faces": [
+                {"audit_similarity": "x", "index": [], "reason": {}, "donors_tried": None, "payload_bytes": 10**400}
+            ]
+        },
+        {"faces": [{"judged": [1]}, {"judged": {"dlib": "x"}, "donor_similarity": True}]},
+    ],
+)
+@pytest.mark.parametrize("state", [ItemState.DONE, ItemState.HELD])
+def test_nothing_that_stands_in_an_images_report_stops_its_releases(report: Any, state: ItemState) -> None:
+    """Whoever stole a release worker's role writes there what they like."""
+    strange = row(9, state, [], "identity_leak")
+    strange.item.report = report
+    built = risk.build(release(), [*ROWS, strange])
+    assert built["images"][-1]["item"] == str(UUID(int=9))
+    assert len(risk_page.render(built)) > 1000 and risk.encode(built)
+
+
 def test_the_models_cards_come_with_it() -> None:
     (model,) = risk.build(release(), ROWS)["models"]
     assert (model["model_version"], model["images"]) == (version_name(CURRENT), 2)
