@@ -698,8 +698,8 @@ def test_what_a_worker_says_of_a_held_release_is_no_false_alarm_for_ever(trail: 
         release = releases.submit(session, tenant="acme", actor="sam", name="s", sources=sources, options=options)
         item = session.execute(select(Item.id).where(Item.release_id == release)).scalar_one()
     attempt = uuid4()
-    columns = "id, item_id, fence, object_key, sha256, locator, size_bytes, model_version"
-    values = f"'{attempt}', '{item}', 9, 'k', repeat('0', 64), sha256('x'), 1, 'm'"
+    columns = "id, item_id, fence, state, object_key, sha256, locator, size_bytes, model_version"
+    values = f"'{attempt}', '{item}', 9, 'abandoned', 'k', repeat('0', 64), sha256('x'), 1, 'm'"
     as_superuser(world, f"INSERT INTO attempts ({columns}) VALUES ({values})")
     with world.as_("release").begin() as session:
         detail = {"attempt": str(attempt), "sha256": "0" * 64, "keys": 0}
