@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from refacex_core import images
@@ -12,8 +13,12 @@ from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
 from refacex_core.faces.presentation import Presentation
+from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.item import Candidate, Clock, Face
 from refacex_core.looks import Looks
+from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core
 from refacex_core.types import DonorPolicy
+from tests.core.conftest import Vault
 from training.common import to_tensor
 from training.first_names import MEN, WOMEN, read_as_female
 
@@ -50,6 +55,42 @@ def test_donors_are_read_as_the_face_is() -> None:
     for policy in (DonorPolicy.RANDOM, DonorPolicy.MATCHED):
         assert min(sides(bank, 0.98, policy)) > 0
         assert max(sides(bank, -0.98, policy)) < 0
+
+
+def test_spare_donors_come_from_the_whole_bank_behind_the_others() -> None:
+    """For a face that none of its own reading makes unlike itself."""
+    bank = DonorBank(DonorAppearance())
+    read = dict(zip((f"d{i}" for i in bank._ids), bank._looks.presentation[:, 0].tolist(), strict=True))
+    first, spare = [], []
+    for _ in range(20):
+        chosen = bank.choose(DonorPolicy.RANDOM, CODE, looks_of(bank, -0.4), 5, None, 6)
+        assert len(chosen) == 11
+        first += [read[donor.name] for donor in chosen[:5] if donor.name in read]
+        spare += [read[donor.name] for donor in chosen[5:] if donor.name in read]
+    assert max(first) < max(spare)
+    for policy in (DonorPolicy.MATCHED, DonorPolicy.STABLE):
+        assert len({donor.name for donor in bank.choose(policy, CODE, looks_of(bank, 0.0), 5, b"s", 3)}) == 8
+
+
+def test_spare_donors_are_tried_only_where_no_other_will_do(
+    core: Core, vault: Vault, photographs: dict[str, bytes]
+) -> None:
+    def tried(similarity: float) -> int:
+        job = core._prepare(vault.item(photographs["obama"]), Clock())
+        (face,) = job.faces
+
+        def next_donor(faces: list[Face]) -> None:
+            face.candidates.append(Candidate(face.donors[face.tried], face.crop, similarity, 0.5))
+            face.tried += 1
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(core, "_try_next_donor", next_donor)
+            core._replace([(job, face)])
+        return face.tried
+
+    assert tried(GOOD_SIMILARITY) == 1
+    assert tried(MOST_SIMILARITY) == DONORS_TRIED
+    assert tried(MOST_SIMILARITY + 0.01) == DONORS_TRIED + SPARE_DONORS
 
 
 def test_a_face_that_is_hard_to_place_rules_no_donor_out() -> None:

@@ -46,6 +46,13 @@ def test_eyes_and_mouth_open_as_the_sources_do(shapes: Tensor) -> None:
     assert torch.allclose(looked, carried, atol=0.05), "once is enough"
 
 
+def test_a_donor_is_posed_with_the_sources_expression(shapes: Tensor) -> None:
+    source, donor = turned(shapes, 0.2, 1.3).float(), shapes.roll(1, 0).float()
+    posed = target_shape(source, donor)
+    assert torch.allclose(measures(posed)[:, :2], measures(source)[:, :2], atol=5e-3)
+    assert not torch.allclose(posed, source, atol=1)
+
+
 def test_an_eye_is_never_torn_open(shapes: Tensor) -> None:
     wide = shapes.clone()
     for part in ("left_eye", "right_eye"):

@@ -5,7 +5,8 @@ does not forget. One JSON object a line; each carries the SHA-256 of the line be
 is seen. A last line without its line break is a write that a crash cut short, and is taken away.
 
 A tombstone is a line `shredded` for one item: `face` or `faces` name what was shredded, `faces: null` means every key
-that the item has or will have. The lines `shred`, `hold`, `lifted` and `refused` say what became of a key officer's
+that the item has or will have, and the `order` or `policy_sha256` and `retain_days` why.
+The lines `shred`, `hold`, `lifted` and `refused` say what became of a key officer's
 order, of which tenant; `shred` comes after the order's tombstones, in the same write: where it stands, all of them do. `hold` names
 the items that a release or subject had then: whoever moves rows later takes none of them out of it.
 
@@ -100,6 +101,7 @@ class _Known:
     whole: dict[UUID, str] = field(default_factory=dict)
     faces: dict[UUID, dict[int, str]] = field(default_factory=dict)
     why: dict[str, _Entry] = field(default_factory=dict)
+    reasons: dict[tuple[Any, ...], _Entry] = field(default_factory=dict)  # what many lines say is kept once
     orders: dict[UUID, Answered] = field(default_factory=dict)
     holds: Holds = field(default_factory=Holds)
 
@@ -221,7 +223,7 @@ class Ledger:
     def record_shredded(
         self, portions: Sequence[Portion], terms: OrderTerms | None = None, policy: _Entry | None = None
     ) -> None:
-        """Writes, once, the tombstones of these keys, and that this was the order, or what the `policy`, for them; on disk when it returns.
+        """Writes, once, the tombstones of these keys, with the order or the policy (`Because.why`) for them; on disk when it returns.
 
         Raises Held, and writes nothing, where a hold forbids one of them; LedgerInvalid.
         """
@@ -398,7 +400,8 @@ def _learn_entry(known: _Known, entry: _Entry) -> None:
         known.spent[UUID(entry["request"])] = UUID(entry["ticket"]), UUID(entry["recovery"])
     elif entry["kind"] == SHREDDED:
         item, faces = UUID(entry["item"]), entry["faces"] if "faces" in entry else [entry["face"]]
-        known.why[known.last] = {name: entry[name] for name in _REASONS if entry.get(name) is not None}
+        why = {name: entry[name] for name in _REASONS if entry.get(name) is not None}
+        known.why[known.last] = known.reasons.setdefault(tuple(why.items()), why)
         if faces is None:
             known.whole.setdefault(item, known.last)
         else:

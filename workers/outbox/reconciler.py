@@ -218,18 +218,15 @@ class Reconciler:
 
     def _abandoned_attempts(self) -> int:
         live = select(SealedKey.id).where(SealedKey.attempt_id == Attempt.id, SealedKey.state == KeyState.LIVE).exists()
-        other = aliased(
-            Attempt
-        )  # that lives, of the same file: somebody's who wrote another's name into a row of theirs
+        # A file that an attempt which was not abandoned names as well is somebody's, whoever wrote its name into a row of theirs.
+        other = aliased(Attempt)
         wanted = select(other.id).where(other.object_key == Attempt.object_key, other.state != AttemptState.ABANDONED)
         with self._sessions() as session:
             query = select(Attempt.id, Attempt.object_key, wanted.exists().label("wanted"))
             abandoned = session.execute(query.where(Attempt.state == AttemptState.ABANDONED, live).limit(BATCH)).all()
         for attempt_id, object_key, is_wanted in abandoned:
-            if not is_wanted:
-                self._storage.delete(
-                    self._settings.bucket_releases, object_key
-                )  # no object without a key: it goes first
+            if not is_wanted:  # no object without a key: it goes first
+                self._storage.delete(self._settings.bucket_releases, object_key)
             with self._sessions.begin() as session:
                 session.execute(
                     update(SealedKey)
@@ -245,9 +242,8 @@ class Reconciler:
             with self._sessions() as session:
                 query = select(Attempt.object_key, Attempt.state)
                 rows = session.execute(query.where(Attempt.object_key.in_([each.key for each in page])))
-                known = dict(
-                    sorted(rows.all(), key=lambda row: row[1] is not AttemptState.ABANDONED)
-                )  # who lives counts
+                # Of several attempts of one file, one that was not abandoned counts.
+                known = dict(sorted(rows.all(), key=lambda row: row[1] is not AttemptState.ABANDONED))
                 reports = reporting.kept(session, {each.key for each in page})
             for each in page:
                 if each.key in reports:
