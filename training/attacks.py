@@ -208,9 +208,9 @@ def retrained(args: argparse.Namespace, train: Pairs, val: Pairs) -> dict[str, A
     teacher, pupil = Identity(args.loss_networks), Identity(args.loss_networks)
     wanted = torch.from_numpy(_y1(teacher, train.original))
     people = np.unique(train.person, return_inverse=True)[1]
-    for parameter in pupil.nets[0].parameters():
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(pupil.nets[0].parameters(), lr=3e-4, weight_decay=1e-3)
+    # A frozen network has its weights among its buffers.
+    weights = [*pupil.nets[0].parameters(), *(each for each in pupil.nets[0].buffers() if each.dim() > 1)]
+    optimiser = torch.optim.AdamW([each.requires_grad_(True) for each in weights], lr=3e-4, weight_decay=1e-3)
     rows = val.one_each()
     gallery = _y1(teacher, val.original[rows])
     before = rank(_y1(pupil, val.released[rows]), gallery)
