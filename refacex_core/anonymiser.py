@@ -40,8 +40,11 @@ _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 
 _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
 
 
-def target_shape(source: Tensor, donor: Tensor) -> Tensor:
-    """Where the donor's points go: pose, outline and expression of the source, shape of the donor (each B x 162 x 2)."""
+def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> Tensor:
+    """Where the donor's points go: pose, outline and expression of the source, shape of the donor (each B x 162 x 2).
+
+    `shown`: how far the mouth that is drawn there is open (`expression.gap`, B).
+    """
     ones = torch.ones_like(donor[..., :1])
     basis = torch.cat([donor, ones], 2)
     # Regularised: an affine fit over 162 points is well determined, but a collapsed mesh must not break it.
@@ -50,7 +53,7 @@ def target_shape(source: Tensor, donor: Tensor) -> Tensor:
     weight = torch.zeros(source.shape[1], 1, dtype=source.dtype, device=source.device)
     for part, share in SHAPE_FROM_DONOR.items():
         weight[torch.from_numpy(GROUPS[part])] = share
-    return expression.carry(source + weight * (posed - source), source)
+    return expression.carry(source + weight * (posed - source), source, shown)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
@@ -203,6 +206,29 @@ class Anonymised:
     posed: Tensor
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What the network would do to posed donors' faces: move pixels (B x 2, to the right and down) and correct them (B x 3)."""
+
+    source: Tensor
+    mask: Tensor
+    posed: Tensor
+    move: Tensor
+    correction: Tensor
+
+    def at(self, share: float = 1.0) -> Anonymised:
+        """The result where so much of it is done: all (1), as it was trained, or less, which keeps more of the donor's own face."""
+        source, mask = self.source, self.mask
+        inside = share * interior(mask)
+        at = torch.arange(256, device=source.device, dtype=source.dtype)
+        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
+        moved = warp.sample(self.posed, grid + (inside * self.move.to(inside)).permute(0, 2, 3, 1))
+        # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
+        lit = relight(moved + inside * self.correction.to(inside), source, mask)
+        face = seamless(lit, source, mask).clamp(-1, 1)
+        return Anonymised(source + mask * (face - source), face, mask, self.posed)
+
+
 class Anonymiser(nn.Module):
     """Crops and donor codes to crops of somebody else."""
 
@@ -215,7 +241,10 @@ class Anonymiser(nn.Module):
         """The donor's face in the pose and light of the source (no gradient runs here)."""
         with torch.no_grad():
             texture, shape = self.appearance(codes)
-            target = target_shape(points, shape)
+            mouth, better, shown = self.appearance.mouths(texture, expression.gap(shape), expression.gap(points))
+            laid = self.appearance.lips * better[:, None, None, None]
+            texture = texture + laid * (seamless(mouth, texture, laid) - texture)
+            target = target_shape(points, shape, shown)
             mean = self.appearance.mean_shape[None].expand(len(points), -1, -1)
             where = warp.field(target, mean, 0, 0, 256, 256)
             offset = torch.tensor([WINDOW[1], WINDOW[0]], device=source.device, dtype=where.dtype)
@@ -223,6 +252,10 @@ class Anonymiser(nn.Module):
             return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1)
 
     def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
+        """As `draw`, all of it done."""
+        return self.draw(source, points, codes, mask).at()
+
+    def draw(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Drawing:
         """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors,
         `mask` B x 1 x 256 x 256 in 0..1 (drawn from the points where it is not given)."""
         if mask is None:
@@ -230,11 +263,4 @@ class Anonymiser(nn.Module):
             mask = torch.from_numpy(drawn)[:, None].to(source)
         posed = self.pose(source, points, codes, mask)
         move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
-        inside = interior(mask)
-        at = torch.arange(256, device=source.device, dtype=source.dtype)
-        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
-        moved = warp.sample(posed, grid + (inside * move.to(inside)).permute(0, 2, 3, 1))
-        # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
-        lit = relight(moved + inside * correction.to(inside), source, mask)
-        face = seamless(lit, source, mask).clamp(-1, 1)
-        return Anonymised(source + mask * (face - source), face, mask, posed)
+        return Drawing(source, mask, posed, move, correction)

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 
 from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
+from refacex_core.faces import expression
+from refacex_core.faces.landmarks import lips_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.looks import Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW
@@ -33,8 +35,12 @@ _SHARPNESS = 40.0
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
-ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
-_DRAWS = 4  # for each donor that is kept
+ALIKE = 8  # one in so many of those who are read as a face is looks enough like it
+_FEWEST = 8  # donors to draw from
+_DRAWS = 2  # for each donor that is kept
+_MIXED = 1 / 3  # of the draws
+#: A mouth is taken from another donor where its own is so much further from the wanted opening; and so much of its colour weighs as much.
+_GAP, _COLOUR = 0.05, 0.3
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,9 @@ class DonorAppearance(nn.Module):
     mean_shape: Tensor
     skin: Tensor
     presentation: Tensor
+    lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
+    gaps: Tensor
+    lip_colours: Tensor
 
     def __init__(self, path: Path = _FILE) -> None:
         super().__init__()
@@ -64,14 +73,36 @@ class DonorAppearance(nn.Module):
             raise ModelFileMissing(path.name)
         for name, value in load_file(path).items():
             self.register_buffer(name, value if name == "basis" else value.float())
+        top, left, height, width = WINDOW
+        lips = torch.from_numpy(lips_mask(self.mean_shape.numpy()))[None, None, top : top + height, left : left + width]
+        self.register_buffer("lips", lips, persistent=False)
+        self.register_buffer("gaps", expression.gap(self.shapes), persistent=False)
+        self.register_buffer("lip_colours", self._lip_colours(self.texture(self.coefficients)), persistent=False)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         attention = torch.softmax(_SHARPNESS * F.normalize(codes, dim=1) @ self.codes.T, 1)
-        coefficients = (attention @ self.coefficients) * self.basis_scale
-        texture = self.mean_texture + (coefficients @ self.basis.float()).view(-1, 3, *TEXTURE)
-        full = F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
         shape = torch.einsum("bk,kij->bij", attention, self.shapes)
-        return full, shape
+        return self.texture(attention @ self.coefficients), shape
+
+    def texture(self, coefficients: Tensor) -> Tensor:
+        """Textures (B x 3 x 208 x 192) of coefficients (B x K)."""
+        texture = self.mean_texture + ((coefficients * self.basis_scale) @ self.basis.float()).view(-1, 3, *TEXTURE)
+        return F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
+
+    def mouths(self, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whose mouth to lay over a texture (B x 3 x 208 x 192) whose own is open by `gap` where `wanted` (each B) would suit.
+
+        The textures of the donors in the bank whose mouths are open about so far, on skin of about that colour; which of them (B)
+        suit better than the own mouth; and how far the better one is open (B).
+        """
+        apart = (self.gaps - wanted[:, None]).abs()
+        cost = apart / _GAP + torch.cdist(self._lip_colours(texture), self.lip_colours) / _COLOUR
+        best = cost.argmin(1)
+        better = (gap - wanted).abs() - apart.gather(1, best[:, None])[:, 0] > _GAP
+        return self.texture(self.coefficients[best]), better, torch.where(better, self.gaps[best], gap)
+
+    def _lip_colours(self, texture: Tensor) -> Tensor:
+        return (texture * self.lips).sum((2, 3)) / self.lips.sum()
 
 
 @torch.inference_mode()
@@ -113,9 +144,10 @@ class DonorBank:
         """`count` different donors in the order in which they are to be tried, and behind them up to `spare` for a face that none of
         these make unlike itself.
 
-        `random` draws, of the donors who are read as the face is between male and female, among the third that looks most like
-        it, mixes two of them half of the time, and keeps a quarter of its draws, those whose codes are furthest from the source; its
-        spare ones come from the third of the whole bank that looks most like the face. `matched` takes those that look most like it;
+        `random` draws, of the donors who are read as the face is between male and female, among the few that look most like it
+        (`ALIKE`), sometimes mixes two of them, and keeps those whose codes are furthest from the source; its
+        spare ones come half from more of those who are read so, half from those of the whole bank that look most like it.
+        `matched` takes those that look most like it;
         `stable` draws from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to photograph.
         Donors near to the source's own code (128) are left out. `looks` is of the one face.
         """
@@ -126,19 +158,25 @@ class DonorBank:
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         if policy is DonorPolicy.MATCHED:
             return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[: count + spare]]
-        read_alike = usable[: max(int(alike[usable].sum()) // ALIKE, 2 * count)]
-        anybody = usable[: max(len(usable) // ALIKE, 2 * spare)]
-        return self._draw(read_alike, source_code, count) + self._draw(anybody, source_code, spare)
+        read_alike = usable[alike[usable]]
+        few, more = (max(len(read_alike) // share, _FEWEST) for share in (ALIKE, 2))
+        return (
+            self._draw(read_alike[:few], source_code, count)
+            + self._draw(read_alike[few:more], source_code, spare - spare // 2)
+            + self._draw(usable[: max(len(usable) // ALIKE, _FEWEST)], source_code, spare // 2)
+        )
 
     def _draw(self, pool: NDArray[np.intp], source_code: NDArray[np.float32], count: int) -> list[Donor]:
         """Of some draws from the pool, single donors and mixed ones, the `count` furthest from the source, the furthest first."""
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         chosen: list[Donor] = []
+        if len(pool) < 2:
+            return chosen
         for _ in range(20 * _DRAWS * count):  # ends also where few donors differ enough
             if len(chosen) == _DRAWS * count:
                 break
             a, b = (int(i) for i in rng.choice(pool, 2, replace=False))
-            share = float(rng.uniform(0.35, 0.65)) if rng.random() < 0.5 else 1.0
+            share = float(rng.uniform(0.35, 0.65)) if rng.random() < _MIXED else 1.0
             mixed = share * self.codes[a] + (1 - share) * self.codes[b]
             code = (mixed / np.linalg.norm(mixed)).astype(np.float32)
             name = f"d{self._ids[a]}"

@@ -19,7 +19,7 @@ from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
-from refacex_core.gates import MOST_SIMILARITY
+from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.looks import Looks
 from refacex_core.payload import codec
@@ -44,7 +44,8 @@ from refacex_core.types import (
 from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
-SPARE_DONORS = 3  # tried for a face that none of those made unlike itself
+SPARE_DONORS = 4  # tried for a face that none of those made unlike itself
+_SHARES = (0.7, 1.0)  # of what the network does to a donor's face: less looks better, where it is enough
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -182,13 +183,20 @@ class Core:
         source = _tensor(np.stack([f.crop for f in faces])).to(self.device)
         points = torch.from_numpy(np.stack([f.points for f in faces])).to(self.device)
         donors = [f.donors[f.tried] for f in faces]
-        out = self._anonymiser(source, points, torch.from_numpy(np.stack([d.code for d in donors])).to(self.device))
-        seen = self._sface(_pixels(out.crop))
-        for face, donor, pixels, code in zip(faces, donors, _pixels(out.face), seen, strict=True):
+        codes = torch.from_numpy(np.stack([d.code for d in donors])).to(self.device)
+        drawing = self._anonymiser.draw(source, points, codes)
+        results = [drawing.at(share) for share in _SHARES]
+        seen = [self._sface(_pixels(result.crop)) for result in results]
+        pixels = [_pixels(result.face) for result in results]
+        for i, (face, donor) in enumerate(zip(faces, donors, strict=True)):
+            similar = [float(each[i] @ face.code) for each in seen]
+            enough = (k for k, similarity in enumerate(similar) if similarity <= GOOD_SIMILARITY)
+            which = next(enough, int(np.argmin(similar)))
+            made = pixels[which][i]
             if face.grey:
-                pixels[:] = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+                made[:] = cv2.cvtColor(made, cv2.COLOR_RGB2GRAY)[..., None]
             face.tried += 1
-            face.candidates.append(Candidate(donor, pixels, float(code @ face.code), float(code @ donor.code)))
+            face.candidates.append(Candidate(donor, made, similar[which], float(seen[which][i] @ donor.code)))
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""

@@ -15,6 +15,8 @@ from refacex_core.faces.landmarks import GROUPS, ROW_OF
 
 #: How much wider or narrower than a donor's own an eye may be opened: beyond that its texture tears.
 _NARROWEST, _WIDEST = 0.35, 1.8
+#: How much further than it is a mouth may be opened, in shares of its width: beyond that its teeth are drawn out.
+_FURTHER = 0.04
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,11 @@ _SIDE = torch.zeros(len(ROW_OF))
 _SIDE[[ROW_OF[point] for point in _UPPER]], _SIDE[[ROW_OF[point] for point in _LOWER]] = -1, 1
 
 
-def carry(points: Tensor, source: Tensor) -> Tensor:
-    """`points` with the source's expression (each B x 162 x 2, pixels): eyes as far open and looking as its do, the mouth as far open."""
+def carry(points: Tensor, source: Tensor, shown: Tensor | None = None) -> Tensor:
+    """`points` with the source's expression (each B x 162 x 2, pixels): eyes as far open and looking as its do, the mouth as far open.
+
+    `shown`: how far the mouth that will be drawn there is open itself (`gap`, B), which bounds it.
+    """
     for eye, iris in _EYES:
         mine, theirs = eye.measure(points), eye.measure(source)
         wider = (_opening(theirs) / _opening(mine).clamp(min=1e-3)).clamp(_NARROWEST, _WIDEST)
@@ -70,7 +75,8 @@ def carry(points: Tensor, source: Tensor) -> Tensor:
         scale = torch.stack([torch.ones_like(wider), wider], 1)[:, None]
         points = eye.place(eye.place(points, mine * scale), looking, iris)
     lips = _MOUTH.measure(points)
-    further = _gap(source) - _gap(points)
+    wanted = gap(source) if shown is None else torch.minimum(gap(source), shown.clamp(min=0) + _FURTHER)
+    further = wanted - gap(points)
     along = lips[..., 0].clamp(0, 1)
     middle = 1 - (2 * along - 1) ** 2  # most in the middle, nothing at the corners
     lips[..., 1] += 0.5 * _SIDE.to(lips)[_MOUTH.rows] * middle * further[:, None]
@@ -81,14 +87,14 @@ def measures(points: Tensor) -> Tensor:
     """What a face (B x 162 x 2) does: both eyes' opening on average, the mouth's, and how far its corners are drawn up (B x 3)."""
     eyes = torch.stack([_opening(eye.measure(points)) for eye, _ in _EYES]).mean(0)
     lips = _MOUTH.measure(points)[..., 1]
-    return torch.stack([eyes, _gap(points), lips.mean(1)], 1)
+    return torch.stack([eyes, gap(points), lips.mean(1)], 1)
 
 
 def _opening(measured: Tensor) -> Tensor:
     return measured[..., 1].amax(1) - measured[..., 1].amin(1)
 
 
-def _gap(points: Tensor) -> Tensor:
-    """Between the lips' inner edges, in the middle (B)."""
+def gap(points: Tensor) -> Tensor:
+    """How far a mouth (of points, B x 162 x 2) is open in its middle, in shares of its width (B)."""
     inner = _MOUTH.measure(points, torch.tensor([ROW_OF[13], ROW_OF[14]]))[..., 1]
     return inner[:, 1] - inner[:, 0]

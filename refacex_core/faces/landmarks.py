@@ -83,6 +83,15 @@ class Landmarks:
         return points
 
 
+def lips_mask(points: NDArray[np.floating], margin: int = 6, feather: float = 4.0) -> NDArray[np.float32]:
+    """The soft mask (256 x 256, 0..1) of the lips, what is between them, and `margin` pixels around."""
+    hard = np.zeros((256, 256), np.uint8)
+    hull = cv2.convexHull(np.asarray(points, np.float32)[GROUPS["lips"]])
+    cv2.fillConvexPoly(hard, np.rint(hull * 16).astype(np.int32), 255, shift=4)
+    wide = cv2.dilate(hard, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1)))
+    return np.asarray(cv2.GaussianBlur(wide.astype(np.float32) / 255, (0, 0), feather), np.float32)
+
+
 def oval_mask(points: NDArray[np.floating], feather: float = 6.0, shrink: float = 0.97) -> NDArray[np.float32]:
     """The soft mask (256 x 256, 0..1) of the face inside its oval; it is 0 outside the oval."""
     oval = np.asarray(points, np.float64)[OVAL]

