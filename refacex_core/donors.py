@@ -1,7 +1,7 @@
 """Donors: a bank of identity codes, what each code looks like, and how one is chosen for a face.
 
 A donor code is a 128-d SFace vector of unit length. The bank's codes come from CC0 portraits of people who do not exist;
-between them lie mixed codes, so the number of donors is not the number of portraits. What a code looks like is an
+any code may stand for a donor, also one between them. What a code looks like is an
 appearance model in the sense of Cootes, Edwards and Taylor (*Active appearance models*, 2001): a shape (162 points) and a
 texture in the frame of the mean shape, both linear in coefficients that attention over the bank's codes gives. The
 portraits themselves are not shipped.
@@ -35,17 +35,15 @@ _SHARPNESS = 40.0
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
-ALIKE = 8  # one in so many of those who are read as a face is looks enough like it
-_FEWEST = 8  # donors to draw from
-_DRAWS = 2  # for each donor that is kept
-_MIXED = 1 / 3  # of the draws
+ALIKE = 5  # one in so many of those who are read as a face is looks enough like it
+_FEWEST = 14  # donors to draw from
 #: A mouth is taken from another donor where its own is so much further from the wanted opening; and so much of its colour weighs as much.
 _GAP, _COLOUR = 0.05, 0.3
 
 
 @dataclass(frozen=True)
 class Donor:
-    """A chosen donor: a name for reports (bank entries joined by `+`) and its unit code (128)."""
+    """A chosen donor: a name for reports and its unit code (128)."""
 
     name: str
     code: NDArray[np.float32]
@@ -145,8 +143,7 @@ class DonorBank:
         these make unlike itself.
 
         `random` draws, of the donors who are read as the face is between male and female, among the few that look most like it
-        (`ALIKE`), sometimes mixes two of them, and keeps those whose codes are furthest from the source; its
-        spare ones come half from more of those who are read so, half from those of the whole bank that look most like it.
+        (`ALIKE`); its spare ones come half from more of those who are read so, half from whoever else of the bank looks most like it.
         `matched` takes those that look most like it;
         `stable` draws from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to photograph.
         Donors near to the source's own code (128) are left out. `looks` is of the one face.
@@ -160,30 +157,21 @@ class DonorBank:
             return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[: count + spare]]
         read_alike = usable[alike[usable]]
         few, more = (max(len(read_alike) // share, _FEWEST) for share in (ALIKE, 2))
+        others = usable[~np.isin(usable, read_alike[:more])]
         return (
-            self._draw(read_alike[:few], source_code, count)
-            + self._draw(read_alike[few:more], source_code, spare - spare // 2)
-            + self._draw(usable[: max(len(usable) // ALIKE, _FEWEST)], source_code, spare // 2)
+            self._draw(read_alike[:few], count)
+            + self._draw(read_alike[few:more], spare - spare // 2)
+            + self._draw(others[: max(len(others) // ALIKE, _FEWEST)], spare // 2)
         )
 
-    def _draw(self, pool: NDArray[np.intp], source_code: NDArray[np.float32], count: int) -> list[Donor]:
-        """Of some draws from the pool, single donors and mixed ones, the `count` furthest from the source, the furthest first."""
+    def _draw(self, pool: NDArray[np.intp], count: int) -> list[Donor]:
+        """`count` donors out of the pool, in the order in which chance drew them.
+
+        If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
+        (`training.attacks`, "donor's distance").
+        """
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
-        chosen: list[Donor] = []
-        if len(pool) < 2:
-            return chosen
-        for _ in range(20 * _DRAWS * count):  # ends also where few donors differ enough
-            if len(chosen) == _DRAWS * count:
-                break
-            a, b = (int(i) for i in rng.choice(pool, 2, replace=False))
-            share = float(rng.uniform(0.35, 0.65)) if rng.random() < _MIXED else 1.0
-            mixed = share * self.codes[a] + (1 - share) * self.codes[b]
-            code = (mixed / np.linalg.norm(mixed)).astype(np.float32)
-            name = f"d{self._ids[a]}"
-            if code @ source_code < TOO_NEAR and all(code @ c.code < 0.9 for c in chosen):
-                chosen.append(Donor(name if share == 1.0 else f"{name}+d{self._ids[b]}", code))
-        # The further the donor's code is from the source, the further the result.
-        return sorted(chosen, key=lambda donor: float(donor.code @ source_code))[:count]
+        return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in rng.permutation(pool)[:count]]
 
     def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
         """The donors in the order that the seed gives them, whatever the photograph looks like.

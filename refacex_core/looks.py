@@ -37,7 +37,7 @@ class Looks:
 
 #: Grain tells age, which shows most under somebody else's hair. Shape is the source's for a good part anyway, and a mouth is taken from
 #: whoever's is as far open (`DonorAppearance.mouths`).
-_WEIGHTS = (0.5, 1.0, 0.5, 3.0, 1.0, 0.5)
+_WEIGHTS = (0.0, 1.0, 0.5, 3.0, 1.0, 0.5)
 #: About one standard deviation of each measure of `faces.expression` over the portraits.
 _EXPRESSIONS = torch.tensor([0.05, 0.06, 0.035])
 #: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.

@@ -120,7 +120,8 @@ class Core:
         if not found and not item.options.release_without_face:
             raise Unfit(HoldReason.NO_FACE)
         room = self._model.capacity(rgb.shape[0], rgb.shape[1], item.options.profile)
-        share_out(room, [1.0] * max(len(found), 1), item.options.profile)  # refuses a crowd before the work begins
+        areas = [d.box[2] * d.box[3] for d in found] or [1.0]
+        share_out(room, areas, item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
         with clock.stage("donors"):

@@ -10,6 +10,7 @@ is one over the gallery. Writes `training/results/attacks.json`, and what the in
 - *retrained recogniser*: y1's network, trained on until a release's template is that of its original.
 - *inverter*: a network that paints the original from the release, with the recogniser's own gradient.
 - *donor*: the source's template, guessed linearly from which donor was taken.
+- *donor's distance*: are people told by the donor, recognised in the release, being further from them than from strangers?
 - *residual linkage*: are two releases of one person more alike in what a search for hidden marks looks at than those of two people?
   Beside it the same of the photographs themselves, as two pictures of one person often come from one camera.
 - *extractor*: the sealed part's raw bits, heard at the places that another layout key names.
@@ -34,7 +35,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refacex_core import images
+from refacex_core import images, weights
+from refacex_core.donors import DonorAppearance
 from refacex_core.errors import CoreError
 from refacex_core.pipeline import Core
 from refacex_core.stego import channel as stego
@@ -93,6 +95,9 @@ def main() -> None:
     result["gallery"] = len(val.one_each())
     result["untouched"] = {name: rank(seen["released"][name], seen["original"][name]) for name in seen["original"]}
     result["donor"] = donor(train, val, identity)
+    result["donor_distance"] = donor_distance(
+        val.donor[val.one_each()], seen["original"]["sface"], seen["released"]["sface"]
+    )
     result["residual_linkage"] = linkage(val)
     result["membership"] = membership(judges, train, val)
     result["extractor"] = extractor(val)
@@ -128,18 +133,32 @@ def area_interval(genuine: NDArray[np.floating], impostor: NDArray[np.floating],
 
 def donor(train: Pairs, val: Pairs, identity: Identity) -> dict[str, Any]:
     """Rank-1 by the template that a ridge regression gives for the donors that were taken (which a release's report names)."""
-    names = sorted({name for pairs in (train, val) for each in pairs.donor for name in each.split("+")})
-    taken = [
-        np.array([[float(name in each.split("+")) for name in names] for each in pairs.donor]) for pairs in (train, val)
-    ]
+    names = np.unique(np.concatenate([train.donor, val.donor]))
+    taken = [(pairs.donor[:, None] == names).astype(float) for pairs in (train, val)]
     wanted = _y1(identity, train.original)
     mean = wanted.mean(0)
     x = taken[0]
-    weights = np.linalg.solve(x.T @ x + 3.0 * np.eye(len(names)), x.T @ (wanted - mean))
+    fitted = np.linalg.solve(x.T @ x + 3.0 * np.eye(len(names)), x.T @ (wanted - mean))
     rows = val.one_each()
-    guessed = taken[1][rows] @ weights + mean
+    guessed = taken[1][rows] @ fitted + mean
     guessed /= np.linalg.norm(guessed, axis=1, keepdims=True)
     return rank(guessed.astype(np.float32), _y1(identity, val.original[rows]))
+
+
+def donor_distance(taken: NDArray[np.str_], original: Vectors, released: Vectors) -> dict[str, Any]:
+    """How often the donor is recognised in the release (SFace templates, N x 128), and how often that donor is less like its original than
+    like somebody else's: .5 where the choice of a donor tells nothing.
+    """
+    bank = DonorAppearance().codes.numpy()
+    names = [f"d{number}" for number in weights.card("donors")["portraits"]]
+    guessed = (released @ bank.T).argmax(1)
+    right = [names[guess] == name for guess, name in zip(guessed, taken, strict=True)]
+    apart = -(bank[guessed] @ original.T)
+    own = np.eye(len(apart), dtype=bool)
+    return {
+        "donor_recognised": interval([float(each) for each in right]),
+        "apart": area_interval(apart[own], apart[~own]),
+    }
 
 
 def linkage(val: Pairs) -> dict[str, Any]:
@@ -209,8 +228,8 @@ def retrained(args: argparse.Namespace, train: Pairs, val: Pairs) -> dict[str, A
     wanted = torch.from_numpy(_y1(teacher, train.original))
     people = np.unique(train.person, return_inverse=True)[1]
     # A frozen network has its weights among its buffers.
-    weights = [*pupil.nets[0].parameters(), *(each for each in pupil.nets[0].buffers() if each.dim() > 1)]
-    optimiser = torch.optim.AdamW([each.requires_grad_(True) for each in weights], lr=3e-4, weight_decay=1e-3)
+    trained = [*pupil.nets[0].parameters(), *(each for each in pupil.nets[0].buffers() if each.dim() > 1)]
+    optimiser = torch.optim.AdamW([each.requires_grad_(True) for each in trained], lr=3e-4, weight_decay=1e-3)
     rows = val.one_each()
     gallery = _y1(teacher, val.original[rows])
     before = rank(_y1(pupil, val.released[rows]), gallery)

@@ -102,7 +102,7 @@ def main() -> None:
         result[name] = measure(Crops(args.cache, [name], args.images), judges)
         print(
             name,
-            {b: {c: v["psnr_in_mask"]["mean"] for c, v in by.items()} for b, by in result[name].items()},
+            {b: {c: v["fits"]["mean"] for c, v in by.items()} for b, by in result[name].items()},
             flush=True,
         )
     args.results.mkdir(parents=True, exist_ok=True)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from refacex_core.errors import ImageTooSmall
-from refacex_core.payload.codec import MAXIMUM_BYTES, MINIMUM_BYTES
+from refacex_core.payload.codec import MAXIMUM_BYTES
 from refacex_core.sealing import sealed_size
 from refacex_core.types import Profile
+
+#: The least bytes for a face: so many for each pixel of its side, as what it does not show needs no code, between these bounds.
+_A_PIXEL, _LEAST, _ENOUGH = 4.0, 180, 420
+
+
+def least(area: float) -> int:
+    """The fewest payload bytes with which a face of `area` pixels is worth recovering."""
+    return round(min(max(_A_PIXEL * math.sqrt(max(area, 0.0)), _LEAST), _ENOUGH))
 
 
 def share_out(capacity: int, areas: Sequence[float], profile: Profile) -> list[int]:
     """Payload bytes a face, by face area (pixels) within the codec's limits.
 
-    `capacity` is that of the whole sealed part. ImageTooSmall when a face would get less than the codec's minimum.
+    `capacity` is that of the whole sealed part. ImageTooSmall when a face would get less than its `least`.
     """
     if not areas:
         return []
     most = MAXIMUM_BYTES[profile.value]
     left = capacity - sealed_size([0] * len(areas))
-    if left < MINIMUM_BYTES * len(areas):
-        raise ImageTooSmall(
-            f"{len(areas)} faces need {MINIMUM_BYTES * len(areas)} bytes, the image carries {max(left, 0)}"
-        )
-    spare = left - MINIMUM_BYTES * len(areas)
-    budgets = [MINIMUM_BYTES] * len(areas)
+    budgets = [least(area) for area in areas]
+    spare = left - sum(budgets)
+    if spare < 0:
+        raise ImageTooSmall(f"{len(areas)} faces need {sum(budgets)} bytes, the image carries {max(left, 0)}")
     open_ = set(range(len(areas)))
     while spare >= len(open_) and open_:  # what a face cannot use goes to the others
         total = sum(max(areas[i], 1.0) for i in open_)

@@ -19,7 +19,6 @@ from refacex_core.errors import PayloadUnreadable
 from refacex_core.payload.network import WINDOW
 from refacex_core.types import RGB
 
-MINIMUM_BYTES = 420
 MAXIMUM_BYTES = {"robust": 2200, "archive": 20000}
 _CONTAINER = (Path(__file__).parent / "avif_window.bin").read_bytes()
 _EXTENT, _BOX = 117, 267  # where the lengths of the AV1 data and of its box stand

@@ -75,6 +75,18 @@ def test_spare_donors_come_from_the_whole_bank_behind_the_others() -> None:
         assert len({donor.name for donor in bank.choose(policy, CODE, looks_of(bank, 0.0), 5, b"s", 3)}) == 8
 
 
+def test_chance_chooses_among_those_who_look_alike_and_not_the_furthest() -> None:
+    """The furthest first would tell whose face it was not."""
+    bank = DonorBank(DonorAppearance())
+    of = dict(zip((f"d{i}" for i in bank._ids), bank.codes @ CODE, strict=True))
+    draws = [bank.choose(DonorPolicy.RANDOM, CODE, looks_of(bank, -0.98), 5) for _ in range(60)]
+    singles = [[of[donor.name] for donor in drawn if donor.name in of] for drawn in draws]
+    first = [cosines[0] for cosines in singles if cosines]
+    assert abs(np.mean(first) - np.mean([np.mean(cosines) for cosines in singles if cosines])) < 0.02
+    assert len({drawn[0].name for drawn in draws}) > 12
+    assert max(max(cosines) for cosines in singles if cosines) < 0.25, "nobody near to the source"
+
+
 def test_spare_donors_are_tried_only_where_no_other_will_do(
     core: Core, vault: Vault, photographs: dict[str, bytes]
 ) -> None:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from refacex_core import images, pipeline
 from refacex_core.donors import Donor
-from refacex_core.errors import FaceUnknown, ModelUnknown, PayloadMismatch, WrongKey
+from refacex_core.errors import FaceUnknown, ImageTooSmall, ModelUnknown, PayloadMismatch, WrongKey
 from refacex_core.faces import align
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock
-from refacex_core.payload.budget import share_out
+from refacex_core.payload.budget import least, share_out
 from refacex_core.pipeline import Core, _without_neighbours
 from refacex_core.release import Survival, psnr
 from refacex_core.stego.framing import FaceGeometry
@@ -181,6 +181,10 @@ def test_budgets_follow_the_faces() -> None:
     assert budgets[0] < budgets[1] and sum(budgets) <= 3000
     assert share_out(10**6, [1.0], Profile.ROBUST) == [2200]
     assert share_out(100, [], Profile.ROBUST) == []
+    assert [least(side * side) for side in (0, 40, 80, 110, 500)] == [180, 180, 320, 420, 420]
+    assert share_out(864, [95.0**2, 45.0**2], Profile.ROBUST), "a bystander's small face needs less"
+    with pytest.raises(ImageTooSmall, match="2 faces need 840 bytes"):
+        share_out(864, [120.0**2, 120.0**2], Profile.ROBUST)
 
 
 def test_what_would_not_survive_one_more_encoding_carries_less_or_is_held(
@@ -246,7 +250,7 @@ def test_a_release_with_room_lives_through_all_that_web_sites_do(
     assert isinstance(outcome, Released), outcome
     assert outcome.stego_psnr > 39
     original = np.asarray(obama.crop((150, 0, 850, 760)))
-    for kind, quality, least in (("png", None, 32.0), ("webp", 80, 30.0), ("jpeg", 50, 29.0)):
+    for kind, quality, lowest in (("png", None, 32.0), ("webp", 80, 30.0), ("jpeg", 50, 29.0)):
         data = images.encode(images.decode(outcome.data).rgb, kind, quality)
         (face,) = core.recover(data, vault.opened(outcome), vault.context)
-        assert psnr(face.crop, align.crop(original, face.matrix)) > least, kind
+        assert psnr(face.crop, align.crop(original, face.matrix)) > lowest, kind

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from refacex_core import weights
+from refacex_core.donors import DonorAppearance
 from training import attacks
 from training.attacks import Pairs
 
@@ -102,3 +104,19 @@ def test_a_donor_that_tells_the_source_is_seen() -> None:
     train.original[:] = val.original[2 * (np.repeat(np.arange(60), 2) % 7)]  # one face a donor
     assert attacks.donor(train, val, _Recogniser())["rank1"]["mean"] == 1  # type: ignore[arg-type]
     assert attacks.donor(pairs(60, leak=False), pairs(40, leak=False), _Recogniser())["rank1"]["mean"] < 0.2  # type: ignore[arg-type]
+
+
+def test_a_choice_of_the_donor_who_is_furthest_is_seen() -> None:
+    """Where donors are taken by whose face they are not, the bank and a release tell whose it is not."""
+    bank = DonorAppearance().codes.numpy()
+    ids = weights.card("donors")["portraits"]
+    people = RNG.normal(size=(150, 128)).astype(np.float32)
+    people /= np.linalg.norm(people, axis=1, keepdims=True)
+    found = {}
+    for kind, taken in (("chance", RNG.integers(0, len(bank), 150)), ("furthest", (people @ bank.T).argmin(1))):
+        seen = bank[taken] + 0.02 * RNG.normal(size=bank[taken].shape).astype(np.float32)
+        names = np.array([f"d{ids[i]}" for i in taken])
+        found[kind] = attacks.donor_distance(names, people, seen)
+        assert found[kind]["donor_recognised"]["mean"] > 0.95
+    assert abs(found["chance"]["apart"]["auc"] - 0.5) < 0.07
+    assert found["furthest"]["apart"]["auc"] > 0.9
