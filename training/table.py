@@ -24,7 +24,7 @@ def main() -> None:
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
     measured = [result for result in found if "profile" in result]
     parts = [table(result) for result in sorted(measured, key=lambda result: result["profile"] != "robust")]
-    for name, draw in (("geometry", geometry), ("attacks", attacks), ("channels", channels)):
+    for name, draw in (("geometry", geometry), ("attacks", attacks), ("channels", channels), ("codecs", codecs)):
         if (results / f"{name}.json").exists():
             parts.append(draw(json.loads((results / f"{name}.json").read_text())))
     README.write_text(before + START + "\n" + "\n\n".join(parts) + "\n\n" + END + after)
@@ -135,6 +135,27 @@ def channels(result: dict[str, Any]) -> str:
         else:
             rows.append(row(key, [percent(c) for c in cells]))
     return "\n".join(rows)
+
+
+def codecs(result: dict[str, Any]) -> str:
+    """The payload codec beside others at equal bytes."""
+    sets, budgets = ("lfw-val", "celebahq256-val"), ("800", "1200")
+    columns = [(s, budget) for s in sets for budget in budgets]
+    rows = [
+        "The payload codec alone at equal bytes: PSNR in the mask / SSIM / LPIPS / cosine (SFace):\n",
+        "| | " + " | ".join(f"{name}, {budget} bytes" for name in ("LFW", "CelebA-HQ") for budget in budgets) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    names = result[sets[0]][budgets[0]]
+    return "\n".join([*rows, *(row(name, [_coded(result[s][b][name]) for s, b in columns]) for name in names)])
+
+
+def _coded(value: dict[str, Any]) -> str:
+    if "psnr_in_mask" not in value:
+        return "none fits"
+    ssim, lpips, cosine = (value[key]["mean"] for key in ("ssim", "lpips", "cosine_sface"))
+    fits = "" if value["fits"]["mean"] == 1 else f", {100 * value['fits']['mean']:.0f} % fit"
+    return f"{cell(value['psnr_in_mask'], 1)} dB / {ssim:.3f} / {lpips:.3f} / {cosine:.3f} (n = {value['fits']['n']}{fits})"
 
 
 def identity_row(sets: list[dict[str, Any]], name: str, kind: str) -> str:
