@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS
 from training import geometry, page
+from training.baselines import DonorPaste
 from training.identities import Identities
 from training.metrics import frechet
 
@@ -48,6 +50,44 @@ def test_who_is_recognised() -> None:
     assert found["new"]["rank1"]["mean"] <= found["new"]["rank5"]["mean"]
     assert found["same"]["leak"]["mean"] > 1 > 0.2 > abs(found["new"]["leak"]["mean"])
     assert all(sum(shares) == pytest.approx(1, abs=1e-3) for shares in found["histograms"].values())
+
+
+@pytest.mark.parametrize(
+    ("similar", "tried", "chosen"),
+    [
+        ([0.2, 0.05, 0.0], 2, 1),  # good enough: no further donor
+        ([0.2, 0.3, 0.1, 0.25, 0.15, 0.0], 5, 2),  # none is good, but one may be released: no spare ones
+        ([0.5, 0.4, 0.6, 0.7, 0.8, 0.45, 0.29, 0.1], 7, 6),
+        ([0.5] * 20, DONORS_TRIED + SPARE_DONORS, 0),
+    ],
+)
+def test_the_pasted_baseline_has_the_pipelines_own_gate(
+    similar: list[float], tried: int, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many donors, the same thresholds, the one least like the original: else the comparison would not be fair."""
+    pasted: list[int] = []
+
+    def paste(*_: object) -> NDArray[np.uint8]:
+        pasted.append(len(pasted))
+        return np.full((256, 256, 3), pasted[-1] + 1, np.uint8)
+
+    def judge(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        cosine = similar[crops[0, 0, 0, 0] - 1] if crops[0, 0, 0, 0] else 1.0
+        return np.array([[cosine, np.sqrt(1 - cosine**2)]], np.float32)
+
+    class Portraits:
+        def __len__(self) -> int:
+            return 30
+
+        def image(self, index: int) -> NDArray[np.uint8]:
+            return np.zeros((256, 256, 3), np.uint8)
+
+    baseline = DonorPaste(Portraits(), judge, lambda image: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(baseline, "_paste", paste)
+    points = np.array([[100.0, 110], [156, 110], [128, 140], [105, 170], [150, 170]])
+    result = baseline(np.zeros((256, 256, 3), np.uint8), points)
+    assert len(pasted) == tried
+    assert result.first[0, 0, 0] == 1 and result.gated[0, 0, 0] == chosen + 1
 
 
 def mesh() -> NDArray[np.float64]:
