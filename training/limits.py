@@ -1,0 +1,84 @@
+"""What could be hidden at all: the dirty-paper limit of each encoding, at one distortion.
+
+    python -m training.limits --images 60
+
+For a Gaussian host and Gaussian noise that the writer does not know, Costa (*Writing on dirty paper*, 1983) gives ½ log2(1 + S/N) bits a
+coefficient, however large the host. N is what one more encoding does to each of the 64 luma DCT coefficients of a picture that carries
+changes of the wanted size already; S is water-filled over them, for a change of `--psnr` dB in all. Codes that exist stay under it: scalar
+lattices, as ours, by far where S is below N. Noise that falls on coefficients near zero is not Gaussian, so this says what is out of
+reach, and not what can be had. Writes `training/results/limits.json`: bytes in 256 x 256 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refacex_core.stego.network import dct_matrix, luma, to_grid
+from refacex_core.types import RGB
+from training.about import about_run
+from training.channels import CONDITIONS
+from training.common import Crops
+from training.metrics import interval
+
+SETS = ("lfw-val", "celebahq256-val")
+ENCODINGS = ("jpeg75", "jpeg50", "webp90", "webp85", "webp80")
+BLOCKS = 32 * 32
+
+
+def capacity(noise: NDArray[np.float64], energy: float) -> float:
+    """Bits a block for noise of these variances (64) and a signal of `energy` a block in all, water-filled."""
+    low, high = float(noise.min()), float(noise.max()) + energy
+    for _ in range(60):
+        level = (low + high) / 2
+        if np.maximum(level - noise, 0).sum() > energy:
+            high = level
+        else:
+            low = level
+    return float(0.5 * np.log2(np.maximum(low / noise, 1)).sum())
+
+
+def noise_of(image: RGB, encoding: str, change: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Variance that an encoding adds to each luma coefficient (64) of the image with a random change of that variance a pixel."""
+    dct = dct_matrix()
+    grey = rng.normal(0, np.sqrt(change), image.shape[:2])[..., None]  # in luma alone
+    written = np.clip(np.clip(image, 5.0, 250.0) + grey, 0, 255).round().astype(np.uint8)
+    received = CONDITIONS[encoding](written)
+    grids = [
+        to_grid(luma(torch.from_numpy(each.copy()).permute(2, 0, 1)[None].float()), dct) for each in (written, received)
+    ]
+    return np.asarray((grids[1] - grids[0]).double().pow(2).mean((0, 2, 3)).numpy()) + 1 / 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"))
+    parser.add_argument("--images", type=int, default=60, help="of each set")
+    parser.add_argument("--psnr", type=float, default=40.0)
+    parser.add_argument("--results", type=Path, default=Path("training/results"))
+    args = parser.parse_args()
+    change = 255**2 / 10 ** (args.psnr / 10)
+    result: dict[str, Any] = {**about_run(), "psnr": args.psnr}
+    for name in SETS:
+        data, rng = Crops(args.cache, [name], args.images), np.random.default_rng(0)
+        found = {
+            encoding: [
+                BLOCKS * capacity(noise_of(data.image(i), encoding, change, rng), 64 * change) / 8
+                for i in range(len(data))
+            ]
+            for encoding in ENCODINGS
+        }
+        result[name] = {encoding: interval(each) for encoding, each in found.items()}
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / "limits.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
