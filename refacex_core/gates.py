@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 #: The recogniser whose cosines these are.
 GATE = "sface"
-#: Good enough to stop trying donors: strangers are no less alike.
-GOOD_SIMILARITY = 0.06
+#: Good enough to stop trying donors. Lower, and the donor whose face looks oddest is taken: the least like anybody.
+GOOD_SIMILARITY = 0.12
 #: The most that is released.
 MOST_SIMILARITY = 0.30
 #: SFace takes this and more for one person: false accepts of 1 in 1000 on LFW.
