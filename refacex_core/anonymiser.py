@@ -241,7 +241,7 @@ class Anonymiser(nn.Module):
         """The donor's face in the pose and light of the source (no gradient runs here)."""
         with torch.no_grad():
             texture, shape = self.appearance(codes)
-            mouth, better, shown = self.appearance.mouths(texture, expression.gap(shape), expression.gap(points))
+            mouth, better, shown = self.appearance.mouths(codes, texture, expression.gap(shape), expression.gap(points))
             laid = self.appearance.lips * better[:, None, None, None]
             texture = texture + laid * (seamless(mouth, texture, laid) - texture)
             target = target_shape(points, shape, shown)

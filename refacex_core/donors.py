@@ -1,7 +1,7 @@
 """Donors: a bank of identity codes, what each code looks like, and how one is chosen for a face.
 
 A donor code is a 128-d SFace vector of unit length. The bank's codes come from CC0 portraits of people who do not exist;
-any code may stand for a donor, also one between them. What a code looks like is an
+what lies between two of them looks like both. What a code looks like is an
 appearance model in the sense of Cootes, Edwards and Taylor (*Active appearance models*, 2001): a shape (162 points) and a
 texture in the frame of the mean shape, both linear in coefficients that attention over the bank's codes gives. The
 portraits themselves are not shipped.
@@ -37,8 +37,9 @@ TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 TOO_NEAR = 0.25
 ALIKE = 5  # one in so many of those who are read as a face is looks enough like it
 _FEWEST = 14  # donors to draw from
-#: A mouth is taken from another donor where its own is so much further from the wanted opening; and so much of its colour weighs as much.
-_GAP, _COLOUR = 0.05, 0.3
+#: A mouth is taken from another donor where its own is so much further from the wanted opening. So much of its colour weighs as much, and
+#: so much of how its face is read: stubble comes with it.
+_GAP, _COLOUR, _READ = 0.05, 0.3, 0.4
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,27 @@ class DonorAppearance(nn.Module):
         self.register_buffer("lip_colours", self._lip_colours(self.texture(self.coefficients)), persistent=False)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        attention = torch.softmax(_SHARPNESS * F.normalize(codes, dim=1) @ self.codes.T, 1)
+        attention = self._attention(codes)
         shape = torch.einsum("bk,kij->bij", attention, self.shapes)
         return self.texture(attention @ self.coefficients), shape
+
+    def _attention(self, codes: Tensor) -> Tensor:
+        return torch.softmax(_SHARPNESS * F.normalize(codes, dim=1) @ self.codes.T, 1)
 
     def texture(self, coefficients: Tensor) -> Tensor:
         """Textures (B x 3 x 208 x 192) of coefficients (B x K)."""
         texture = self.mean_texture + ((coefficients * self.basis_scale) @ self.basis.float()).view(-1, 3, *TEXTURE)
         return F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
 
-    def mouths(self, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whose mouth to lay over a texture (B x 3 x 208 x 192) whose own is open by `gap` where `wanted` (each B) would suit.
+    def mouths(self, codes: Tensor, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whose mouth to lay over the texture of `codes` (B x 3 x 208 x 192) whose own is open by `gap` where `wanted` (each B) would suit.
 
-        The textures of the donors in the bank whose mouths are open about so far, on skin of about that colour; which of them (B)
-        suit better than the own mouth; and how far the better one is open (B).
+        The textures of the donors in the bank whose mouths are open about so far, on skin of about that colour, and who are read alike
+        between male and female; which of them (B) suit better than the own mouth; and how far the better one is open (B).
         """
         apart = (self.gaps - wanted[:, None]).abs()
         cost = apart / _GAP + torch.cdist(self._lip_colours(texture), self.lip_colours) / _COLOUR
+        cost += torch.cdist(self._attention(codes) @ self.presentation, self.presentation) / _READ
         best = cost.argmin(1)
         better = (gap - wanted).abs() - apart.gather(1, best[:, None])[:, 0] > _GAP
         return self.texture(self.coefficients[best]), better, torch.where(better, self.gaps[best], gap)
@@ -150,7 +155,7 @@ class DonorBank:
         """
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
-        usable = distances(looks, self._looks)[0].argsort().cpu().numpy()
+        usable = self.order(looks)
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         if policy is DonorPolicy.MATCHED:
@@ -158,17 +163,18 @@ class DonorBank:
         read_alike = usable[alike[usable]]
         few, more = (max(len(read_alike) // share, _FEWEST) for share in (ALIKE, 2))
         others = usable[~np.isin(usable, read_alike[:more])]
-        return (
-            self._draw(read_alike[:few], count)
-            + self._draw(read_alike[few:more], spare - spare // 2)
-            + self._draw(others[: max(len(others) // ALIKE, _FEWEST)], spare // 2)
-        )
+        first = self._draw(read_alike[:few], count) + self._draw(read_alike[few:more], spare - spare // 2)
+        return first + self._draw(others[: max(len(others) // ALIKE, _FEWEST)], count + spare - len(first))
+
+    def order(self, looks: Looks) -> NDArray[np.intp]:
+        """The donors' places in the bank, those that look most like the one face first."""
+        return np.asarray(distances(looks, self._looks)[0].argsort().cpu().numpy())
 
     def _draw(self, pool: NDArray[np.intp], count: int) -> list[Donor]:
         """`count` donors out of the pool, in the order in which chance drew them.
 
         If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
-        (`training.attacks`, "donor's distance").
+        (`training.attacks`, "donor's choice").
         """
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
         return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in rng.permutation(pool)[:count]]
@@ -176,7 +182,8 @@ class DonorBank:
     def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
         """The donors in the order that the seed gives them, whatever the photograph looks like.
 
-        Each has a place in it by its own number (rendezvous hashing), so a bank that loses a few moves only their subjects.
+        Each has a place in it by its own number (rendezvous hashing): a bank that loses donors moves their subjects alone, one that gains
+        some moves as many subjects as they are of all.
         """
         place = [hashlib.sha256(b"refacex stable donor %d " % donor + seed).digest() for donor in self._ids]
         order = sorted(range(len(self)), key=place.__getitem__)

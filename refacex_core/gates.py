@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 #: The recogniser whose cosines these are.
 GATE = "sface"
-#: Good enough to stop trying donors. Lower, and the donor whose face looks oddest is taken: the least like anybody.
+#: Good enough to stop trying donors.
 GOOD_SIMILARITY = 0.12
 #: The most that is released.
 MOST_SIMILARITY = 0.30

@@ -45,7 +45,7 @@ from refacex_core.versions import CURRENT, version_name
 
 DONORS_TRIED = 5
 SPARE_DONORS = 4  # tried for a face that none of those made unlike itself
-_SHARES = (0.7, 1.0)  # of what the network does to a donor's face: less looks better, where it is enough
+_SHARES = (0.7, 1.0)  # of what the network does to a donor's face: no more than is needed
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -261,13 +261,13 @@ class Core:
             with job.clock.stage("payload"):
                 try:
                     budgets = share_out(int(room * share), areas, options.profile)
-                except ImageTooSmall:
+                    for face, budget in zip(job.faces, budgets, strict=True):
+                        if options.profile is Profile.ARCHIVE:
+                            face.payload = codec.encode(_without_neighbours(job, face), None, budget)
+                        else:
+                            face.payload = codec.encode(face.crop, face.mask, budget)
+                except (ImageTooSmall, PayloadUnreadable):  # not so few bytes
                     break
-                for face, budget in zip(job.faces, budgets, strict=True):
-                    if options.profile is Profile.ARCHIVE:
-                        face.payload = codec.encode(_without_neighbours(job, face), None, budget)
-                    else:
-                        face.payload = codec.encode(face.crop, face.mask, budget)
             faces = [(f.geometry, f.payload) for f in job.faces]
             try:
                 with job.clock.stage("embed"):

@@ -10,7 +10,7 @@ is one over the gallery. Writes `training/results/attacks.json`, and what the in
 - *retrained recogniser*: y1's network, trained on until a release's template is that of its original.
 - *inverter*: a network that paints the original from the release, with the recogniser's own gradient.
 - *donor*: the source's template, guessed linearly from which donor was taken.
-- *donor's distance*: are people told by the donor, recognised in the release, being further from them than from strangers?
+- *donor's choice*: are people told by the donor being further from them, or looking more like them, than strangers'?
 - *residual linkage*: are two releases of one person more alike in what a search for hidden marks looks at than those of two people?
   Beside it the same of the photographs themselves, as two pictures of one person often come from one camera.
 - *extractor*: the sealed part's raw bits, heard at the places that another layout key names.
@@ -35,9 +35,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refacex_core import images, weights
-from refacex_core.donors import DonorAppearance
+from refacex_core import images
+from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.errors import CoreError
+from refacex_core.faces.landmarks import oval_mask
+from refacex_core.looks import Looks
 from refacex_core.pipeline import Core
 from refacex_core.stego import channel as stego
 from refacex_core.stego import ldpc
@@ -95,9 +97,7 @@ def main() -> None:
     result["gallery"] = len(val.one_each())
     result["untouched"] = {name: rank(seen["released"][name], seen["original"][name]) for name in seen["original"]}
     result["donor"] = donor(train, val, identity)
-    result["donor_distance"] = donor_distance(
-        val.donor[val.one_each()], seen["original"]["sface"], seen["released"]["sface"]
-    )
+    result["donor_choice"] = choices(val, judges)
     result["residual_linkage"] = linkage(val)
     result["membership"] = membership(judges, train, val)
     result["extractor"] = extractor(val)
@@ -145,19 +145,49 @@ def donor(train: Pairs, val: Pairs, identity: Identity) -> dict[str, Any]:
     return rank(guessed.astype(np.float32), _y1(identity, val.original[rows]))
 
 
-def donor_distance(taken: NDArray[np.str_], original: Vectors, released: Vectors) -> dict[str, Any]:
-    """How often the donor is recognised in the release (SFace templates, N x 128), and how often that donor is less like its original than
-    like somebody else's: .5 where the choice of a donor tells nothing.
+def donor_choice(taken: NDArray[np.str_], original: Vectors, released: Vectors, looks: list[Looks]) -> dict[str, Any]:
+    """What the choice of a donor tells of whose face it replaced, of people with SFace templates (N x 128) and looks of a photograph.
+
+    How often the donor is recognised in the release; how often the donor that was taken is less like its original than like somebody else
+    who is read alike (`apart`), and looks more like it, in the bank's order for each (`looks`): .5 where the choice tells nothing; and
+    rank-1 by the looks.
     """
-    bank = DonorAppearance().codes.numpy()
-    names = [f"d{number}" for number in weights.card("donors")["portraits"]]
-    guessed = (released @ bank.T).argmax(1)
-    right = [names[guess] == name for guess, name in zip(guessed, taken, strict=True)]
-    apart = -(bank[guessed] @ original.T)
-    own = np.eye(len(apart), dtype=bool)
+    bank = DonorBank(DonorAppearance())
+    row = {f"d{number}": i for i, number in enumerate(bank._ids)}
+    which = np.array([row[name] for name in taken])
+    guessed = (released @ bank.codes.T).argmax(1)
+    read = np.array([float(each.presentation) for each in looks])
+    alike = (np.abs(read[:, None] - read) < 1) & ~np.eye(len(read), dtype=bool)
+    by_code = -(bank.codes[which] @ original.T)
+    places = np.stack([bank.order(each).argsort() for each in looks])  # of each donor, a person
+    by_looks = -places[:, which].T.astype(float)
     return {
-        "donor_recognised": interval([float(each) for each in right]),
-        "apart": area_interval(apart[own], apart[~own]),
+        "donor_recognised": interval((guessed == which).astype(float).tolist()),
+        "apart": area_interval(np.diag(by_code), by_code[alike]),
+        "looks": area_interval(np.diag(by_looks), by_looks[alike]),
+        "looks_rank1": interval((by_looks.argmax(1) == np.arange(len(which))).astype(float).tolist()),
+    }
+
+
+def _looks_of(core: Core, crops: NDArray[np.uint8]) -> list[Looks]:
+    """Looks of crops (N x 256 x 256 x 3) as the core measures them."""
+    tensors = to_tensor(crops)
+    points = core._landmarks(tensors)
+    masks = torch.from_numpy(np.stack([oval_mask(each) for each in points.numpy()]))[:, None]
+    return core._bank.looks(tensors, points, masks)
+
+
+def choices(val: Pairs, judges: Judges) -> dict[str, Any]:
+    """`donor_choice` where the attacker has the released photograph's original, and where another photograph of each person."""
+    core = Core.load("cpu")
+    pairs = [np.flatnonzero(val.person == person)[:2] for person in np.unique(val.person)]
+    two = np.array([pair for pair in pairs if len(pair) == 2])
+    seen = {kind: _templates(judges, getattr(val, kind)[two[:, 0]])["sface"] for kind in ("original", "released")}
+    other = _templates(judges, val.original[two[:, 1]])["sface"]
+    known = {"the_original": (seen["original"], two[:, 0]), "another_photograph": (other, two[:, 1])}
+    return {
+        name: donor_choice(val.donor[two[:, 0]], templates, seen["released"], _looks_of(core, val.original[rows]))
+        for name, (templates, rows) in known.items()
     }
 
 

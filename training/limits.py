@@ -1,12 +1,12 @@
-"""What could be hidden at all: the dirty-paper limit of each encoding, at one distortion.
+"""What a channel as noisy as each encoding would carry: dirty-paper capacity, at one distortion.
 
     python -m training.limits --images 60
 
-For a Gaussian host and Gaussian noise that the writer does not know, Costa (*Writing on dirty paper*, 1983) gives ½ log2(1 + S/N) bits a
+For noise that is Gaussian and independent of what is written, Costa (*Writing on dirty paper*, 1983) gives ½ log2(1 + S/N) bits a
 coefficient, however large the host. N is what one more encoding does to each of the 64 luma DCT coefficients of a picture that carries
-changes of the wanted size already; S is water-filled over them, for a change of `--psnr` dB in all. Codes that exist stay under it: scalar
-lattices, as ours, by far where S is below N. Noise that falls on coefficients near zero is not Gaussian, so this says what is out of
-reach, and not what can be had. Writes `training/results/limits.json`: bytes in 256 x 256 pixels.
+changes of the wanted size already, averaged over the picture; S is water-filled over them, for a change of `--psnr` dB in all. An encoder's
+noise is neither: it can be foreseen in part, which helps, and what is near zero is wiped out whole, which does not. So this is a measure to
+hold a channel against, and no bound. Writes `training/results/limits.json`: bytes in 256 x 256 pixels.
 """
 
 from __future__ import annotations

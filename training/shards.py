@@ -98,8 +98,8 @@ class Faces:
 
 
 def draw_donors(appearance: DonorAppearance, codes: Tensor, pool: Tensor, draws: int = 4) -> Tensor:
-    """A donor code a face (B x 128) as the `random` policy draws it: single ones and mixes of two out of `pool` (B x K),
-    the one of `draws` that is furthest from the face's own code (B x 128)."""
+    """A donor code a face (B x 128) to learn with: single ones and mixes of two out of `pool` (B x K), of `draws` the one that is
+    furthest from the face's own code (B x 128). `DonorBank.choose` takes single ones as chance draws them."""
     b, k = pool.shape
     first, second = (
         appearance.codes[pool.gather(1, torch.randint(k, (b, draws), device=pool.device))] for _ in range(2)

@@ -82,8 +82,18 @@ def attacks(result: dict[str, Any]) -> str:
         **{f"a network that paints the original, rank-1 by {name}": _range(inverter[name]["rank1"]) for name in both},
         "PSNR of what it paints (of the release)": f"{cell(inverter['psnr'], 1)} dB ({cell(inverter['psnr_of_the_release'], 1)})",
         "the source's template, guessed from its donor, rank-1": _range(result["donor"]["rank1"]),
-        "the donor recognised in the release by sface": percent(result["donor_distance"]["donor_recognised"]),
-        "that donor is further from the source than from strangers, AUC": _area(result["donor_distance"]["apart"]),
+        "the donor recognised in the release by sface": percent(
+            result["donor_choice"]["the_original"]["donor_recognised"]
+        ),
+        **{
+            f"{what}, from {known.replace('_', ' ')}": show(result["donor_choice"][known][key])
+            for known in ("the_original", "another_photograph")
+            for what, key, show in (
+                ("a known donor is further from the source than from strangers, AUC", "apart", _area),
+                ("a known donor looks more like the source than like strangers, AUC", "looks", _area),
+                ("the same, rank-1", "looks_rank1", _range),
+            )
+        },
         "two releases of one person by their residuals, AUC": _area(linkage["released_file"]),
         "the same of the faces' crops, AUC": _area(linkage["released_face"]),
         "two originals by the same, AUC": _area(linkage["original_face"]),

@@ -14,8 +14,10 @@ from refacex_core.types import Profile
 _A_PIXEL, _LEAST, _ENOUGH = 4.0, 180, 420
 
 
-def least(area: float) -> int:
-    """The fewest payload bytes with which a face of `area` pixels is worth recovering."""
+def least(area: float, profile: Profile) -> int:
+    """The fewest payload bytes for a face of `area` pixels; `archive` codes what is around it as well."""
+    if profile is Profile.ARCHIVE:
+        return _ENOUGH
     return round(min(max(_A_PIXEL * math.sqrt(max(area, 0.0)), _LEAST), _ENOUGH))
 
 
@@ -28,7 +30,7 @@ def share_out(capacity: int, areas: Sequence[float], profile: Profile) -> list[i
         return []
     most = MAXIMUM_BYTES[profile.value]
     left = capacity - sealed_size([0] * len(areas))
-    budgets = [least(area) for area in areas]
+    budgets = [least(area, profile) for area in areas]
     spare = left - sum(budgets)
     if spare < 0:
         raise ImageTooSmall(f"{len(areas)} faces need {sum(budgets)} bytes, the image carries {max(left, 0)}")

@@ -22,7 +22,7 @@ from refacex_core.types import RGB
 MAXIMUM_BYTES = {"robust": 2200, "archive": 20000}
 _CONTAINER = (Path(__file__).parent / "avif_window.bin").read_bytes()
 _EXTENT, _BOX = 117, 267  # where the lengths of the AV1 data and of its box stand
-#: Pillow's own choice (speed 6, tuned for still pictures) is .7 to .9 dB worse at equal bytes (`training.codecs`); slower yet gives little.
+#: Pillow's own choice (speed 6, tuned for still pictures) is worse at equal bytes: `training.codecs`.
 _EFFORT = {"speed": 4, "advanced": {"tune": "psnr"}}
 
 

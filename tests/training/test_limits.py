@@ -1,4 +1,4 @@
-"""The limit is Costa's, and energy goes where the noise is least."""
+"""The capacity is Costa's, and energy goes where the noise is least."""
 
 from __future__ import annotations
 
