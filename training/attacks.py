@@ -7,8 +7,10 @@
 Who attacks learns on pairs of `lfw-train` (people whom the anonymiser was trained on) and is measured on `lfw-val`, whom nobody saw. Chance
 is one over the gallery. Writes `training/results/attacks.json`, and what the inverter makes, as a contact sheet, under `--out`.
 
-- *retrained recogniser*: y1's network, trained on until a release's template is that of its original.
-- *inverter*: a network that paints the original from the release, with the recogniser's own gradient.
+- *retrained recogniser*: y1's network, trained on until a release's template is that of its original. Hair, pose, light and whatever is
+  around a face are the photograph's own, so this finds the same photograph again; a gallery of other photographs says what it knows
+  of people. Beside it the same with the face itself cut out of every release: what anybody reaches without looking at it.
+- *inverter*: a network that paints the original from the release, with the recogniser's own gradient; judged in both galleries.
 - *donor*: the source's template, guessed linearly from which donor was taken.
 - *donor's choice*: are people told by the donor being further from them, or looking more like them, than strangers'?
 - *residual linkage*: are two releases of one person more alike in what a search for hidden marks looks at than those of two people?
@@ -24,11 +26,12 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -53,6 +56,7 @@ from training.metrics import interval, psnr
 
 Vectors = NDArray[np.float32]
 _CHUNK = 32
+LEARNT = ("retrained_recogniser", "retrained_without_the_face", "inverter")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,16 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.person)
 
+    def two_each(self) -> NDArray[np.int64]:
+        """Two pairs of each person who has two (N x 2)."""
+        rows = [np.flatnonzero(self.person == person)[:2] for person in np.unique(self.person)]
+        return np.array([pair for pair in rows if len(pair) == 2])
+
+    def faceless(self) -> Pairs:
+        """The same with the middle of every released face grey."""
+        oval = cv2.ellipse(np.zeros((256, 256), np.uint8), (128, 140), (62, 80), 0, 0, 360, 1, -1)
+        return replace(self, released=np.where(oval[None, ..., None] > 0, np.uint8(128), self.released))
+
     def one_each(self) -> NDArray[np.int64]:
         """The first pair of each person."""
         return np.sort(np.unique(self.person, return_index=True)[1])
@@ -86,13 +100,25 @@ def main() -> None:
     parser.add_argument("--loss-networks", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, default=Path("out/attacks"))
     parser.add_argument("--minutes", type=float, default=20, help="for each network that is trained")
+    parser.add_argument("--only", nargs="*", choices=LEARNT, help="these anew; all other figures stay as they are")
     parser.add_argument("--out", type=Path, default=Path("out/attacks"))
     parser.add_argument("--results", type=Path, default=Path("training/results"))
     args = parser.parse_args()
     torch.manual_seed(0)
     train, val = (Pairs.load(args.pairs / name) for name in ("lfw-train", "lfw-val"))
     judges, identity = Judges(args.loss_networks), Identity(args.loss_networks)
-    result: dict[str, Any] = {**about_run(), "pairs": {"lfw-train": len(train), "lfw-val": len(val)}}
+    path = args.results / "attacks.json"
+    learnt: dict[str, Callable[[], dict[str, Any]]] = {
+        "retrained_recogniser": lambda: retrained(args, train, val),
+        "retrained_without_the_face": lambda: retrained(args, train.faceless(), val.faceless()),
+        "inverter": lambda: inverter(args, train, val, identity, judges),
+    }
+    if args.only:
+        result = json.loads(path.read_text()) | {"learnt_anew": {**about_run(), "attacks": args.only}}
+        result |= {name: learnt[name]() for name in args.only}
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        return
+    result = {**about_run(), "pairs": {"lfw-train": len(train), "lfw-val": len(val)}}
     seen = {kind: _templates(judges, getattr(val, kind)[val.one_each()]) for kind in ("original", "released")}
     result["gallery"] = len(val.one_each())
     result["untouched"] = {name: rank(seen["released"][name], seen["original"][name]) for name in seen["original"]}
@@ -101,10 +127,9 @@ def main() -> None:
     result["residual_linkage"] = linkage(val)
     result["membership"] = membership(judges, train, val)
     result["extractor"] = extractor(val)
-    result["retrained_recogniser"] = retrained(args, train, val)
-    result["inverter"] = inverter(args, train, val, identity, judges, seen["original"])
+    result |= {name: attack() for name, attack in learnt.items()}
     args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "attacks.json").write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
@@ -180,8 +205,7 @@ def _looks_of(core: Core, crops: NDArray[np.uint8]) -> list[Looks]:
 def choices(val: Pairs, judges: Judges) -> dict[str, Any]:
     """`donor_choice` where the attacker has the released photograph's original, and where another photograph of each person."""
     core = Core.load("cpu")
-    pairs = [np.flatnonzero(val.person == person)[:2] for person in np.unique(val.person)]
-    two = np.array([pair for pair in pairs if len(pair) == 2])
+    two = val.two_each()
     seen = {kind: _templates(judges, getattr(val, kind)[two[:, 0]])["sface"] for kind in ("original", "released")}
     other = _templates(judges, val.original[two[:, 1]])["sface"]
     known = {"the_original": (seen["original"], two[:, 0]), "another_photograph": (other, two[:, 1])}
@@ -195,8 +219,7 @@ def linkage(val: Pairs) -> dict[str, Any]:
     """How well two releases of one person are told from those of two people by their residuals; and two originals."""
     from training.collect import residual
 
-    rows = [np.flatnonzero(val.person == person)[:2] for person in np.unique(val.person)]
-    two = np.array([pair for pair in rows if len(pair) == 2])
+    two = val.two_each()
     made = val.residual
     before = np.stack([residual(crop) for crop in val.original])
     after = np.stack([residual(crop) for crop in val.released])
@@ -253,16 +276,19 @@ def extractor(val: Pairs, most: int = 60) -> dict[str, Any]:
 
 
 def retrained(args: argparse.Namespace, train: Pairs, val: Pairs) -> dict[str, Any]:
-    """y1's network trained on to give a release the template of its original: rank-1 before, and after, by the originals' y1 templates."""
+    """y1's network trained on to give a release the template of its original: rank-1 before and after, by originals' y1 templates
+    and by other photographs'.
+    """
     teacher, pupil = Identity(args.loss_networks), Identity(args.loss_networks)
     wanted = torch.from_numpy(_y1(teacher, train.original))
     people = np.unique(train.person, return_inverse=True)[1]
     # A frozen network has its weights among its buffers.
     trained = [*pupil.nets[0].parameters(), *(each for each in pupil.nets[0].buffers() if each.dim() > 1)]
     optimiser = torch.optim.AdamW([each.requires_grad_(True) for each in trained], lr=3e-4, weight_decay=1e-3)
-    rows = val.one_each()
-    gallery = _y1(teacher, val.original[rows])
+    rows, two = val.one_each(), val.two_each()
+    gallery, others = _y1(teacher, val.original[rows]), _y1(teacher, val.original[two[:, 1]])
     before = rank(_y1(pupil, val.released[rows]), gallery)
+    before_others = rank(_y1(pupil, val.released[two[:, 0]]), others)
 
     def lose(chosen: NDArray[np.int64]) -> Tensor:
         view = pupil.view(_mirrored(to_tensor(train.released[chosen])), jitters(len(chosen)))
@@ -276,6 +302,8 @@ def retrained(args: argparse.Namespace, train: Pairs, val: Pairs) -> dict[str, A
     return {
         "before": before,
         "after": rank(_y1(pupil, val.released[rows]), gallery),
+        "before_by_another_photograph": before_others,
+        "after_by_another_photograph": rank(_y1(pupil, val.released[two[:, 0]]), others),
         "after_on_its_own_training_pairs": rank(
             _y1(pupil, train.released[chosen]), _y1(teacher, train.original[chosen])
         ),
@@ -284,9 +312,7 @@ def retrained(args: argparse.Namespace, train: Pairs, val: Pairs) -> dict[str, A
     }
 
 
-def inverter(
-    args: argparse.Namespace, train: Pairs, val: Pairs, identity: Identity, judges: Judges, gallery: dict[str, Vectors]
-) -> dict[str, Any]:
+def inverter(args: argparse.Namespace, train: Pairs, val: Pairs, identity: Identity, judges: Judges) -> dict[str, Any]:
     """A network that paints originals from releases (128 x 128), led by pixels and by y1; who is recognised in what it paints."""
     net = _Painter()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -303,15 +329,21 @@ def inverter(
 
     steps, losses = _train(args.minutes, len(train), 16, lose, optimiser)
     net.eval()
-    rows = val.one_each()
-    with torch.inference_mode():
-        made = np.concatenate([to_images(paint(val.released[part])) for part in _chunks(rows)])
+    rows, two = val.one_each(), val.two_each()
+
+    def painted(chosen: NDArray[np.int64]) -> NDArray[np.uint8]:
+        with torch.inference_mode():
+            return np.concatenate([to_images(paint(val.released[part])) for part in _chunks(chosen)])
+
+    made = painted(rows)
     truth, released = val.original[rows], val.released[rows]
     shown = range(min(10, len(rows)))
     sheet([[each[i] for i in shown] for each in (truth, released, made)], args.out / "inverter.png")
-    seen = _templates(judges, made)
+    seen, known = _templates(judges, made), _templates(judges, truth)
+    of_two, others = _templates(judges, painted(two[:, 0])), _templates(judges, val.original[two[:, 1]])
     return {
-        **{name: rank(seen[name], gallery[name]) for name in seen},
+        **{name: rank(seen[name], known[name]) for name in seen},
+        "by_another_photograph": {name: rank(of_two[name], others[name]) for name in seen},
         "psnr": interval([psnr(a, b) for a, b in zip(truth, made, strict=True)]),
         "psnr_of_the_release": interval([psnr(a, b) for a, b in zip(truth, released, strict=True)]),
         "steps": steps,

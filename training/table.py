@@ -77,9 +77,20 @@ def attacks(result: dict[str, Any]) -> str:
     both = ("sface", "dlib")
     found = {
         **{f"{name} as it is, rank-1": _range(result["untouched"][name]["rank1"]) for name in both},
-        "a recogniser retrained on the pairs, rank-1 before": _range(retrained["before"]["rank1"]),
-        "the same, after": _range(retrained["after"]["rank1"]),
+        **{
+            f"{who}, rank-1 {when}{by.replace('_', ' ')}": _range(found[f"{when}{by}"]["rank1"])
+            for who, found in (
+                ("a recogniser retrained on the pairs", retrained),
+                ("the same where the face is cut out", result["retrained_without_the_face"]),
+            )
+            for by in ("", "_by_another_photograph")
+            for when in ("before", "after")
+        },
         **{f"a network that paints the original, rank-1 by {name}": _range(inverter[name]["rank1"]) for name in both},
+        **{
+            f"the same by another photograph, by {name}": _range(inverter["by_another_photograph"][name]["rank1"])
+            for name in both
+        },
         "PSNR of what it paints (of the release)": f"{cell(inverter['psnr'], 1)} dB ({cell(inverter['psnr_of_the_release'], 1)})",
         "the source's template, guessed from its donor, rank-1": _range(result["donor"]["rank1"]),
         "the donor recognised in the release by sface": percent(

@@ -91,6 +91,8 @@ def test_a_network_learns_what_a_release_tells_and_no_more(
     monkeypatch.setattr(attacks, "_mirrored", lambda crops: crops)
     found = attacks.retrained(options(tmp_path, 2.5), pairs(60, leak), pairs(40, leak))
     rates = {when: found[when]["rank1"]["mean"] for when in ("before", "after")}
+    by_others = found["after_by_another_photograph"]["rank1"]  # these people's two photographs are alike
+    assert by_others["n"] == 40 and (by_others["mean"] > 0.5 if leak else by_others["mean"] < 0.2)
     assert rates["before"] < 0.2
     assert rates["after"] > 0.5 if leak else rates["after"] < 0.2
 
@@ -101,11 +103,19 @@ def test_an_inverter_paints_what_a_release_tells(tmp_path: Path) -> None:
             return {"patches": _Patches()(attacks.to_tensor(crops)).numpy()}
 
     val = pairs(12, leak=True)
-    gallery = judges(val.original[val.one_each()])
     args = options(tmp_path, 0.5)
-    found = attacks.inverter(args, pairs(30, leak=True), val, _Recogniser(), judges, gallery)  # type: ignore[arg-type]
+    found = attacks.inverter(args, pairs(30, leak=True), val, _Recogniser(), judges)  # type: ignore[arg-type]
     assert found["psnr"]["mean"] > found["psnr_of_the_release"]["mean"] + 3
+    assert found["by_another_photograph"]["patches"]["rank1"]["n"] == 12
     assert (tmp_path / "inverter.png").is_file()
+
+
+def test_without_its_face_a_release_shows_what_is_around_it() -> None:
+    made = pairs(3, leak=True)
+    cut = made.faceless()
+    assert (cut.released[:, 140, 128] == 128).all() and np.array_equal(cut.original, made.original)
+    outside = np.s_[:, :40]
+    assert np.array_equal(cut.released[outside], made.released[outside])
 
 
 def test_a_donor_that_tells_the_source_is_seen() -> None:
