@@ -25,7 +25,8 @@ def test_a_judge_sees_what_the_gate_sees_and_decides_nothing(
     assert isinstance(outcome, Released)
     (face,) = outcome.faces
     assert face.judged.keys() == {GATE, "dlib"}
-    assert face.judged[GATE] == pytest.approx(face.audit_similarity, abs=1e-3)
+    assert face.audit_similarity is not None  # the greatest of several places, the original's among them
+    assert face.audit_similarity - 0.2 < face.judged[GATE] <= face.audit_similarity + 1e-3
     assert 0.5 < face.judged["dlib"] < 1.0 and outcome.timings_ms["judge"] > 0
 
 

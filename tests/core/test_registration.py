@@ -179,7 +179,7 @@ def test_of_two_faces_the_one_that_is_left_comes_back(core: Core, vault: Vault, 
     released = core.anonymise([vault.item(images.encode(both, "png"))])[0]
     assert isinstance(released, Released) and len(released.faces) == 2, released
     whole = images.decode(released.data).rgb
-    for piece, offset, index in ((whole[:, :505], 0, 0), (whole[:, 530:], 530, 1)):
+    for piece, offset, index in ((whole[:, :600], 0, 0), (whole[:, 430:], 430, 1)):
         (face,) = core.recover(images.encode(np.ascontiguousarray(piece), "png"), vault.opened(released), vault.context)
         assert face.index == index
         assert psnr(face.crop, align.crop(both[:, offset : offset + piece.shape[1]], face.matrix)) > 27
