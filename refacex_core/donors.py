@@ -26,7 +26,7 @@ from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import expression
 from refacex_core.faces.landmarks import lips_mask
 from refacex_core.faces.presentation import Presentation
-from refacex_core.looks import Looks, distances, of_faces, of_textures
+from refacex_core.looks import NEAREST, SUITS, Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW
 from refacex_core.types import DonorPolicy
 
@@ -149,13 +149,13 @@ class DonorBank:
 
         `random` draws, of the donors who are read as the face is between male and female, among the few that look most like it
         (`ALIKE`); its spare ones come half from more of those who are read so, half from whoever else of the bank looks most like it.
-        `matched` takes those that look most like it;
+        `matched` takes those nearest to it in shape, skin and all else;
         `stable` draws from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to photograph.
         Donors near to the source's own code (128) are left out. `looks` is of the one face.
         """
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
-        usable = self.order(looks)
+        usable = self.order(looks, NEAREST if policy is DonorPolicy.MATCHED else SUITS)
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         if policy is DonorPolicy.MATCHED:
@@ -166,9 +166,9 @@ class DonorBank:
         first = self._draw(read_alike[:few], count) + self._draw(read_alike[few:more], spare - spare // 2)
         return first + self._draw(others[: max(len(others) // ALIKE, _FEWEST)], count + spare - len(first))
 
-    def order(self, looks: Looks) -> NDArray[np.intp]:
+    def order(self, looks: Looks, weights: tuple[float, ...] = SUITS) -> NDArray[np.intp]:
         """The donors' places in the bank, those that look most like the one face first."""
-        return np.asarray(distances(looks, self._looks)[0].argsort().cpu().numpy())
+        return np.asarray(distances(looks, self._looks, weights)[0].argsort().cpu().numpy())
 
     def _draw(self, pool: NDArray[np.intp], count: int) -> list[Donor]:
         """`count` donors out of the pool, in the order in which chance drew them.

@@ -35,9 +35,11 @@ class Looks:
     presentation: Tensor
 
 
-#: Grain tells age, which shows most under somebody else's hair. Shape is the source's for a good part anyway, and a mouth is taken from
-#: whoever's is as far open (`DonorAppearance.mouths`).
-_WEIGHTS = (0.0, 1.0, 0.5, 3.0, 1.0, 0.5)
+#: Of shape, skin, shade, grain, colours, expression. Who suits the hair around it: grain tells age; shape is the source's for a good part
+#: anyway, and a mouth is taken from whoever's is as far open (`DonorAppearance.mouths`).
+SUITS = (0.0, 1.0, 0.5, 3.0, 1.0, 0.5)
+#: Who is nearest in all of it.
+NEAREST = (1.0, 1.0, 1.0, 1.5, 1.0, 1.5)
 #: About one standard deviation of each measure of `faces.expression` over the portraits.
 _EXPRESSIONS = torch.tensor([0.05, 0.06, 0.035])
 #: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.
@@ -76,12 +78,12 @@ def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tens
     )
 
 
-def distances(faces: Looks, donors: Looks) -> Tensor:
+def distances(faces: Looks, donors: Looks, weights: tuple[float, ...] = SUITS) -> Tensor:
     """How unlike each face and each donor look (N x M): every measure's distance, in its own standard deviations, weighted; and how
     otherwise each donor is read.
     """
     total = _PRESENTATION * torch.cdist(faces.presentation, donors.presentation)
-    for face, donor, weight in zip(astuple(faces)[:-1], astuple(donors)[:-1], _WEIGHTS, strict=True):
+    for face, donor, weight in zip(astuple(faces)[:-1], astuple(donors)[:-1], weights, strict=True):
         apart = torch.cdist(face, donor)
         total += weight * apart / apart.std(1, keepdim=True).clamp(min=1e-6)
     return total

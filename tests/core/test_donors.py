@@ -18,7 +18,7 @@ from refacex_core.faces.landmarks import lips_mask, oval_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face
-from refacex_core.looks import Looks
+from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core
 from refacex_core.types import DonorPolicy
 from tests.core.conftest import Vault
@@ -58,6 +58,18 @@ def test_donors_are_read_as_the_face_is() -> None:
     for policy in (DonorPolicy.RANDOM, DonorPolicy.MATCHED):
         assert min(sides(bank, 0.98, policy)) > 0
         assert max(sides(bank, -0.98, policy)) < 0
+
+
+def test_matched_donors_are_near_in_shape_as_well() -> None:
+    """`random` leaves shape out, as a good part of it stays the source's anyway."""
+    bank = DonorBank(DonorAppearance())
+    looks = looks_of(bank, 0.0)
+    turned = replace(looks, shape=bank._looks.shape[7:8])
+    for policy, weights in ((DonorPolicy.MATCHED, NEAREST), (DonorPolicy.RANDOM, SUITS)):
+        before, after = bank.order(looks, weights), bank.order(turned, weights)
+        assert np.array_equal(before, after) == (policy is DonorPolicy.RANDOM)
+    first, second = ([d.name for d in bank.choose(DonorPolicy.MATCHED, CODE, each, 5)] for each in (looks, turned))
+    assert first != second
 
 
 def test_spare_donors_come_from_the_whole_bank_behind_the_others() -> None:

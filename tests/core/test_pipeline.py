@@ -12,7 +12,14 @@ from PIL import Image
 
 from refacex_core import images, pipeline
 from refacex_core.donors import Donor
-from refacex_core.errors import FaceUnknown, ImageTooSmall, ModelUnknown, PayloadMismatch, WrongKey
+from refacex_core.errors import (
+    FaceUnknown,
+    ImageTooSmall,
+    ModelUnknown,
+    PayloadMismatch,
+    PayloadUnreadable,
+    WrongKey,
+)
 from refacex_core.faces import align
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock
@@ -186,6 +193,17 @@ def test_budgets_follow_the_faces() -> None:
     assert share_out(864, [95.0**2, 45.0**2], Profile.ROBUST), "a bystander's small face needs less"
     with pytest.raises(ImageTooSmall, match="2 faces need 840 bytes"):
         share_out(864, [120.0**2, 120.0**2], Profile.ROBUST)
+
+
+def test_a_face_that_no_code_of_its_bytes_holds_is_held(
+    core: Core, vault: Vault, photographs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(*_: object) -> bytes:
+        raise PayloadUnreadable
+
+    monkeypatch.setattr("refacex_core.pipeline.codec.encode", encode)
+    (outcome,) = core.anonymise([vault.item(photographs["astronaut"])])
+    assert isinstance(outcome, Held) and outcome.reason is HoldReason.READ_BACK_FAILED
 
 
 def test_what_would_not_survive_one_more_encoding_carries_less_or_is_held(
