@@ -34,7 +34,11 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
     """
     if out is not None and any(given.is_dir() and given.resolve() == out.resolve() for given in inputs):
         raise stop("the output folder is the input folder, and would mix the two: choose another --out.", 2)
-    found = [pair for given in inputs for pair in _found(given, out)]
+    left_out: Counter[str] = Counter()
+    found = [pair for given in inputs for pair in _found(given, out, left_out)]
+    if left_out:
+        kinds = ", ".join(sorted(left_out))
+        typer.echo(f"refacex: {number_of(left_out.total(), 'file')} of other kinds left out: {kinds}", err=True)
     if not found:
         raise stop("there is no image in what was given: name PNG, JPEG, WebP, TIFF or HEIC files, or their folder.")
     folder = out or Path()
@@ -70,8 +74,9 @@ def _tell_of_others(out: Path, jobs: list[Job]) -> None:
         typer.echo(f"refacex: {out} {said}", err=True)
 
 
-def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
-    """The images of one argument with their relative names; a folder's hidden files and the output folder are left out."""
+def _found(given: Path, out: Path | None, left_out: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """The images of one argument with their relative names; a folder's hidden files and the output folder are passed over, its files of
+    other kinds counted in `left_out`."""
     from refacex_core.images import INPUT_SUFFIXES
 
     if not given.is_dir():
@@ -82,8 +87,13 @@ def _found(given: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
         here = Path(folder)
         folders[:] = sorted(d for d in folders if not d.startswith(".") and (here / d).resolve() != leave_out)
         for file in sorted(files):
-            if not file.startswith(".") and Path(file).suffix.lower() in INPUT_SUFFIXES:
+            if file.startswith("."):
+                continue
+            suffix = Path(file).suffix.lower()
+            if suffix in INPUT_SUFFIXES:
                 yield here / file, str((here / file).relative_to(given))
+            else:
+                left_out[suffix or "without a suffix"] += 1
 
 
 @dataclass

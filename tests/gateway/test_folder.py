@@ -96,6 +96,10 @@ def test_a_folder_comes_out_under_the_same_names(world: World) -> None:
     assert "2 of 2 images released" in world.said.out
 
 
+def test_it_says_what_it_left_out(world: World) -> None:
+    assert "1 file of other kinds left out: .txt" in world.said.err, "and says nothing of what is hidden"
+
+
 def test_it_says_that_it_is_ungoverned(world: World) -> None:
     assert "ungoverned" in world.said.err
 
