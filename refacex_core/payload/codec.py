@@ -7,6 +7,7 @@ container is the same 275 bytes but for two lengths, so only the AV1 data travel
 from __future__ import annotations
 
 import io
+import math
 from enum import IntEnum
 from pathlib import Path
 
@@ -23,6 +24,8 @@ MAXIMUM_BYTES = {"robust": 2200, "archive": 20000}
 _CONTAINER = (Path(__file__).parent / "avif_window.bin").read_bytes()
 _EXTENT, _BOX = 117, 267  # where the lengths of the AV1 data and of its box stand
 #: Pillow's own choice (speed 6, tuned for still pictures) is worse at equal bytes: `training.codecs`.
+#: The first quality to try, how much the logarithm of its bytes grows with quality, and which share of a budget is enough.
+_FIRST, _GROWTH, _LEAST_GROWTH, _NEARLY = 35, 0.033, 0.005, 0.98
 _EFFORT = {"speed": 4, "advanced": {"tune": "psnr"}}
 
 
@@ -46,15 +49,24 @@ def encode(crop: RGB, mask: NDArray[np.float32] | None, budget: int) -> bytes:
 
 
 def _largest(view: RGB, budget: int) -> bytes:
-    """The best AV1 data of at most `budget` bytes; empty when there is none."""
-    low, high, best = 0, 100, b""
-    while low <= high:
-        quality = (low + high) // 2
+    """The best AV1 data of at most `budget` bytes, or data that has nearly so many; empty when there is none.
+
+    The logarithm of the bytes grows about evenly with quality, so which quality to try next follows from those that were tried.
+    """
+    low, high, best, quality = -1, 101, b"", _FIRST
+    growth, tried = _GROWTH, {}
+    while high - low > 1:
         data = _avif(view, quality)
-        if len(data) <= budget:
-            best, low = data, quality + 1
+        tried[quality] = math.log(len(data) / max(budget, 1))
+        if len(data) > budget:
+            high = quality
         else:
-            high = quality - 1
+            low, best = quality, data
+            if len(data) > _NEARLY * budget:
+                break
+        if low in tried and high in tried:
+            growth = (tried[high] - tried[low]) / (high - low)
+        quality = min(max(quality - math.ceil(tried[quality] / max(growth, _LEAST_GROWTH)), low + 1), high - 1)
     return best
 
 
