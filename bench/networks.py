@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser
@@ -102,7 +101,7 @@ def main() -> None:
         bits = torch.randint(0, 2, (batch, CARRIERS, 32, 32), device=device).float()
         used = torch.ones_like(bits)
         steps: dict[str, Callable[[], object]] = {
-            "landmarks": lambda c=crops: landmarks(F.interpolate(c, size=128, mode="area")),
+            "landmarks": lambda c=crops: landmarks(c),
             "pose": lambda c=crops, p=points, d=codes, m=mask: anonymiser.pose(c, p, d, m),
             "anonymise": lambda c=crops, p=points, d=codes, m=mask: anonymiser(c, p, d, m),
             "embed": lambda c=crops, b=bits, u=used: channel.embed((c + 1) * 127.5, b, u),

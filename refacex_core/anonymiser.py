@@ -33,6 +33,7 @@ SHAPE_FROM_DONOR = {
     "lips": 0.15, "left_eye": 0.4, "right_eye": 0.4, "left_eyebrow": 0.4, "right_eyebrow": 0.4,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
+_IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
 REACH = 8.0  # pixels that the network may move a part of the face
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
@@ -208,18 +209,25 @@ class Anonymised:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What the network would do to posed donors' faces: move pixels (B x 2, to the right and down) and correct them (B x 3)."""
+    """What the network would do to posed donors' faces: move pixels (B x 2, to the right and down) and correct them (B x 3).
+
+    Not where eyes and mouth are (`expressive`, B x 1, 0..1): what they do is the source's already.
+    """
 
     source: Tensor
     mask: Tensor
     posed: Tensor
+    expressive: Tensor
     move: Tensor
     correction: Tensor
 
-    def at(self, share: float = 1.0) -> Anonymised:
-        """The result where so much of it is done: all (1), as it was trained, or less, which keeps more of the donor's own face."""
+    def at(self, share: float = 1.0, everywhere: bool = False) -> Anonymised:
+        """The result where so much of it is done: all (1), as it was trained, less, which keeps more of the donor's own face, or more.
+
+        `everywhere`: over eyes and mouth as well.
+        """
         source, mask = self.source, self.mask
-        inside = share * interior(mask)
+        inside = share * interior(mask) * (1 if everywhere else 1 - self.expressive)
         at = torch.arange(256, device=source.device, dtype=source.dtype)
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
         moved = warp.sample(self.posed, grid + (inside * self.move.to(inside)).permute(0, 2, 3, 1))
@@ -237,8 +245,8 @@ class Anonymiser(nn.Module):
         self.appearance = appearance or DonorAppearance()
         self.unet = FusionUNet()
 
-    def pose(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
-        """The donor's face in the pose and light of the source (no gradient runs here)."""
+    def pose(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The donor's face in the pose and light of the source, and where its eyes and mouth are (B x 1, 0..1; no gradient runs here)."""
         with torch.no_grad():
             texture, shape = self.appearance(codes)
             mouth, better, shown = self.appearance.mouths(codes, texture, expression.gap(shape), expression.gap(points))
@@ -246,10 +254,14 @@ class Anonymiser(nn.Module):
             texture = texture + laid * (seamless(mouth, texture, laid) - texture)
             target = target_shape(points, shape, shown)
             mean = self.appearance.mean_shape[None].expand(len(points), -1, -1)
-            where = warp.field(target, mean, 0, 0, 256, 256)
+            irises = torch.stack([target[:, rows].mean(1) for rows in _IRISES], 1)
+            fit = warp.spline(expression.ahead(target, mean).double(), mean.double())
+            texture = self.appearance.gaze.turned(texture, warp.evaluate(fit, irises.double()).to(texture))
+            where = warp.over(fit, 0, 0, 256, 256, stride=4)
             offset = torch.tensor([WINDOW[1], WINDOW[0]], device=source.device, dtype=where.dtype)
             posed = tone(warp.sample(texture, where - offset), source, mask)
-            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1)
+            shown = warp.sample(self.appearance.expressive.expand(len(points), -1, -1, -1), where - offset)
+            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), shown
 
     def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
         """As `draw`, all of it done."""
@@ -261,6 +273,6 @@ class Anonymiser(nn.Module):
         if mask is None:
             drawn = np.stack([oval_mask(p) for p in points.cpu().numpy()])
             mask = torch.from_numpy(drawn)[:, None].to(source)
-        posed = self.pose(source, points, codes, mask)
+        posed, expressive = self.pose(source, points, codes, mask)
         move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
-        return Drawing(source, mask, posed, move, correction)
+        return Drawing(source, mask, posed, expressive, move, correction)

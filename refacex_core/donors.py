@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import expression
-from refacex_core.faces.landmarks import lips_mask
+from refacex_core.faces.gaze import Gaze
+from refacex_core.faces.landmarks import parts_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.looks import NEAREST, SUITS, Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW
@@ -32,6 +33,7 @@ from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
+_EXPRESSIVE = ("left_eye", "right_eye", "lips")
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
@@ -57,12 +59,14 @@ class DonorAppearance(nn.Module):
     coefficients: Tensor
     basis: Tensor
     basis_scale: Tensor
+    inside: Tensor  # where the basis has values, 156 x 144
     mean_texture: Tensor
     shapes: Tensor
     mean_shape: Tensor
     skin: Tensor
     presentation: Tensor
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
+    expressive: Tensor  # and of what shows an expression
     gaps: Tensor
     lip_colours: Tensor
 
@@ -71,10 +75,12 @@ class DonorAppearance(nn.Module):
         if not path.is_file():
             raise ModelFileMissing(path.name)
         for name, value in load_file(path).items():
-            self.register_buffer(name, value if name == "basis" else value.float())
-        top, left, height, width = WINDOW
-        lips = torch.from_numpy(lips_mask(self.mean_shape.numpy()))[None, None, top : top + height, left : left + width]
-        self.register_buffer("lips", lips, persistent=False)
+            self.register_buffer(name, value if name in ("basis", "inside") else value.float())
+        top, left, _, _ = WINDOW
+        for name, parts, margin, feather in (("lips", ("lips",), 6, 4.0), ("expressive", _EXPRESSIVE, 4, 3.0)):
+            mask = torch.from_numpy(parts_mask(self.mean_shape.numpy(), parts, margin, feather))
+            self.register_buffer(name, _window_of(mask), persistent=False)
+        self.gaze = Gaze(self.mean_shape, top, left)
         self.register_buffer("gaps", expression.gap(self.shapes), persistent=False)
         self.register_buffer("lip_colours", self._lip_colours(self.texture(self.coefficients)), persistent=False)
 
@@ -88,7 +94,10 @@ class DonorAppearance(nn.Module):
 
     def texture(self, coefficients: Tensor) -> Tensor:
         """Textures (B x 3 x 208 x 192) of coefficients (B x K)."""
-        texture = self.mean_texture + ((coefficients * self.basis_scale) @ self.basis.float()).view(-1, 3, *TEXTURE)
+        texture = self.mean_texture.expand(len(coefficients), -1, -1, -1).clone()
+        texture[..., self.inside] += ((coefficients * self.basis_scale) @ self.basis.float()).view(
+            len(coefficients), 3, -1
+        )
         return F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
 
     def mouths(self, codes: Tensor, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,6 +115,11 @@ class DonorAppearance(nn.Module):
 
     def _lip_colours(self, texture: Tensor) -> Tensor:
         return (texture * self.lips).sum((2, 3)) / self.lips.sum()
+
+
+def _window_of(mask: Tensor) -> Tensor:
+    top, left, height, width = WINDOW
+    return mask[None, None, top : top + height, left : left + width]
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import images, weights
-from refacex_core.anonymiser import Anonymiser
+from refacex_core.anonymiser import Anonymised, Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
 from refacex_core.errors import DeviceUnavailable, FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
@@ -43,9 +44,10 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 5
+DONORS_TRIED = 6
 SPARE_DONORS = 4  # tried for a face that none of those made unlike itself
-_SHARES = (0.7, 1.0)  # of what the network does to a donor's face: no more than is needed
+#: Of what the network does to a donor's face: where the mild share is enough, no more is done; where all of it is not, more is tried.
+_MILD, _STRONG = 0.7, 1.3
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -53,6 +55,14 @@ _GREY = 8  # where no pixel's colours are further apart, the photograph is black
 _BATCH = 16  # faces through the network at once
 #: A file that does not read back is written again with so much less of its payload, and at last it has to live through less.
 _WRITES = ((1.0, Survival.OFTEN), (0.8, Survival.OFTEN), (0.8, Survival.LEAST), (0.5, Survival.LEAST))
+
+
+class _Result(NamedTuple):
+    """What the network made of some faces (N x 256 x 256 x 3), and how like donor (codes, N x 128) and source (cosines) it looks."""
+
+    faces: NDArray[np.uint8]
+    codes: NDArray[np.float32]
+    similar: list[float]
 
 
 class Core:
@@ -186,18 +196,23 @@ class Core:
         donors = [f.donors[f.tried] for f in faces]
         codes = torch.from_numpy(np.stack([d.code for d in donors])).to(self.device)
         drawing = self._anonymiser.draw(source, points, codes)
-        results = [drawing.at(share) for share in _SHARES]
-        seen = [self._sface(_pixels(result.crop)) for result in results]
-        pixels = [_pixels(result.face) for result in results]
+        whole = self._seen(drawing.at(), faces)
+        good = [similar <= GOOD_SIMILARITY for similar in whole.similar]
+        mild = self._seen(drawing.at(_MILD), faces) if any(good) else whole
+        strong = self._seen(drawing.at(_STRONG, everywhere=True), faces) if not all(good) else whole
         for i, (face, donor) in enumerate(zip(faces, donors, strict=True)):
-            similar = [float(each[i] @ face.code) for each in seen]
-            enough = (k for k, similarity in enumerate(similar) if similarity <= GOOD_SIMILARITY)
-            which = next(enough, int(np.argmin(similar)))
-            made = pixels[which][i]
-            if face.grey:
-                made[:] = cv2.cvtColor(made, cv2.COLOR_RGB2GRAY)[..., None]
             face.tried += 1
-            face.candidates.append(Candidate(donor, made, similar[which], float(seen[which][i] @ donor.code)))
+            made = [mild if mild.similar[i] <= GOOD_SIMILARITY else whole] if good[i] else [whole, strong]
+            for result in made:
+                picture = result.faces[i]
+                if face.grey:
+                    picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+                like_donor = float(result.codes[i] @ donor.code)
+                face.candidates.append(Candidate(donor, picture, result.similar[i], like_donor, result is strong))
+
+    def _seen(self, made: Anonymised, faces: Sequence[Face]) -> _Result:
+        codes = self._sface(_pixels(made.crop))
+        return _Result(_pixels(made.face), codes, [float(code @ f.code) for code, f in zip(codes, faces, strict=True)])
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""
@@ -329,7 +344,7 @@ class Core:
         for face in faces:
             points = self._landmarks(_tensor(face.crop[None])).cpu().numpy()[0]
             changed = _changed(align.crop(released, face.matrix), face.crop)
-            mask: NDArray[np.float32] = np.maximum(oval_mask(points, feather=3.0, shrink=1.04), changed)
+            mask: NDArray[np.float32] = np.maximum(oval_mask(points, feather=3.0, forehead=1.06, jaw=1.04), changed)
             whole = align.paste(whole, face.crop, mask, face.matrix)
         return whole
 

@@ -90,6 +90,21 @@ def measures(points: Tensor) -> Tensor:
     return torch.stack([eyes, gap(points), lips.mean(1)], 1)
 
 
+def ahead(points: Tensor, like: Tensor) -> Tensor:
+    """`points` with irises as far along their eyes as those of `like` are (each B x 162 x 2, pixels)."""
+    for eye, iris in _EYES:
+        looking, wanted = eye.measure(points, iris), eye.measure(like, iris)
+        looking[..., 0] += (wanted - looking)[..., 0].mean(1, keepdim=True)
+        points = eye.place(points, looking, iris)
+    return points
+
+
+def parts(points: Tensor) -> list[Tensor]:
+    """What points (B x 162 x 2) say of the expression: lids, irises and lips, each in its part's axes (B x N x 2)."""
+    eyes = [eye.measure(points, rows) for eye, iris in _EYES for rows in (None, iris)]
+    return [*eyes, _MOUTH.measure(points)]
+
+
 def _opening(measured: Tensor) -> Tensor:
     return measured[..., 1].amax(1) - measured[..., 1].amin(1)
 

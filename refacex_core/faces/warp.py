@@ -10,11 +10,14 @@ from torch.nn import functional as F
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     """r^2 log r^2 between points (B x N x 2) and (B x M x 2), coordinates about 0..1."""
-    r2 = (a[:, :, None] - b[:, None]).square().sum(-1)
-    return r2 * torch.log(r2 + 1e-9)
+    products = torch.baddbmm(
+        a.square().sum(-1, keepdim=True) + b.square().sum(-1)[:, None], a, b.transpose(1, 2), alpha=-2
+    )
+    r2 = products.clamp_(min=1e-9)
+    return r2 * torch.log(r2)
 
 
-def spline(source: Tensor, target: Tensor, smooth: float = 1e-3) -> tuple[Tensor, Tensor]:
+def spline(source: Tensor, target: Tensor, smooth: float = 1e-4) -> tuple[Tensor, Tensor]:
     """The spline that takes `source` (B x N x 2, pixels) to `target`: (centres, coefficients) for `evaluate`."""
     centres = source / 256
     b, n, _ = centres.shape
@@ -49,17 +52,21 @@ def evaluate(fit: tuple[Tensor, Tensor], points: Tensor) -> Tensor:
 
 
 def field(source: Tensor, target: Tensor, top: int, left: int, height: int, width: int, stride: int = 8) -> Tensor:
-    """For each pixel of a window, where the spline takes it: B x height x width x 2 (x, y in pixels).
+    """For each pixel of a window, where the spline from `source` to `target` takes it: as `over`."""
+    return over(spline(source.double(), target.double()), top, left, height, width, stride)
+
+
+def over(fit: tuple[Tensor, Tensor], top: int, left: int, height: int, width: int, stride: int = 8) -> Tensor:
+    """For each pixel of a window, where a fitted spline takes it: B x height x width x 2 (x, y in pixels).
 
     The spline is evaluated on every `stride`-th pixel and interpolated between.
     """
-    b = source.shape[0]
-    dtype = torch.float64
-    ys = torch.arange(top, top + height + stride, stride, device=source.device, dtype=dtype)
-    xs = torch.arange(left, left + width + stride, stride, device=source.device, dtype=dtype)
-    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(1, -1, 2).expand(b, -1, 2)
-    moved = evaluate(spline(source.to(dtype), target.to(dtype)), grid).float()
-    coarse = moved.reshape(b, len(ys), len(xs), 2).permute(0, 3, 1, 2)
+    centres, _ = fit
+    ys = torch.arange(top, top + height + stride, stride, device=centres.device, dtype=centres.dtype)
+    xs = torch.arange(left, left + width + stride, stride, device=centres.device, dtype=centres.dtype)
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(1, -1, 2).expand(len(centres), -1, 2)
+    moved = evaluate(fit, grid).float()
+    coarse = moved.reshape(len(centres), len(ys), len(xs), 2).permute(0, 3, 1, 2)
     size = ((len(ys) - 1) * stride + 1, (len(xs) - 1) * stride + 1)
     fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=True)
     return fine[:, :, :height, :width].permute(0, 2, 3, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from refacex_core.anonymiser import target_shape
 from refacex_core.donors import DonorAppearance
-from refacex_core.faces.expression import carry, gap, measures
+from refacex_core.faces.expression import ahead, carry, gap, measures
 from refacex_core.faces.landmarks import GROUPS, ROW_OF
 
 
@@ -46,6 +46,21 @@ def test_eyes_and_mouth_open_as_the_sources_do(shapes: Tensor) -> None:
         assert torch.equal(carried[:, GROUPS[part]], shapes[:, GROUPS[part]])
     looked = carry(carried, source)
     assert torch.allclose(looked, carried, atol=0.2), "once is enough"
+
+
+def test_eyes_that_look_ahead_are_nothing_but_that(shapes: Tensor) -> None:
+    """Irises as far along as another face's; how high they stand, and all else, stays."""
+    other = turned(shapes.roll(1, 0), 0.2, 1.3)
+    away = carry(shapes, other)
+    looking = ahead(away, shapes)
+    irises = [torch.from_numpy(GROUPS[name]) for name in ("left_iris", "right_iris")]
+    rest = [row for row in range(162) if not any(row in rows for rows in irises)]
+    assert torch.equal(looking[:, rest], away[:, rest])
+    for iris in irises:
+        moved = (looking - away)[:, iris]
+        assert torch.allclose(moved, moved[:, :1].expand_as(moved), atol=1e-6), "an iris keeps its form"
+    assert torch.allclose(ahead(looking, shapes), looking, atol=1e-6)
+    assert (looking - away).abs().max() > 0.3
 
 
 def test_a_donor_is_posed_with_the_sources_expression(shapes: Tensor) -> None:

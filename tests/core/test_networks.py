@@ -11,7 +11,7 @@ from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape, tone
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
-from refacex_core.faces.landmarks import GROUPS, OVAL, LandmarkNet
+from refacex_core.faces.landmarks import _EYES, GROUPS, OVAL, LandmarkNet, _mirror
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
 from refacex_core.stego.unembed import Unembedder
@@ -75,8 +75,19 @@ def test_a_face_in_studio_light_gets_the_contrast_and_colour_of_the_source(anony
     assert (toned.mean((2, 3)) - donor[inside].mean((2, 3))).abs().max() < 0.01
     calm = (base + 0.01 * torch.randn(1, 3, 256, 256)).clamp(-1, 1)
     assert torch.allclose(tone(calm, source, mask), calm, atol=1e-5), "one with less is left alone"
-    out = anonymiser.pose(source, anonymiser.appearance.mean_shape[None], anonymiser.appearance.codes[:1], mask)
+    out, _ = anonymiser.pose(source, anonymiser.appearance.mean_shape[None], anonymiser.appearance.codes[:1], mask)
     assert out[inside].std() < 0.8 * anonymiser.appearance(anonymiser.appearance.codes[:1])[0].std()
+
+
+def test_the_network_draws_nothing_over_eyes_and_mouth(anonymiser: Anonymiser) -> None:
+    """What they do is the source's already; the light on them alone is led to the source's."""
+    with torch.no_grad():
+        drawing = anonymiser.draw(*_inputs(anonymiser))
+        changed = drawing.at(1.0).face - drawing.at(0.0).face
+    detail = (changed - changed.roll(1, 3)).abs().mean(1, keepdim=True)  # from pixel to pixel
+    kept, drawn = drawing.expressive > 0.95, (drawing.expressive < 0.05) & (drawing.mask > 0.95)
+    assert kept.sum() > 1500 and detail[drawn].mean() > 0.002
+    assert detail[kept].mean() < 0.3 * detail[drawn].mean()
 
 
 def test_the_donor_code_steers_the_result(anonymiser: Anonymiser) -> None:
@@ -108,6 +119,27 @@ def test_a_spline_passes_through_its_points() -> None:
     same = warp.field(source.float(), source.float(), 0, 0, 64, 64)
     ys, xs = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     assert (same[0] - torch.stack([xs, ys], -1)).abs().max() < 0.05
+
+
+def test_both_eyes_are_seen_alike(anonymiser: Anonymiser) -> None:
+    """A mirrored face has its eyes' points mirrored, whatever the weights."""
+    torch.manual_seed(0)
+    net = LandmarkNet().eval()
+    crops, points = torch.rand(2, 3, 256, 256) * 2 - 1, anonymiser.appearance.shapes[:2].clone()
+    rows = (
+        torch.cat([torch.tensor(each) for each in _EYES]),
+        torch.cat([torch.tensor(each) for each in reversed(_EYES)]),
+    )
+
+    def mirrored(points: torch.Tensor) -> torch.Tensor:
+        out = points.clone()
+        out[:, rows[0]] = _mirror(points[:, rows[1]])
+        return out
+
+    with torch.inference_mode():
+        seen, other = net.closer(crops, points), net.closer(crops.flip(3), mirrored(points))
+    assert torch.allclose(mirrored(other)[:, rows[0]], seen[:, rows[0]], atol=1e-3)
+    assert (seen - points)[:, rows[0]].abs().max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ class Objective:
     def shape(self, crop: Tensor, donor: Tensor) -> dict[str, Tensor]:
         """Eyes, brows and mouth shaped, and looking, as the posed donor's; a pixel is free."""
         with torch.no_grad():
-            wanted = self.landmarks(F.interpolate(donor, size=128, mode="area"))
-        got = self.landmarks(F.interpolate(crop, size=128, mode="area"))
+            wanted = self.landmarks(donor)
+        got = self.landmarks(crop)
         parts = []
         for part, base in SHAPES.items():
             rows, from_ = torch.from_numpy(GROUPS[part]), torch.from_numpy(GROUPS[base])

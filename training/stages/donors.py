@@ -32,7 +32,8 @@ COVERED = (
     171, 175, 180, 193, 194, 195,
 )  # fmt: skip
 
-MOST_RANK = 128  # of the textures: more would make the file larger than it may be
+
+_WIDE = 1.06  # of the oval: so far out a donor is kept, for outlines differ
 
 
 def frontal(points: torch.Tensor) -> torch.Tensor:
@@ -55,15 +56,15 @@ def main() -> None:
     shapes, mean_shape = points[chosen], points.mean(0)
     crops = np.stack([data.image(i) for i in chosen])
     textures = torch.cat([texture(data.batch([i]), points[i : i + 1], mean_shape) for i in chosen])
-    mask = torch.from_numpy(oval_mask(mean_shape.numpy()))[None, None]
+    mask = torch.from_numpy(oval_mask(mean_shape.numpy(), forehead=_WIDE, jaw=_WIDE))[None, None]
     top, left, height, width = WINDOW
     mask = F.interpolate(mask[:, :, top : top + height, left : left + width], size=TEXTURE, mode="area")
     skin = ((textures + 1) / 2 * mask).sum((2, 3)) / mask.sum()
-    textures = textures * (mask > 0) + textures.mean(0) * (mask == 0)  # outside the face, every texture is the mean
+    inside = mask[0, 0] > 0  # outside the face, every texture is the mean
     mean = textures.mean(0)
-    flat = (textures - mean).flatten(1)
+    flat = (textures - mean)[..., inside].flatten(1)
     u, s, v = torch.linalg.svd(flat, full_matrices=False)
-    rank = min(len(chosen) - 1, MOST_RANK)
+    rank = len(chosen) - 1
     scale = v[:rank].abs().amax(1) / 127
     state = {
         "presentation": Presentation()(to_tensor(crops)),
@@ -71,6 +72,7 @@ def main() -> None:
         "coefficients": (u * s)[:, :rank].contiguous(),
         "basis": (v[:rank] / scale[:, None]).round().to(torch.int8).contiguous(),
         "basis_scale": scale,
+        "inside": inside,
         "mean_texture": mean,
         "shapes": shapes,
         "mean_shape": mean_shape,
@@ -95,7 +97,7 @@ def main() -> None:
 
 def texture(crop: torch.Tensor, points: torch.Tensor, mean_shape: torch.Tensor) -> torch.Tensor:
     """A crop (1 x 3 x 256 x 256) in the frame of the mean shape, at the texture's size."""
-    where = warp.field(mean_shape[None], points, *WINDOW)
+    where = warp.field(mean_shape[None], points, *WINDOW, stride=2)
     full = warp.sample(crop, where)
     return F.interpolate(full, size=TEXTURE, mode="area")
 
