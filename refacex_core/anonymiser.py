@@ -34,7 +34,7 @@ SHAPE_FROM_DONOR = {
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
-REACH = 8.0  # pixels that the network may move a part of the face
+REACH = 8.0  # pixels that the network may move a part of the face, where all of what it does is done
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))

@@ -37,7 +37,7 @@ _EXPRESSIVE = ("left_eye", "right_eye", "lips")
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
-ALIKE = 5  # one in so many of those who are read as a face is looks enough like it
+ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
 _FEWEST = 14  # donors to draw from
 #: A mouth is taken from another donor where its own is so much further from the wanted opening. So much of its colour weighs as much, and
 #: so much of how its face is read: stubble comes with it.

@@ -128,23 +128,21 @@ def released(job: Job, stego: Stego, anonymised: RGB | None) -> Released:
 
 def good(job: Job, face: Face) -> bool:
     """Whether a face needs no further donor. Policy `stable` keeps the first that may be released at all."""
-    stable = job.item.options.donor_policy is DonorPolicy.STABLE
-    return face.best_expression <= (MOST_SIMILARITY if stable else GOOD_SIMILARITY)
+    if job.item.options.donor_policy is DonorPolicy.STABLE:
+        return face.best <= MOST_SIMILARITY
+    return face.best_expression <= GOOD_SIMILARITY
 
 
 def order(job: Job, face: Face) -> None:
-    """The candidate to be used first: where some are fair, of those that leave eyes and mouth alone, and the least like the original.
-
-    `stable` goes by the order of its donors.
-    """
+    """The candidate to be used first: by `preference`; `stable` goes by the order of its donors."""
     if job.item.options.donor_policy is not DonorPolicy.STABLE:
-        face.candidates.sort(
-            key=lambda c: (
-                c.similarity > FAIR_SIMILARITY,
-                c.everywhere and c.similarity <= FAIR_SIMILARITY,
-                c.similarity,
-            )
-        )
+        face.candidates.sort(key=preference)
+
+
+def preference(candidate: Candidate) -> tuple[bool, bool, float]:
+    """The lower, the better: fair ones first, of these those that leave eyes and mouth alone, then the least like the original."""
+    unfair = candidate.similarity > FAIR_SIMILARITY
+    return unfair, candidate.everywhere and not unfair, candidate.similarity
 
 
 def _reports(job: Job, released: bool) -> tuple[FaceReport, ...]:

@@ -21,7 +21,7 @@ from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
-from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, released
+from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, preference, released
 from refacex_core.looks import Looks
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
@@ -202,13 +202,18 @@ class Core:
         strong = self._seen(drawing.at(_STRONG, everywhere=True), faces) if not all(good) else whole
         for i, (face, donor) in enumerate(zip(faces, donors, strict=True)):
             face.tried += 1
-            made = [mild if mild.similar[i] <= GOOD_SIMILARITY else whole] if good[i] else [whole, strong]
-            for result in made:
+            if good[i]:
+                made = [(mild if mild.similar[i] <= GOOD_SIMILARITY else whole, False)]
+            else:
+                made = [(whole, False), (strong, True)]
+            tries = []
+            for result, everywhere in made:
                 picture = result.faces[i]
                 if face.grey:
                     picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
                 like_donor = float(result.codes[i] @ donor.code)
-                face.candidates.append(Candidate(donor, picture, result.similar[i], like_donor, result is strong))
+                tries.append(Candidate(donor, picture, result.similar[i], like_donor, everywhere))
+            face.candidates += sorted(tries, key=preference)
 
     def _seen(self, made: Anonymised, faces: Sequence[Face]) -> _Result:
         codes = self._sface(_pixels(made.crop))

@@ -166,11 +166,11 @@ def parts_mask(points: NDArray[np.floating], parts: Sequence[str], margin: int, 
 
 
 def oval_mask(
-    points: NDArray[np.floating], feather: float = 6.0, forehead: float = 1.02, jaw: float = 0.97
+    points: NDArray[np.floating], feather: float = 6.0, forehead: float = 1.01, jaw: float = 1.0
 ) -> NDArray[np.float32]:
     """The soft mask (256 x 256, 0..1) of the face inside its oval, which is made so much larger or smaller above and below; 0 outside.
 
-    By default up into the hairline, for recognisers know a forehead, and inside the jaw's line, where a seam would show.
+    By default all of it and a little of the hairline: recognisers know a forehead and a jaw.
     """
     oval = np.asarray(points, np.float64)[OVAL]
     centre = oval.mean(0)

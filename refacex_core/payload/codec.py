@@ -24,9 +24,9 @@ MAXIMUM_BYTES = {"robust": 2200, "archive": 20000}
 _CONTAINER = (Path(__file__).parent / "avif_window.bin").read_bytes()
 _EXTENT, _BOX = 117, 267  # where the lengths of the AV1 data and of its box stand
 #: Pillow's own choice (speed 6, tuned for still pictures) is worse at equal bytes: `training.codecs`.
+_EFFORT = {"speed": 4, "advanced": {"tune": "psnr"}}
 #: The first quality to try, how much the logarithm of its bytes grows with quality, and which share of a budget is enough.
 _FIRST, _GROWTH, _LEAST_GROWTH, _NEARLY = 35, 0.033, 0.005, 0.98
-_EFFORT = {"speed": 4, "advanced": {"tune": "psnr"}}
 
 
 class Code(IntEnum):
@@ -37,7 +37,8 @@ class Code(IntEnum):
 
 def encode(crop: RGB, mask: NDArray[np.float32] | None, budget: int) -> bytes:
     """The face under `mask` (256 x 256, 0..1; None: the whole window) of an aligned crop, in at most `budget` bytes, as
-    good as they allow. PayloadUnreadable when even the coarsest setting is larger than the budget; callers hold such an image.
+    good as they allow or a fiftieth less do. PayloadUnreadable when even the coarsest setting is larger than the budget; callers hold
+    such an image.
     """
     view = window_of(crop if mask is None else extend(crop, mask))
     for sigma in (0.0, 1.5, 3.0, 6.0):  # where even the coarsest setting is too large, a softer picture is smaller

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from refacex_core import images
-from refacex_core.anonymiser import Anonymiser
+from refacex_core.anonymiser import Anonymised, Anonymiser, Drawing
 from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
@@ -17,9 +17,9 @@ from refacex_core.faces.expression import gap
 from refacex_core.faces.landmarks import oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
-from refacex_core.item import Candidate, Clock, Face
+from refacex_core.item import Candidate, Clock, Face, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
-from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core
+from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core, _Result
 from refacex_core.types import DonorPolicy
 from tests.core.conftest import Vault
 from training.common import to_tensor
@@ -164,7 +164,7 @@ def test_the_mildest_result_that_is_unlike_its_original_is_taken(
             patched.setattr("refacex_core.pipeline.GOOD_SIMILARITY", good)
             patched.setattr("refacex_core.pipeline._MILD", mild)
             core._try_next_donor([face])
-        return face.candidates[0]
+        return next(made for made in face.candidates if not made.everywhere)
 
     tried = [(n, made(n, 1.0, 0.3), made(n, 1.0, 1.0)) for n in range(len(face.donors))]
     n, mild, whole = max(tried, key=lambda each: each[1].similarity - each[2].similarity)
@@ -172,6 +172,63 @@ def test_the_mildest_result_that_is_unlike_its_original_is_taken(
     between = (mild.similarity + whole.similarity) / 2
     assert np.array_equal(made(n, between, 0.3).face, whole.face), "where the mild one is not"
     assert np.array_equal(made(n, -1.0, 0.3).face, whole.face), "where none is"
+
+
+@pytest.mark.parametrize(
+    ("mild", "whole", "strong", "kept"),
+    [
+        (0.05, 0.04, 0.01, ["mild"]),
+        (0.20, 0.09, 0.01, ["whole"]),
+        (0.30, 0.14, 0.01, ["whole", "strong"]),  # fair, and it leaves eyes and mouth alone
+        (0.30, 0.20, 0.12, ["strong", "whole"]),
+        (0.30, 0.20, 0.18, ["strong", "whole"]),
+        (0.30, 0.20, 0.28, ["whole", "strong"]),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_of_a_donors_results_the_mildest_that_will_do_comes_first(
+    core: Core, vault: Vault, photographs: dict[str, bytes], mild: float, whole: float, strong: float, kept: list[str],
+    beside: bool,
+) -> None:  # fmt: skip
+    """Also beside a face with which it is otherwise."""
+    job = core._prepare(vault.item(photographs["obama"]), Clock())
+    other = core._prepare(vault.item(photographs["obama"]), Clock()).faces[0]
+    (face,) = job.faces
+    shares = {1.0: ("whole", whole), 0.7: ("mild", mild), 1.3: ("strong", strong)}
+    names = {n: name for n, (name, _) in enumerate(shares.values())}
+
+    def seen(made: Anonymised, faces: list[Face]) -> _Result:
+        n = int(made.crop.flatten()[0])
+        similar = [list(shares.values())[n][1], 0.5][: len(faces)]
+        return _Result(
+            np.full((len(faces), 256, 256, 3), n, np.uint8), np.zeros((len(faces), 128), np.float32), similar
+        )
+
+    def at(_: Drawing, share: float = 1.0, everywhere: bool = False) -> Anonymised:
+        assert everywhere == (share > 1)
+        n = torch.full((1, 1, 1, 1), float(list(shares).index(share)))
+        return Anonymised(n, n, n, n)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(core, "_seen", seen)
+        patched.setattr(Drawing, "at", at)
+        core._try_next_donor([face, other] if beside else [face])
+    assert [names[int(c.face[0, 0, 0])] for c in face.candidates] == kept
+    assert [c.everywhere for c in face.candidates] == [name == "strong" for name in kept]
+    assert good(job, face) == (whole <= GOOD_SIMILARITY)
+    stable = replace(job.item.options, donor_policy=DonorPolicy.STABLE)
+    assert good(replace(job, item=replace(job.item, options=stable)), face), "all of these may be released"
+
+
+def test_who_is_fair_and_keeps_the_expression_comes_before_who_is_less_like_the_original(
+    core: Core, vault: Vault, photographs: dict[str, bytes]
+) -> None:
+    job = core._prepare(vault.item(photographs["obama"]), Clock())
+    (face,) = job.faces
+    made = ((0.29, False), (0.02, True), (0.14, False), (0.11, False), (0.16, True), (0.31, False))
+    face.candidates = [Candidate(face.donors[0], face.crop, similarity, 0.5, over) for similarity, over in made]
+    order(job, face)
+    assert [c.similarity for c in face.candidates] == [0.11, 0.14, 0.02, 0.16, 0.29, 0.31]
 
 
 def test_a_face_that_is_hard_to_place_rules_no_donor_out() -> None:

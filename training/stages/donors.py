@@ -56,11 +56,9 @@ def main() -> None:
     shapes, mean_shape = points[chosen], points.mean(0)
     crops = np.stack([data.image(i) for i in chosen])
     textures = torch.cat([texture(data.batch([i]), points[i : i + 1], mean_shape) for i in chosen])
-    mask = torch.from_numpy(oval_mask(mean_shape.numpy(), forehead=_WIDE, jaw=_WIDE))[None, None]
-    top, left, height, width = WINDOW
-    mask = F.interpolate(mask[:, :, top : top + height, left : left + width], size=TEXTURE, mode="area")
-    skin = ((textures + 1) / 2 * mask).sum((2, 3)) / mask.sum()
-    inside = mask[0, 0] > 0  # outside the face, every texture is the mean
+    face, wide = (_mask(mean_shape, **of) for of in ({}, {"forehead": _WIDE, "jaw": _WIDE}))
+    skin = ((textures + 1) / 2 * face).sum((2, 3)) / face.sum()
+    inside = wide[0, 0] > 0  # outside, every texture is the mean
     mean = textures.mean(0)
     flat = (textures - mean)[..., inside].flatten(1)
     u, s, v = torch.linalg.svd(flat, full_matrices=False)
@@ -93,6 +91,13 @@ def main() -> None:
     }
     (args.out / "donors.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     print(about)
+
+
+def _mask(shape: torch.Tensor, **size: float) -> torch.Tensor:
+    """The mask of a face (162 x 2) at the texture's size (1 x 1 x h x w)."""
+    top, left, height, width = WINDOW
+    mask = torch.from_numpy(oval_mask(shape.numpy(), **size))[None, None]
+    return F.interpolate(mask[:, :, top : top + height, left : left + width], size=TEXTURE, mode="area")
 
 
 def texture(crop: torch.Tensor, points: torch.Tensor, mean_shape: torch.Tensor) -> torch.Tensor:

@@ -137,7 +137,7 @@ def evaluate(net: LandmarkNet, data: Crops, device: str) -> dict[str, float]:
     net.eval()
     usable = np.array([i for i in range(len(data)) if np.isfinite(data.mesh(i)).all()])
     wanted = torch.from_numpy(np.stack([data.mesh(int(i)) for i in usable]))
-    seen = torch.cat([net(data.batch(part).to(device)).cpu() for part in np.array_split(usable, -(-len(usable) // 64))])
+    seen = torch.cat([net(data.batch(part).to(device)).cpu() for part in np.array_split(usable, len(usable) // 64 + 1)])
     eyes = (wanted[:, GROUPS["left_eye"]].mean(1) - wanted[:, GROUPS["right_eye"]].mean(1)).norm(dim=-1)
     figures = {"nme_percent": 100 * float(((seen - wanted).norm(dim=-1).mean(1) / eyes).mean())}
     shown, true = expression.measures(seen), expression.measures(wanted)
