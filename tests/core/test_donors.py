@@ -16,10 +16,10 @@ from refacex_core.faces.detect import YuNet
 from refacex_core.faces.expression import gap
 from refacex_core.faces.landmarks import oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
-from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.gates import FAIR_SIMILARITY, GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
-from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core, _Result
+from refacex_core.pipeline import _MILD, _STRONG, DONORS_TRIED, SPARE_DONORS, Core, _Result
 from refacex_core.types import DonorPolicy
 from tests.core.conftest import Vault
 from training.common import to_tensor
@@ -179,10 +179,10 @@ def test_the_mildest_result_that_is_unlike_its_original_is_taken(
     [
         (0.05, 0.04, 0.01, ["mild"]),
         (0.20, 0.09, 0.01, ["whole"]),
-        (0.30, 0.14, 0.01, ["whole", "strong"]),  # fair, and it leaves eyes and mouth alone
-        (0.30, 0.20, 0.12, ["strong", "whole"]),
-        (0.30, 0.20, 0.18, ["strong", "whole"]),
-        (0.30, 0.20, 0.28, ["whole", "strong"]),
+        (0.30, FAIR_SIMILARITY, 0.01, ["whole", "strong"]),  # fair, and it leaves eyes and mouth alone
+        (0.30, FAIR_SIMILARITY + 0.05, 0.12, ["strong", "whole"]),
+        (0.30, FAIR_SIMILARITY + 0.05, FAIR_SIMILARITY + 0.04, ["strong", "whole"]),
+        (0.30, FAIR_SIMILARITY + 0.05, 0.28, ["whole", "strong"]),
     ],
 )
 @pytest.mark.parametrize("beside", [False, True])
@@ -194,7 +194,7 @@ def test_of_a_donors_results_the_mildest_that_will_do_comes_first(
     job = core._prepare(vault.item(photographs["obama"]), Clock())
     other = core._prepare(vault.item(photographs["obama"]), Clock()).faces[0]
     (face,) = job.faces
-    shares = {1.0: ("whole", whole), 0.7: ("mild", mild), 1.3: ("strong", strong)}
+    shares = {(1.0, False): ("whole", whole), (_MILD, False): ("mild", mild), (_STRONG, True): ("strong", strong)}
     names = {n: name for n, (name, _) in enumerate(shares.values())}
 
     def seen(made: Anonymised, faces: list[Face]) -> _Result:
@@ -205,8 +205,7 @@ def test_of_a_donors_results_the_mildest_that_will_do_comes_first(
         )
 
     def at(_: Drawing, share: float = 1.0, everywhere: bool = False) -> Anonymised:
-        assert everywhere == (share > 1)
-        n = torch.full((1, 1, 1, 1), float(list(shares).index(share)))
+        n = torch.full((1, 1, 1, 1), float(list(shares).index((share, everywhere))))
         return Anonymised(n, n, n, n)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -225,10 +224,11 @@ def test_who_is_fair_and_keeps_the_expression_comes_before_who_is_less_like_the_
 ) -> None:
     job = core._prepare(vault.item(photographs["obama"]), Clock())
     (face,) = job.faces
-    made = ((0.29, False), (0.02, True), (0.14, False), (0.11, False), (0.16, True), (0.31, False))
+    fair = FAIR_SIMILARITY
+    made = ((0.29, False), (0.02, True), (fair, False), (fair - 0.03, False), (fair + 0.01, True), (0.31, False))
     face.candidates = [Candidate(face.donors[0], face.crop, similarity, 0.5, over) for similarity, over in made]
     order(job, face)
-    assert [c.similarity for c in face.candidates] == [0.11, 0.14, 0.02, 0.16, 0.29, 0.31]
+    assert [c.similarity for c in face.candidates] == [fair - 0.03, fair, 0.02, fair + 0.01, 0.29, 0.31]
 
 
 def test_a_face_that_is_hard_to_place_rules_no_donor_out() -> None:
