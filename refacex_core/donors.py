@@ -28,7 +28,7 @@ from refacex_core.faces.gaze import Gaze
 from refacex_core.faces.landmarks import parts_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.looks import NEAREST, SUITS, Looks, distances, of_faces, of_textures
-from refacex_core.payload.network import WINDOW
+from refacex_core.payload.network import WINDOW, window
 from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
@@ -76,11 +76,10 @@ class DonorAppearance(nn.Module):
             raise ModelFileMissing(path.name)
         for name, value in load_file(path).items():
             self.register_buffer(name, value if name in ("basis", "inside") else value.float())
-        top, left, _, _ = WINDOW
         for name, parts, margin, feather in (("lips", ("lips",), 6, 4.0), ("expressive", _EXPRESSIVE, 4, 3.0)):
             mask = torch.from_numpy(parts_mask(self.mean_shape.numpy(), parts, margin, feather))
-            self.register_buffer(name, _window_of(mask), persistent=False)
-        self.gaze = Gaze(self.mean_shape, top, left)
+            self.register_buffer(name, window(mask[None, None]), persistent=False)
+        self.gaze = Gaze(self.mean_shape, *WINDOW[:2])
         self.register_buffer("gaps", expression.gap(self.shapes), persistent=False)
         self.register_buffer("lip_colours", self._lip_colours(self.texture(self.coefficients)), persistent=False)
 
@@ -115,11 +114,6 @@ class DonorAppearance(nn.Module):
 
     def _lip_colours(self, texture: Tensor) -> Tensor:
         return (texture * self.lips).sum((2, 3)) / self.lips.sum()
-
-
-def _window_of(mask: Tensor) -> Tensor:
-    top, left, height, width = WINDOW
-    return mask[None, None, top : top + height, left : left + width]
 
 
 @torch.inference_mode()

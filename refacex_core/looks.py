@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from refacex_core.faces import warp
 from refacex_core.faces.expression import measures
 from refacex_core.faces.landmarks import oval_mask
-from refacex_core.payload.network import WINDOW
+from refacex_core.payload.network import WINDOW, window
 
 _COARSE, _FINE = (13, 12), (26, 24)
 
@@ -57,9 +57,7 @@ def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tens
     """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2), skin (N x 3, 0..1) and
     presentation (N x 1).
     """
-    top, left, height, width = WINDOW
-    oval = torch.from_numpy(oval_mask(mean_shape.cpu().numpy()))[None, None].to(textures)
-    oval = oval[:, :, top : top + height, left : left + width]
+    oval = window(torch.from_numpy(oval_mask(mean_shape.cpu().numpy()))[None, None].to(textures))
     grey = textures.mean(1, keepdim=True)
     red, green, blue = textures[:, :1], textures[:, 1:2], textures[:, 2:]
     mean = (grey * oval).sum((2, 3), keepdim=True) / oval.sum()

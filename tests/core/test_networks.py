@@ -122,7 +122,11 @@ def test_a_spline_passes_through_its_points() -> None:
 
 
 def test_both_eyes_are_seen_alike(anonymiser: Anonymiser) -> None:
-    """A mirrored face has its eyes' points mirrored, whatever the weights."""
+    """A mirrored face has its eyes' points mirrored, whatever the weights; and each point's other is its mirror image."""
+    mean = anonymiser.appearance.shapes.mean(0)
+    for rows in ([each[:16] for each in _EYES], [each[16:21] for each in _EYES], [each[21:] for each in _EYES]):
+        here, there = (mean[part] - mean[part].mean(0) for part in rows)
+        assert torch.equal(torch.cdist(here, there * torch.tensor([-1.0, 1.0])).argmin(1), torch.arange(len(here)))
     torch.manual_seed(0)
     net = LandmarkNet().eval()
     crops, points = torch.rand(2, 3, 256, 256) * 2 - 1, anonymiser.appearance.shapes[:2].clone()

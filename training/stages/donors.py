@@ -21,7 +21,7 @@ from refacex_core.donors import TEXTURE
 from refacex_core.faces import warp
 from refacex_core.faces.landmarks import GROUPS, OVAL, oval_mask
 from refacex_core.faces.presentation import Presentation
-from refacex_core.payload.network import WINDOW
+from refacex_core.payload.network import WINDOW, window
 from training.about import about_run
 from training.common import Crops, to_tensor
 
@@ -95,9 +95,8 @@ def main() -> None:
 
 def _mask(shape: torch.Tensor, **size: float) -> torch.Tensor:
     """The mask of a face (162 x 2) at the texture's size (1 x 1 x h x w)."""
-    top, left, height, width = WINDOW
     mask = torch.from_numpy(oval_mask(shape.numpy(), **size))[None, None]
-    return F.interpolate(mask[:, :, top : top + height, left : left + width], size=TEXTURE, mode="area")
+    return F.interpolate(window(mask), size=TEXTURE, mode="area")
 
 
 def texture(crop: torch.Tensor, points: torch.Tensor, mean_shape: torch.Tensor) -> torch.Tensor:

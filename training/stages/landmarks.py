@@ -103,7 +103,7 @@ def objective(points: Tensor, wanted: Tensor) -> Tensor:
 
 
 def main() -> None:
-    args = parse(arguments(__doc__, minutes=60, batch=32, peak=2e-3))
+    args = parse(arguments(__doc__, minutes=50, batch=32, peak=2e-3))
     rng = set_up(args)
     batches = Batches(Crops(args.cache, TRAIN, args.limit))
     net = LandmarkNet().to(args.device)
