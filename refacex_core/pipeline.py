@@ -373,7 +373,7 @@ def _compare(opened: Opened, layout: Layout, wanted: Collection[int]) -> set[int
     fingerprint = image_fingerprint(opened.rgb)
     enough = shown is None or _share(opened.rgb, shown) >= _MOST
     if enough and not matches(fingerprint, layout.fingerprint, piece=shown is not None):
-        raise PayloadMismatch
+        raise PayloadMismatch("" if shown is None else "or too much of it was cut away")
     there: set[int] = set()
     for index, face in enumerate(layout.faces):
         matrix = face.geometry.matrix()

@@ -54,12 +54,7 @@ class Model:
         if profile is Profile.ARCHIVE:
             return Heard(lsb.read_header(rgb), self, rgb)
         llr = self.channel.listen(rgb)
-        return self.heard(self.channel.read_header(llr), rgb, llr)
-
-    def heard(self, header: Header, rgb: RGB, llr: NDArray[np.float32]) -> Heard:
-        """A received image with its header read from its first block on; where its size is another, it is a piece of what was released."""
-        whole = header.size is None or header.size == (rgb.shape[1], rgb.shape[0])
-        return Heard(header, self, rgb, llr, None if whole else Piece(header, llr, (0, 0), (0, 0)))
+        return Heard(self.channel.read_header(llr), self, rgb, llr)
 
     def unembed(
         self,
@@ -103,7 +98,7 @@ class Heard:
     model: Model
     rgb: RGB = field(repr=False)
     llr: NDArray[np.float32] | None = field(default=None, repr=False)  # none for an `archive` release
-    piece: Piece | None = field(default=None, repr=False)  # of an image that was cut or shifted
+    piece: Piece | None = field(default=None, repr=False)  # where its grid had to be looked for to hear the header
 
     def open(self, layout_key: bytes, max_pixels: int = MAX_PIXELS) -> Opened:
         """The sealed part, and the image in its place, of at most `max_pixels`. WrongKey for another layout key; PayloadUnreadable when
@@ -111,18 +106,24 @@ class Heard:
         """
         if self.llr is None:
             return Opened(lsb.read_sealed(self.rgb, self.header, layout_key), self.rgb)
-        channel, piece = self.model.channel, self.piece
-        if piece is None:
+        if self.piece is not None:
+            return self._put_back(self.piece, layout_key, max_pixels)
+        if self.header.size in (None, self.rgb.shape[1::-1]):
             try:
-                return Opened(channel.read_sealed(self.rgb, self.llr, self.header, layout_key), self.rgb)
+                return Opened(self.model.channel.read_sealed(self.rgb, self.llr, self.header, layout_key), self.rgb)
             except PayloadUnreadable:
                 if self.header.size is None:
                     raise
-            piece = Piece(
-                self.header, self.llr, (0, 0), (0, 0)
-            )  # perhaps shifted by whole tiles on a canvas of its size
-        placed = channel.place(self.rgb, piece, layout_key, max_pixels)
-        sealed = channel.read_sealed(placed.rgb, placed.llr, self.header, layout_key)
+        # A header repeats all over a large image, and is heard a pixel beside its grid as well: where the grid lies is looked for.
+        with suppress(PayloadMissing, PayloadUnreadable):
+            piece = self.model.channel.register(self.rgb)
+            if piece.header == self.header:
+                return self._put_back(piece, layout_key, max_pixels)
+        return self._put_back(Piece(self.header, self.llr, (0, 0), (0, 0)), layout_key, max_pixels)
+
+    def _put_back(self, piece: Piece, layout_key: bytes, max_pixels: int) -> Opened:
+        placed = self.model.channel.place(self.rgb, piece, layout_key, max_pixels)
+        sealed = self.model.channel.read_sealed(placed.rgb, placed.llr, self.header, layout_key)
         return Opened(sealed, placed.rgb, placed.shown)
 
 
@@ -169,8 +170,12 @@ class Reader:
             except PayloadMissing:
                 continue
             model = self.model(header.model_id)
-            # near relatives understand each other's headers, but not each other's sealed parts
-            return model.heard(header, rgb, llr) if model.channel is receiver else model.listen(rgb)
+            if model.channel is receiver:
+                return Heard(header, model, rgb, llr)
+            with suppress(
+                PayloadMissing
+            ):  # near relatives understand each other's headers, but not each other's sealed parts
+                return model.listen(rgb)
         for receiver in self.channels():
             with suppress(PayloadMissing):
                 piece = receiver.register(rgb)

@@ -48,8 +48,8 @@ def photo(photographs: dict[str, bytes]) -> RGB:
     return images.decode(photographs["astronaut"]).rgb
 
 
-def embedded(channel: Channel, photo: RGB, *, sized: bool = True) -> tuple[RGB, Header, bytes]:
-    sealed, locator = os.urandom(900), new_locator()
+def embedded(channel: Channel, photo: RGB, *, sized: bool = True, count: int = 900) -> tuple[RGB, Header, bytes]:
+    sealed, locator = os.urandom(count), new_locator()
     size = (photo.shape[1], photo.shape[0]) if sized else None
     header = Header(Profile.ROBUST, CURRENT, 1, len(sealed), locator, key_check(KEY, locator), SPREADS - 1, size=size)
     return channel.embed(photo, header, sealed, KEY), header, sealed
@@ -73,6 +73,24 @@ def test_a_piece_is_put_back_in_its_place(channel: Channel, photo: RGB, piece: s
     assert (placed.rgb[y : y + rest.shape[0], x : x + rest.shape[1]] == rest).all()
     with pytest.raises(WrongKey):
         channel.place(seen, found, bytes(32))
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 1), (1, 0), (1, 1), (0, 7), (7, 0), (0, 2), (8, 8)])
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_large_image_a_pixel_off_is_read(
+    core: Core, photographs: dict[str, bytes], top: int, left: int, kept: bool
+) -> None:
+    """Its header repeats so often that it is heard beside its grid as well, and by another version's channel; on a canvas of its size
+    (`kept`) or cut.
+    """
+    large = images.decode(photographs["obama"]).rgb
+    stego, header, sealed = embedded(core.reader.model(CURRENT).channel, large, count=2216)
+    seen = np.roll(stego, (-top, -left), (0, 1)) if kept else stego[top:, left:]
+    heard = core.reader.listen(np.ascontiguousarray(seen))
+    assert heard.header == header
+    assert heard.open(KEY).sealed == sealed
+    with pytest.raises(WrongKey):
+        heard.open(bytes(32))
 
 
 def test_there_is_nothing_to_find_in_other_pictures(channel: Channel, photo: RGB) -> None:
