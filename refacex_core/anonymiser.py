@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from refacex_core.donors import DonorAppearance
 from refacex_core.faces import expression, warp
 from refacex_core.faces.landmarks import GROUPS, oval_mask
-from refacex_core.layers import filled
+from refacex_core.layers import blur, filled
 from refacex_core.payload.network import WINDOW
 
 #: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval goes half the way:
@@ -34,7 +34,10 @@ SHAPE_FROM_DONOR = {
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
-REACH = 8.0  # pixels that the network may move a part of the face, where all of what it does is done
+REACH = 8.0  # pixels that the network may move a part of the face
+#: How a correction is taken: so much of it, and no more than so much of 2 anywhere. What it does by blotches it does by lines as well;
+#: and a move, which leaves no blotch, is done a little further.
+_SHARPER, _MOST_DRAWN, _FURTHER = 2.0, 0.2, 1.2
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
@@ -55,21 +58,6 @@ def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> 
     for part, share in SHAPE_FROM_DONOR.items():
         weight[torch.from_numpy(GROUPS[part])] = share
     return expression.carry(source + weight * (posed - source), source, shown)
-
-
-def blur(image: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of B x C x 256 x 256, done at a quarter of the size, as light is smooth."""
-    small = F.avg_pool2d(image, 4)
-    s = sigma / 4
-    radius = int(3 * s)
-    x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-(x**2) / (2 * s * s))
-    kernel = kernel / kernel.sum()
-    c = image.shape[1]
-    padded = F.pad(small, (radius, radius, radius, radius), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(c, 1, 1, -1), groups=c)
-    both = F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(c, 1, -1, 1), groups=c)
-    return F.interpolate(both, scale_factor=4, mode="bilinear", align_corners=False)
 
 
 def tone(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
@@ -207,36 +195,6 @@ class Anonymised:
     posed: Tensor
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What the network would do to posed donors' faces: move pixels (B x 2, to the right and down) and correct them (B x 3).
-
-    Not where eyes and mouth are (`expressive`, B x 1, 0..1): what they do is the source's already.
-    """
-
-    source: Tensor
-    mask: Tensor
-    posed: Tensor
-    expressive: Tensor
-    move: Tensor
-    correction: Tensor
-
-    def at(self, share: float = 1.0, everywhere: bool = False) -> Anonymised:
-        """The result where so much of it is done: all (1), as it was trained, less, which keeps more of the donor's own face, or more.
-
-        `everywhere`: over eyes and mouth as well.
-        """
-        source, mask = self.source, self.mask
-        inside = share * interior(mask) * (1 if everywhere else 1 - self.expressive)
-        at = torch.arange(256, device=source.device, dtype=source.dtype)
-        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
-        moved = warp.sample(self.posed, grid + (inside * self.move.to(inside)).permute(0, 2, 3, 1))
-        # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
-        lit = relight(moved + inside * self.correction.to(inside), source, mask)
-        face = seamless(lit, source, mask).clamp(-1, 1)
-        return Anonymised(source + mask * (face - source), face, mask, self.posed)
-
-
 class Anonymiser(nn.Module):
     """Crops and donor codes to crops of somebody else."""
 
@@ -264,15 +222,19 @@ class Anonymiser(nn.Module):
             return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), shown
 
     def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
-        """As `draw`, all of it done."""
-        return self.draw(source, points, codes, mask).at()
-
-    def draw(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Drawing:
         """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors,
         `mask` B x 1 x 256 x 256 in 0..1 (drawn from the points where it is not given)."""
         if mask is None:
-            drawn = np.stack([oval_mask(p) for p in points.cpu().numpy()])
-            mask = torch.from_numpy(drawn)[:, None].to(source)
+            ovals = np.stack([oval_mask(p) for p in points.cpu().numpy()])
+            mask = torch.from_numpy(ovals)[:, None].to(source)
         posed, expressive = self.pose(source, points, codes, mask)
         move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
-        return Drawing(source, mask, posed, expressive, move, correction)
+        # Not where eyes and mouth are: what they do is the source's already.
+        inside = interior(mask) * (1 - expressive)
+        at = torch.arange(256, device=source.device, dtype=source.dtype)
+        grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
+        moved = warp.sample(posed, grid + (_FURTHER * inside * move.to(inside)).permute(0, 2, 3, 1))
+        drawn = moved + inside * _MOST_DRAWN * torch.tanh(_SHARPER / _MOST_DRAWN * correction.to(inside))
+        # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
+        face = seamless(relight(drawn, source, mask), source, mask).clamp(-1, 1)
+        return Anonymised(source + mask * (face - source), face, mask, posed)

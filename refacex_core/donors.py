@@ -25,14 +25,17 @@ from refacex_core import weights
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import expression
 from refacex_core.faces.gaze import Gaze
-from refacex_core.faces.landmarks import parts_mask
+from refacex_core.faces.landmarks import oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
+from refacex_core.layers import gaussian
 from refacex_core.looks import NEAREST, SUITS, Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW, window
 from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
+_COARSE = 4  # pixels of a texture that skin is carried on by
+_SKIN = 0.2  # how far from the skin beside it, of 2, what is at the rim may be
 _EXPRESSIVE = ("left_eye", "right_eye", "lips")
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
@@ -65,6 +68,8 @@ class DonorAppearance(nn.Module):
     mean_shape: Tensor
     skin: Tensor
     presentation: Tensor
+    core: Tensor  # where a texture is face for certain, and as far as it may be, 1 x 1 x 156 x 144
+    rim: Tensor
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
     expressive: Tensor  # and of what shows an expression
     gaps: Tensor
@@ -76,6 +81,10 @@ class DonorAppearance(nn.Module):
             raise ModelFileMissing(path.name)
         for name, value in load_file(path).items():
             self.register_buffer(name, value if name in ("basis", "inside") else value.float())
+        for name, feather, forehead, jaw in (("core", 5.0, 0.9, 0.88), ("rim", 3.0, 1.0, 0.99)):
+            mask = torch.from_numpy(oval_mask(self.mean_shape.numpy(), feather, forehead, jaw))
+            small = F.interpolate(window(mask[None, None]), size=TEXTURE, mode="area")
+            self.register_buffer(name, small, persistent=False)
         for name, parts, margin, feather in (("lips", ("lips",), 6, 4.0), ("expressive", _EXPRESSIVE, 4, 3.0)):
             mask = torch.from_numpy(parts_mask(self.mean_shape.numpy(), parts, margin, feather))
             self.register_buffer(name, window(mask[None, None]), persistent=False)
@@ -97,7 +106,23 @@ class DonorAppearance(nn.Module):
         texture[..., self.inside] += ((coefficients * self.basis_scale) @ self.basis.float()).view(
             len(coefficients), 3, -1
         )
-        return F.interpolate(texture, size=WINDOW[2:], mode="bicubic", align_corners=False)
+        return F.interpolate(self._skin_alone(texture), size=WINDOW[2:], mode="bicubic", align_corners=False)
+
+    def _skin_alone(self, texture: Tensor) -> Tensor:
+        """Textures (B x 3 x 156 x 144) without the hair and the background at their rim: skin is carried on outwards instead.
+
+        The outline of whom they are laid over may be wider than theirs, on one side at least where a head is turned.
+        """
+        core, rim = F.avg_pool2d(self.core, _COARSE), self.rim
+        near = F.avg_pool2d(texture * self.core, _COARSE)
+        skin = _finer(gaussian(near, 4.0) / (gaussian(core, 4.0) + 1e-3))
+        alike = torch.exp(-(((texture - skin).abs().mean(1, keepdim=True) / _SKIN) ** 2))
+        kept = torch.maximum(self.core, rim * alike)
+        colours, weight = F.avg_pool2d(texture * kept, _COARSE), F.avg_pool2d(kept, _COARSE)
+        total, share = torch.zeros_like(colours), torch.full_like(weight, 1e-6)
+        for sigma, much in ((0.8, 1.0), (2.0, 0.05), (5.0, 2e-3), (12.0, 1e-4)):  # the nearest that there is
+            total, share = total + much * gaussian(colours, sigma), share + much * gaussian(weight, sigma)
+        return kept * texture + (1 - kept) * _finer(total / share)
 
     def mouths(self, codes: Tensor, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whose mouth to lay over the texture of `codes` (B x 3 x 208 x 192) whose own is open by `gap` where `wanted` (each B) would suit.
@@ -114,6 +139,10 @@ class DonorAppearance(nn.Module):
 
     def _lip_colours(self, texture: Tensor) -> Tensor:
         return (texture * self.lips).sum((2, 3)) / self.lips.sum()
+
+
+def _finer(coarse: Tensor) -> Tensor:
+    return F.interpolate(coarse, size=TEXTURE, mode="bilinear", align_corners=False)
 
 
 @torch.inference_mode()

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 #: The recogniser whose cosines these are.
 GATE = "sface"
 #: Good enough to stop trying donors.
-GOOD_SIMILARITY = 0.10
-#: Good enough where no donor gives that; beyond it eyes and mouth, whose expression is the source's, are drawn over as well.
-FAIR_SIMILARITY = 0.20
+GOOD_SIMILARITY = 0.15
 #: The most that is released.
 MOST_SIMILARITY = 0.30
 #: SFace takes this and more for one person: false accepts of 1 in 1000 on LFW.

@@ -15,7 +15,7 @@ from refacex_core.audit import Unfit
 from refacex_core.donors import Donor
 from refacex_core.errors import CoreError
 from refacex_core.faces.detect import Detection
-from refacex_core.gates import FAIR_SIMILARITY, GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.release import Stego
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import (
@@ -34,14 +34,12 @@ from refacex_core.types import (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One donor's result on one face: the face alone (256 x 256 x 3), its cosine to the original and to the donor, and whether eyes and
-    mouth were drawn over."""
+    """One donor's result on one face: the face alone (256 x 256 x 3), its cosine to the original and to the donor."""
 
     donor: Donor
     face: RGB
     similarity: float
     donor_similarity: float
-    everywhere: bool = False
 
 
 @dataclass
@@ -72,11 +70,6 @@ class Face:
     def best(self) -> float:
         """The least cosine between the original and what a donor gave; infinite where none was tried."""
         return min((c.similarity for c in self.candidates), default=math.inf)
-
-    @property
-    def best_expression(self) -> float:
-        """The same, of what leaves eyes and mouth alone."""
-        return min((c.similarity for c in self.candidates if not c.everywhere), default=math.inf)
 
 
 @dataclass
@@ -128,21 +121,14 @@ def released(job: Job, stego: Stego, anonymised: RGB | None) -> Released:
 
 def good(job: Job, face: Face) -> bool:
     """Whether a face needs no further donor. Policy `stable` keeps the first that may be released at all."""
-    if job.item.options.donor_policy is DonorPolicy.STABLE:
-        return face.best <= MOST_SIMILARITY
-    return face.best_expression <= GOOD_SIMILARITY
+    stable = job.item.options.donor_policy is DonorPolicy.STABLE
+    return face.best <= (MOST_SIMILARITY if stable else GOOD_SIMILARITY)
 
 
 def order(job: Job, face: Face) -> None:
-    """The candidate to be used first: by `preference`; `stable` goes by the order of its donors."""
+    """The candidate least like the original first; `stable` goes by the order of its donors."""
     if job.item.options.donor_policy is not DonorPolicy.STABLE:
-        face.candidates.sort(key=preference)
-
-
-def preference(candidate: Candidate) -> tuple[bool, bool, float]:
-    """The lower, the better: fair ones first, of these those that leave eyes and mouth alone, then the least like the original."""
-    unfair = candidate.similarity > FAIR_SIMILARITY
-    return unfair, candidate.everywhere and not unfair, candidate.similarity
+        face.candidates.sort(key=lambda made: made.similarity)
 
 
 def _reports(job: Job, released: bool) -> tuple[FaceReport, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,16 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import images, weights
-from refacex_core.anonymiser import Anonymised, Anonymiser
+from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
-from refacex_core.errors import DeviceUnavailable, FaceUnknown, ImageTooSmall, PayloadMismatch, PayloadUnreadable
+from refacex_core.errors import (
+    DeviceUnavailable,
+    FaceUnknown,
+    ImageTooSmall,
+    PayloadMismatch,
+    PayloadUnreadable,
+)
 from refacex_core.faces import align
 from refacex_core.faces.detect import CenterFace, Detection, YuNet
 from refacex_core.faces.landmarks import Landmarks, oval_mask
 from refacex_core.fingerprint import face_fingerprint, image_fingerprint, matches
-from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
-from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, preference, released
+from refacex_core.gates import MOST_SIMILARITY
+from refacex_core.item import Candidate, Clock, Face, Job, good, order, outcome, released
 from refacex_core.looks import Looks
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
@@ -44,10 +49,8 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 6
+DONORS_TRIED = 8
 SPARE_DONORS = 4  # tried for a face that none of those made unlike itself
-#: Of what the network does to a donor's face: where the mild share is enough, no more is done; where all of it is not, more is tried.
-_MILD, _STRONG = 0.7, 1.3
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -55,14 +58,6 @@ _GREY = 8  # where no pixel's colours are further apart, the photograph is black
 _BATCH = 16  # faces through the network at once
 #: A file that does not read back is written again with so much less of its payload, and at last it has to live through less.
 _WRITES = ((1.0, Survival.OFTEN), (0.8, Survival.OFTEN), (0.8, Survival.LEAST), (0.5, Survival.LEAST))
-
-
-class _Result(NamedTuple):
-    """What the network made of some faces (N x 256 x 256 x 3), and how like donor (codes, N x 128) and source (cosines) it looks."""
-
-    faces: NDArray[np.uint8]
-    codes: NDArray[np.float32]
-    similar: list[float]
 
 
 class Core:
@@ -195,29 +190,13 @@ class Core:
         points = torch.from_numpy(np.stack([f.points for f in faces])).to(self.device)
         donors = [f.donors[f.tried] for f in faces]
         codes = torch.from_numpy(np.stack([d.code for d in donors])).to(self.device)
-        drawing = self._anonymiser.draw(source, points, codes)
-        whole = self._seen(drawing.at(), faces)
-        good = [similar <= GOOD_SIMILARITY for similar in whole.similar]
-        mild = self._seen(drawing.at(_MILD), faces) if any(good) else whole
-        strong = self._seen(drawing.at(_STRONG, everywhere=True), faces) if not all(good) else whole
-        for i, (face, donor) in enumerate(zip(faces, donors, strict=True)):
+        made = self._anonymiser(source, points, codes)
+        seen, pictures = self._sface(_pixels(made.crop)), _pixels(made.face)
+        for face, donor, code, picture in zip(faces, donors, seen, pictures, strict=True):
             face.tried += 1
-            if good[i]:
-                made = [(mild if mild.similar[i] <= GOOD_SIMILARITY else whole, False)]
-            else:
-                made = [(whole, False), (strong, True)]
-            tries = []
-            for result, everywhere in made:
-                picture = result.faces[i]
-                if face.grey:
-                    picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
-                like_donor = float(result.codes[i] @ donor.code)
-                tries.append(Candidate(donor, picture, result.similar[i], like_donor, everywhere))
-            face.candidates += sorted(tries, key=preference)
-
-    def _seen(self, made: Anonymised, faces: Sequence[Face]) -> _Result:
-        codes = self._sface(_pixels(made.crop))
-        return _Result(_pixels(made.face), codes, [float(code @ f.code) for code, f in zip(codes, faces, strict=True)])
+            if face.grey:
+                picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+            face.candidates.append(Candidate(donor, picture, float(code @ face.code), float(code @ donor.code)))
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""

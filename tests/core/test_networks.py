@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from refacex_core import weights
 from refacex_core.anonymiser import Anonymiser, FusionUNet, target_shape, tone
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import warp
-from refacex_core.faces.landmarks import _EYES, GROUPS, OVAL, LandmarkNet, _mirror
+from refacex_core.faces.landmarks import _EYES, GROUPS, OVAL, LandmarkNet, _mirror, oval_mask
 from refacex_core.recovery import RecoveryNetwork
 from refacex_core.stego.network import StegoNetwork
 from refacex_core.stego.unembed import Unembedder
@@ -30,6 +31,11 @@ def _inputs(net: Anonymiser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     source = torch.rand(2, 3, 256, 256) * 2 - 1
     points = net.appearance.mean_shape[None].repeat(2, 1, 1) + torch.randn(2, 1, 2)
     return source, points, net.appearance.codes[:2]
+
+
+def _masked(net: Anonymiser) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    source, points, codes = _inputs(net)
+    return source, points, codes, torch.from_numpy(np.stack([oval_mask(p.numpy()) for p in points]))[:, None]
 
 
 def test_no_reconstruction_gradient_reaches_the_anonymiser(anonymiser: Anonymiser) -> None:
@@ -81,13 +87,32 @@ def test_a_face_in_studio_light_gets_the_contrast_and_colour_of_the_source(anony
 
 def test_the_network_draws_nothing_over_eyes_and_mouth(anonymiser: Anonymiser) -> None:
     """What they do is the source's already; the light on them alone is led to the source's."""
+    source, points, codes, mask = _masked(anonymiser)
     with torch.no_grad():
-        drawing = anonymiser.draw(*_inputs(anonymiser))
-        changed = drawing.at(1.0).face - drawing.at(0.0).face
+        drawn = anonymiser(source, points, codes, mask).face
+        posed, expressive = anonymiser.pose(source, points, codes, mask)
+    changed = drawn - posed
     detail = (changed - changed.roll(1, 3)).abs().mean(1, keepdim=True)  # from pixel to pixel
-    kept, drawn = drawing.expressive > 0.95, (drawing.expressive < 0.05) & (drawing.mask > 0.95)
-    assert kept.sum() > 1500 and detail[drawn].mean() > 0.002
-    assert detail[kept].mean() < 0.3 * detail[drawn].mean()
+    kept, free = expressive > 0.95, (expressive < 0.05) & (mask > 0.95)
+    assert kept.sum() > 1500 and detail[free].mean() > 0.002
+    assert detail[kept].mean() < 0.3 * detail[free].mean()
+
+
+def test_no_correction_is_strong_enough_to_leave_a_blotch(anonymiser: Anonymiser) -> None:
+    """Whatever the network asks for: a tenth of the range at most."""
+    source, points, codes, mask = _masked(anonymiser)
+
+    def wild(x: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        signs = torch.where(torch.rand(len(x), 3, 256, 256) < 0.5, -50.0, 50.0)
+        return torch.zeros(len(x), 2, 256, 256), signs
+
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(anonymiser.unet, "forward", wild)
+        drawn = anonymiser(source, points, codes, mask).face
+        patched.setattr(anonymiser.unet, "forward", lambda x, code: tuple(0 * part for part in wild(x, code)))
+        plain = anonymiser(source, points, codes, mask).face
+    changed = (drawn - plain).abs()
+    assert 0.1 < changed.max() < 0.3
 
 
 def test_the_donor_code_steers_the_result(anonymiser: Anonymiser) -> None:

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from refacex_core import weights
-from refacex_core.anonymiser import Anonymiser, blur
+from refacex_core.anonymiser import Anonymiser
 from refacex_core.faces.landmarks import GROUPS, LandmarkNet
+from refacex_core.layers import blur
 from training.common import RIGHTS, Run, arguments, descend, parse, set_up, sheet, to_images
 from training.losses import Identity, jitters, lpips
 from training.shards import Faces, draw_donors
