@@ -74,6 +74,12 @@ class ImageTooSmall(CoreError):
     code = "image_too_small"
 
 
+class AlreadyReleased(CoreError):
+    """The photograph carries a ReFaceX payload already, which another one would destroy: release its original instead."""
+
+    code = "already_released"
+
+
 class PayloadMissing(CoreError):
     """The file carries no ReFaceX payload that can be read: use the released file, or a copy of it that was not scaled."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,7 @@ INPUT_SUFFIXES: Final = frozenset(
 
 _FORMATS = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "TIFF": "tiff", "HEIF": "heif"}
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "webp": 16_383}
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
@@ -96,6 +98,7 @@ def encode(rgb: RGB, format: str, quality: int | None = None) -> bytes:  # noqa:
 
 
 def _decode(data: bytes, max_pixels: int) -> SourceImage:
+    _check_sums(data)
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "TIFF", "HEIF")) as image:
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(f"{image.width} x {image.height}")
@@ -109,6 +112,22 @@ def _decode(data: bytes, max_pixels: int) -> SourceImage:
         upright = _turn(_to_srgb(image), orientation if container != "TIFF" else 1)  # Pillow turns TIFFs while loading
         rgb = np.array(upright, np.uint8)
     return SourceImage(np.ascontiguousarray(rgb), _FORMATS[container], had_alpha, orientation)
+
+
+def _check_sums(data: bytes) -> None:
+    """BadImage for a PNG with a chunk that does not match its own checksum: pixels would be decoded from it all the same."""
+    if not data.startswith(_PNG):
+        return
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            return  # its length is wrong, which the decoder finds
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise BadImage("it was damaged on its way, by its own checksum: send it again")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
 
 
 def _orientation(image: Image.Image) -> int:
@@ -178,7 +197,7 @@ def _converted(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Im
 
 def _is_cut(data: bytes) -> bool:
     """Whether a file that could not be decoded starts as an image of a known kind and lacks its end."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(_PNG):
         return b"IEND" not in data[-16:]
     if data.startswith(b"\xff\xd8\xff"):
         return not data.rstrip(b"\0").endswith(b"\xff\xd9")

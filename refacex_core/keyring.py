@@ -24,6 +24,7 @@ from refacex_core.types import ItemKeys, RecoveryKeys, SealContext
 
 VERSION = 1
 SECRET_BYTES = 32
+_WORDS = b"refacex_key_ring", b"secret", b"sha256"  # of a ring that one byte may be off, one is there
 _MAX_FILE_BYTES = 4096
 
 #: What payloads of the service-free mode are bound to: nothing but their own header, since a file may be renamed and moved.
@@ -63,7 +64,9 @@ class KeyRing:
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
-        """Reads a key ring. KeyRingMissing; KeyRingCorrupt for a single byte off; KeyRingError when others may read it."""
+        """Reads a key ring. KeyRingMissing; KeyRingCorrupt for a single byte off; KeyRingError for another file, or one that others may
+        read.
+        """
         try:
             with path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
@@ -72,6 +75,8 @@ class KeyRing:
             raise KeyRingMissing from None
         except OSError as error:
             raise KeyRingError(f"it cannot be read: {error.strerror}") from None
+        if data and not any(word in data for word in _WORDS):
+            raise KeyRingError("it is none: name the file that `refacex keys new` wrote")
         if stat.S_IMODE(mode) & 0o077:
             raise KeyRingError("other users may read it: `chmod 600` it, and think about who did")
         return cls(_read(data))

@@ -15,6 +15,7 @@ from refacex_core.anonymiser import Anonymiser
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorBank
 from refacex_core.errors import (
+    AlreadyReleased,
     DeviceUnavailable,
     FaceUnknown,
     ImageTooSmall,
@@ -120,6 +121,8 @@ class Core:
     def _prepare(self, item: ItemInput, clock: Clock) -> Job:
         with clock.stage("decode"):
             rgb = self._pixels_of(item.data)
+            if not item.options.release_again and self.reader.bears(rgb):
+                raise AlreadyReleased
         with clock.stage("detect"):
             found = self.audit.find(rgb)
         if not found and not item.options.release_without_face:

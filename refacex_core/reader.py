@@ -152,6 +152,13 @@ class Reader:
         """The channels of all versions, each once, the newest first."""
         return [self._channel(name) for name in dict.fromkeys(MODELS[i].channel for i in sorted(MODELS, reverse=True))]
 
+    def bears(self, rgb: RGB) -> bool:
+        """Whether an image (H x W x 3) is a release, or a copy of one that was neither cut nor shifted: a quick look."""
+        with suppress(PayloadMissing):
+            lsb.read_header(rgb)
+            return True
+        return self.channels()[0].bears(rgb)  # near relatives understand each other's headers
+
     def listen(self, rgb: RGB) -> Heard:
         """What a received image (H x W x 3) says without any key. PayloadMissing, ModelUnknown.
 

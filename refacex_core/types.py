@@ -72,6 +72,7 @@ class ItemOptions:
     donor_policy: DonorPolicy = DonorPolicy.RANDOM
     donor_seed: bytes | None = field(default=None, repr=False)  # policy `stable`: PRF output of the subject's pseudonym
     release_without_face: bool = False
+    release_again: bool = False  # what carries a payload already, and loses it: a recovered photograph
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ class Run:
     out: Path | None
     report: Path | None
     ring: Path | None = None
+    replace: bool = False
     done: int = 0
     problems: list[str] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -118,6 +119,8 @@ class Run:
             precious = [job.source for job in self.jobs] + ([self.ring] if self.ring else [])
             if self.report.resolve() in {path.resolve() for path in precious}:
                 raise stop("the report would replace a photograph or the key ring: choose another --report.")
+            if not self.replace and self.report.is_file() and self.report.stat().st_size:
+                raise stop("the report is there already: choose another --report, or give --replace.", 2)
         try:
             self._file = self._stack.enter_context(self.report.open("w")) if self.report else None
         except OSError as error:

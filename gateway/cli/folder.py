@@ -32,7 +32,7 @@ OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to; 
 ReportOption = Annotated[Path | None, typer.Option("--report", help="Write one JSON line an image to this file.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Write over files that are in the output folder already.")
+    bool, typer.Option("--replace", help="Write over outputs and a report that are there already.")
 ]
 
 
@@ -90,6 +90,10 @@ def anonymise(
             help="stable: the images of one sub-folder are one subject's and keep its donor if the audit lets them."
         ),
     ] = PolicyName.RANDOM,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also release what carries a payload already, as a recovered photograph does."),
+    ] = False,
     replace: ReplaceOption = False,
     report: ReportOption = None,
     device: DeviceOption = "auto",
@@ -102,10 +106,10 @@ def anonymise(
     from refacex_core.images import EXTENSIONS
     from refacex_core.types import DonorPolicy, ItemOptions, Profile
 
-    options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy))
+    options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy), release_again=again)
     jobs = find_jobs(inputs, out, EXTENSIONS[file_format.value], replace=replace)
     typer.echo(UNGOVERNED, err=True)
-    with problems(), Run(jobs, out, report, keys) as run:
+    with problems(), Run(jobs, out, report, keys, replace) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -130,7 +134,7 @@ def recover(
     jobs = find_jobs(inputs, out, ".png", replace=replace)
     taken = {str(path).casefold() for job in jobs for path in (job.output, job.source)}
     typer.echo(UNGOVERNED, err=True)
-    with problems(), Run(jobs, out, report, keys) as run:
+    with problems(), Run(jobs, out, report, keys, replace) as run:
         from refacex_core.keyring import KeyRing
 
         ring = KeyRing.load(keys)
@@ -142,6 +146,7 @@ def recover(
 
 def inspect(
     inputs: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, show_default=False)],
+    replace: ReplaceOption = False,
     report: ReportOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -149,7 +154,7 @@ def inspect(
     was recovered under. Needs no key.
     """
     jobs = find_jobs(inputs, None, "")
-    with problems(), Run(jobs, None, report) as run:
+    with problems(), Run(jobs, None, report, replace=replace) as run:
         core = _load(device)
         for job in jobs:
             fields = run.each(job, lambda job=job: _inspect_one(core, job))  # type: ignore[misc]

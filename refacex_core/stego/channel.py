@@ -27,6 +27,7 @@ from refacex_core.types import RGB, Profile
 TILE = 32  # blocks
 HEADER_PLACES = 2048  # a tile
 _LARGEST = 16  # times as many pixels as are left of it that an image may have had
+_CLEAR = 0.03  # agreement of a header that was heard: .15 as released, .055 and more from a JPEG 50, under .01 where there is none
 _LOW, _HIGH = 5, 250  # rounding and clipping at the ends of the range would cost bits
 #: Information bits a place: at most, or the image is too small; and at least, by the header's `spread` (more places make
 #: the payload harder to lose and the picture a little worse).
@@ -113,6 +114,19 @@ def _sealed_places(header: Header, layout_key: bytes, rows: int, columns: int) -
     """Where the sealed part stands among all places, in its order."""
     free = np.flatnonzero(~_tiled(_TILE, rows, columns).astype(bool).ravel())
     return free[permutation(layout_key, header.locator, len(free))[: _length(header, len(free))]]
+
+
+def _summed(llr: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What all tiles together say of each of the header's places."""
+    rows, columns = llr.shape[1:]
+    there = _tiled(_TILE, rows, columns).astype(bool)
+    heard = np.bincount(_tiled(_TILE_BIT, rows, columns)[there], llr[there], HEADER_PLACES)
+    return heard.astype(np.float32)
+
+
+def _tiles(image: RGB) -> tuple[int, int]:
+    """How many whole tiles an image has, down and across."""
+    return image.shape[0] // (8 * TILE), image.shape[1] // (8 * TILE)
 
 
 def _header_of(heard: NDArray[np.float32]) -> Header:
@@ -223,10 +237,22 @@ class Channel:
 
     def read_header(self, llr: NDArray[np.float32]) -> Header:
         """The header in what `listen` heard; all tiles add up. PayloadMissing when there is none."""
-        rows, columns = llr.shape[1:]
-        there = _tiled(_TILE, rows, columns).astype(bool)
-        heard = np.bincount(_tiled(_TILE_BIT, rows, columns)[there], llr[there], HEADER_PLACES)
-        return _header_of(heard.astype(np.float32))
+        return _header_of(_summed(llr))
+
+    def bears(self, image: RGB) -> bool:
+        """Whether a header stands in an image in its place: of a release, and of a copy of it that was neither cut nor shifted.
+
+        A quick look at the middle of it; what is meant to be read goes through `listen`.
+        """
+        middle = tuple(slice(8 * TILE * max(tiles // 2 - 1, 0), 8 * TILE * (tiles // 2 + 1)) for tiles in _tiles(image))
+        try:
+            heard = _summed(self.listen(image[middle]))
+            if max(ldpc.agreement(heard[None], 8 * size)[0] for size in HEADER_BYTES.values()) < _CLEAR:
+                return False
+            _header_of(heard)
+        except PayloadMissing:
+            return False
+        return True
 
     def register(self, image: RGB) -> Piece:
         """The header of a piece of a released image, cut or shifted, and where it may lie. PayloadMissing when there is none."""

@@ -36,6 +36,7 @@ from refacex_core.types import (
     ItemInput,
     ItemOptions,
     Outcome,
+    Profile,
     RecoveryKeys,
     Released,
     SealContext,
@@ -118,6 +119,18 @@ def test_a_file_that_cannot_be_released_fails_with_its_own_code(
     assert isinstance(outcome, Failed)
     assert outcome.code == code
     assert isinstance(outcome.error, CoreError)
+
+
+@pytest.mark.parametrize(
+    "options", [ItemOptions(), ItemOptions(format="jpeg", quality=75), ItemOptions(profile=Profile.ARCHIVE)]
+)
+def test_a_release_is_not_released_over_its_payload(core: Core, face: RGB, options: ItemOptions) -> None:
+    first = core.anonymise([ItemInput(encode(face, "png"), RING.item_keys(), CONTEXT, options)])[0]
+    assert isinstance(first, Released)
+    second = release(core, first.data)
+    assert isinstance(second, Failed) and second.code == "already_released"
+    again = ItemOptions(release_again=True)
+    assert not isinstance(core.anonymise([ItemInput(first.data, RING.item_keys(), CONTEXT, again)])[0], Failed)
 
 
 def test_one_bad_item_stops_no_other(core: Core, face: RGB) -> None:

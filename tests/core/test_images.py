@@ -255,6 +255,13 @@ def test_what_is_no_image_of_ours_is_refused(data: bytes) -> None:
     assert caught.value.code == "bad_image"
 
 
+def test_a_png_that_does_not_match_its_checksum_is_refused() -> None:
+    data = bytearray(encode(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), "png"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(BadImage, match="damaged on its way"):
+        decode(bytes(data))
+
+
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_truncated_file_says_so(kind: str, part: float) -> None:

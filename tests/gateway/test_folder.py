@@ -353,6 +353,25 @@ def test_a_report_that_cannot_be_written(world: World, refacex: Any, tmp_path: P
     assert "--report" in said.err
 
 
+def test_a_report_is_never_written_over(world: World, refacex: Any, tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    report.write_text("of before\n")
+    released = next(world.released.glob("*.png"))
+    said = refacex("inspect", released, "--report", report)
+    assert said.code == 2 and "--replace" in said.err
+    assert report.read_text() == "of before\n"
+    assert refacex("inspect", released, "--report", report, "--replace").code == 0
+    assert set(lines(report)) == {released.name}
+
+
+def test_a_release_is_released_again_only_when_told_to(world: World, refacex: Any, tmp_path: Path) -> None:
+    released = next(world.released.glob("*.png"))
+    told = ("anonymise", released, "--out", tmp_path / "out", "--keys", world.keys)
+    said = refacex(*told)
+    assert said.code == 1 and "carries a ReFaceX payload already" in said.err
+    assert "carries a ReFaceX payload" not in refacex(*told, "--again").err
+
+
 def damaged(keys: Path, how: str) -> None:
     data = bytearray(keys.read_bytes())
     if how == "missing":

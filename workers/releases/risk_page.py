@@ -19,6 +19,7 @@ WORDS = {
     "cancelled": "the release was cancelled first",
     "bad_image": "the file is not an image that can be decoded",
     "image_too_small": "too small to carry what its faces need",
+    "already_released": "it is a release already, and its original was wanted",
     "source_missing": "the original could not be read any more",
     "source_refused": "the original lies where the service may not read",
     "source_too_large": "the original is larger than the limit",
