@@ -37,7 +37,7 @@ _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
 REACH = 8.0  # pixels that the network may move a part of the face
 #: How a correction is taken: so much of it, and no more than so much of 2 anywhere. What it does by blotches it does by lines as well;
 #: and a move, which leaves no blotch, is done a little further.
-_SHARPER, _MOST_DRAWN, _FURTHER = 2.0, 0.2, 1.2
+_SHARPER, _MOST_DRAWN, _FURTHER = 1.5, 0.25, 1.3
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
@@ -110,6 +110,14 @@ def seamless(face: Tensor, source: Tensor, mask: Tensor) -> Tensor:
 def interior(mask: Tensor) -> Tensor:
     """Where the network may draw: 0 along the mask's edge, where a line would show, 1 from about 14 pixels inside it."""
     return ((blur(mask, 8.0) - 0.55) / 0.4).clamp(0, 1)
+
+
+def together(move: Tensor, brows: Tensor) -> Tensor:
+    """Moves (B x 2) that bend a brow where they would pull it apart; `brows` (B x 1, 0..1): where they are."""
+    whole = blur(move * brows, 12.0) / (blur(brows, 12.0) + 1e-3)
+    near = (1.5 * blur(brows, 6.0)).clamp(0, 1)
+    joined = move + brows * (whole - move)
+    return joined + near * (blur(joined, 3.0) - joined)
 
 
 class _Modulated(nn.Module):
@@ -204,7 +212,7 @@ class Anonymiser(nn.Module):
         self.unet = FusionUNet()
 
     def pose(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The donor's face in the pose and light of the source, and where its eyes and mouth are (B x 1, 0..1; no gradient runs here)."""
+        """The donor's face in the pose and light of the source; where its eyes and mouth are, and its brows (B x 2, 0..1). No gradient."""
         with torch.no_grad():
             texture, shape = self.appearance(codes)
             mouth, better, shown = self.appearance.mouths(codes, texture, expression.gap(shape), expression.gap(points))
@@ -218,8 +226,9 @@ class Anonymiser(nn.Module):
             where = warp.over(fit, 0, 0, 256, 256, stride=4)
             offset = torch.tensor([WINDOW[1], WINDOW[0]], device=source.device, dtype=where.dtype)
             posed = tone(warp.sample(texture, where - offset), source, mask)
-            shown = warp.sample(self.appearance.expressive.expand(len(points), -1, -1, -1), where - offset)
-            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), shown
+            parts = torch.cat([self.appearance.expressive, self.appearance.brows], 1)
+            parts = warp.sample(parts.expand(len(points), -1, -1, -1), where - offset)
+            return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), parts
 
     def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
         """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors,
@@ -227,13 +236,15 @@ class Anonymiser(nn.Module):
         if mask is None:
             ovals = np.stack([oval_mask(p) for p in points.cpu().numpy()])
             mask = torch.from_numpy(ovals)[:, None].to(source)
-        posed, expressive = self.pose(source, points, codes, mask)
+        posed, parts = self.pose(source, points, codes, mask)
+        expressive, brows = parts[:, :1], parts[:, 1:]
         move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
         # Not where eyes and mouth are: what they do is the source's already.
         inside = interior(mask) * (1 - expressive)
+        move = together(move.to(inside), brows)
         at = torch.arange(256, device=source.device, dtype=source.dtype)
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
-        moved = warp.sample(posed, grid + (_FURTHER * inside * move.to(inside)).permute(0, 2, 3, 1))
+        moved = warp.sample(posed, grid + (_FURTHER * inside * move).permute(0, 2, 3, 1))
         drawn = moved + inside * _MOST_DRAWN * torch.tanh(_SHARPER / _MOST_DRAWN * correction.to(inside))
         # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
         face = seamless(relight(drawn, source, mask), source, mask).clamp(-1, 1)

@@ -35,8 +35,13 @@ from refacex_core.types import DonorPolicy
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
 _COARSE = 4  # pixels of a texture that skin is carried on by
-_SKIN = 0.2  # how far from the skin beside it, of 2, what is at the rim may be
-_EXPRESSIVE = ("left_eye", "right_eye", "lips")
+_SKIN = 0.35  # how far from the skin beside it, of 2, what is at the rim may be
+#: Masks of parts: which, how far beyond their points, and how soft their edge is, in pixels.
+_PARTS = (
+    ("lips", ("lips",), 6, 4.0),
+    ("expressive", ("left_eye", "right_eye", "lips"), 4, 3.0),
+    ("brows", ("left_eyebrow", "right_eyebrow"), 5, 3.0),
+)
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
@@ -71,7 +76,8 @@ class DonorAppearance(nn.Module):
     core: Tensor  # where a texture is face for certain, and as far as it may be, 1 x 1 x 156 x 144
     rim: Tensor
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
-    expressive: Tensor  # and of what shows an expression
+    expressive: Tensor  # of what shows an expression
+    brows: Tensor
     gaps: Tensor
     lip_colours: Tensor
 
@@ -81,11 +87,11 @@ class DonorAppearance(nn.Module):
             raise ModelFileMissing(path.name)
         for name, value in load_file(path).items():
             self.register_buffer(name, value if name in ("basis", "inside") else value.float())
-        for name, feather, forehead, jaw in (("core", 5.0, 0.9, 0.88), ("rim", 3.0, 1.0, 0.99)):
+        for name, feather, forehead, jaw in (("core", 5.0, 0.9, 0.92), ("rim", 3.0, 1.0, 1.0)):
             mask = torch.from_numpy(oval_mask(self.mean_shape.numpy(), feather, forehead, jaw))
             small = F.interpolate(window(mask[None, None]), size=TEXTURE, mode="area")
             self.register_buffer(name, small, persistent=False)
-        for name, parts, margin, feather in (("lips", ("lips",), 6, 4.0), ("expressive", _EXPRESSIVE, 4, 3.0)):
+        for name, parts, margin, feather in _PARTS:
             mask = torch.from_numpy(parts_mask(self.mean_shape.numpy(), parts, margin, feather))
             self.register_buffer(name, window(mask[None, None]), persistent=False)
         self.gaze = Gaze(self.mean_shape, *WINDOW[:2])
