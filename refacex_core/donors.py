@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
 _COARSE = 4  # pixels of a texture that skin is carried on by
 _SKIN = 0.35  # how far from the skin beside it, of 2, what is at the rim may be
+_KEPT = "codes", "shapes", "mean_shape", "skin", "presentation"  # of the bank's file, as they are
 #: Masks of parts: which, how far beyond their points, and how soft their edge is, in pixels.
 _PARTS = (
     ("lips", ("lips",), 6, 4.0),
@@ -64,17 +66,11 @@ class DonorAppearance(nn.Module):
     """Donor codes (B x 128) to texture (B x 3 x 208 x 192 in the mean shape's frame) and shape (B x 162 x 2, pixels)."""
 
     codes: Tensor
-    coefficients: Tensor
-    basis: Tensor
-    basis_scale: Tensor
-    inside: Tensor  # where the basis has values, 156 x 144
-    mean_texture: Tensor
+    textures: Tensor  # of the bank, N x 3 x 156 x 144
     shapes: Tensor
     mean_shape: Tensor
     skin: Tensor
     presentation: Tensor
-    core: Tensor  # where a texture is face for certain, and as far as it may be, 1 x 1 x 156 x 144
-    rim: Tensor
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
     expressive: Tensor  # of what shows an expression
     brows: Tensor
@@ -85,50 +81,24 @@ class DonorAppearance(nn.Module):
         super().__init__()
         if not path.is_file():
             raise ModelFileMissing(path.name)
-        for name, value in load_file(path).items():
-            self.register_buffer(name, value if name in ("basis", "inside") else value.float())
-        for name, feather, forehead, jaw in (("core", 5.0, 0.9, 0.92), ("rim", 3.0, 1.0, 1.0)):
-            mask = torch.from_numpy(oval_mask(self.mean_shape.numpy(), feather, forehead, jaw))
-            small = F.interpolate(window(mask[None, None]), size=TEXTURE, mode="area")
-            self.register_buffer(name, small, persistent=False)
+        saved = load_file(path)
+        for name in _KEPT:
+            self.register_buffer(name, saved[name].float())
+        self.register_buffer("textures", _skin_alone(_decoded(saved), self.mean_shape), persistent=False)
         for name, parts, margin, feather in _PARTS:
             mask = torch.from_numpy(parts_mask(self.mean_shape.numpy(), parts, margin, feather))
             self.register_buffer(name, window(mask[None, None]), persistent=False)
         self.gaze = Gaze(self.mean_shape, *WINDOW[:2])
         self.register_buffer("gaps", expression.gap(self.shapes), persistent=False)
-        self.register_buffer("lip_colours", self._lip_colours(self.texture(self.coefficients)), persistent=False)
+        self.register_buffer("lip_colours", self._lip_colours(_full(self.textures)), persistent=False)
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         attention = self._attention(codes)
         shape = torch.einsum("bk,kij->bij", attention, self.shapes)
-        return self.texture(attention @ self.coefficients), shape
+        return _full(torch.einsum("bk,kchw->bchw", attention, self.textures)), shape
 
     def _attention(self, codes: Tensor) -> Tensor:
         return torch.softmax(_SHARPNESS * F.normalize(codes, dim=1) @ self.codes.T, 1)
-
-    def texture(self, coefficients: Tensor) -> Tensor:
-        """Textures (B x 3 x 208 x 192) of coefficients (B x K)."""
-        texture = self.mean_texture.expand(len(coefficients), -1, -1, -1).clone()
-        texture[..., self.inside] += ((coefficients * self.basis_scale) @ self.basis.float()).view(
-            len(coefficients), 3, -1
-        )
-        return F.interpolate(self._skin_alone(texture), size=WINDOW[2:], mode="bicubic", align_corners=False)
-
-    def _skin_alone(self, texture: Tensor) -> Tensor:
-        """Textures (B x 3 x 156 x 144) without the hair and the background at their rim: skin is carried on outwards instead.
-
-        The outline of whom they are laid over may be wider than theirs, on one side at least where a head is turned.
-        """
-        core, rim = F.avg_pool2d(self.core, _COARSE), self.rim
-        near = F.avg_pool2d(texture * self.core, _COARSE)
-        skin = _finer(gaussian(near, 4.0) / (gaussian(core, 4.0) + 1e-3))
-        alike = torch.exp(-(((texture - skin).abs().mean(1, keepdim=True) / _SKIN) ** 2))
-        kept = torch.maximum(self.core, rim * alike)
-        colours, weight = F.avg_pool2d(texture * kept, _COARSE), F.avg_pool2d(kept, _COARSE)
-        total, share = torch.zeros_like(colours), torch.full_like(weight, 1e-6)
-        for sigma, much in ((0.8, 1.0), (2.0, 0.05), (5.0, 2e-3), (12.0, 1e-4)):  # the nearest that there is
-            total, share = total + much * gaussian(colours, sigma), share + much * gaussian(weight, sigma)
-        return kept * texture + (1 - kept) * _finer(total / share)
 
     def mouths(self, codes: Tensor, texture: Tensor, gap: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whose mouth to lay over the texture of `codes` (B x 3 x 208 x 192) whose own is open by `gap` where `wanted` (each B) would suit.
@@ -141,14 +111,47 @@ class DonorAppearance(nn.Module):
         cost += torch.cdist(self._attention(codes) @ self.presentation, self.presentation) / _READ
         best = cost.argmin(1)
         better = (gap - wanted).abs() - apart.gather(1, best[:, None])[:, 0] > _GAP
-        return self.texture(self.coefficients[best]), better, torch.where(better, self.gaps[best], gap)
+        return _full(self.textures[best]), better, torch.where(better, self.gaps[best], gap)
 
     def _lip_colours(self, texture: Tensor) -> Tensor:
         return (texture * self.lips).sum((2, 3)) / self.lips.sum()
 
 
+def _decoded(saved: Mapping[str, Tensor]) -> Tensor:
+    """The bank's textures (N x 3 x 156 x 144) from its file."""
+    textures = saved["mean_texture"].float().expand(len(saved["coefficients"]), -1, -1, -1).clone()
+    values = (saved["coefficients"].float() * saved["basis_scale"].float()) @ saved["basis"].float()
+    textures[..., saved["inside"]] += values.view(len(textures), 3, -1)
+    return textures
+
+
+def _skin_alone(textures: Tensor, mean_shape: Tensor) -> Tensor:
+    """Textures (N x 3 x 156 x 144) without the hair and the background at their rim: skin is carried on outwards instead.
+
+    The outline of whom they are laid over may be wider than theirs, on one side at least where a head is turned.
+    """
+    # Where a texture is face for certain, and as far as it may be.
+    core, rim = (
+        F.interpolate(window(torch.from_numpy(oval_mask(mean_shape.numpy(), *how))[None, None]), TEXTURE, mode="area")
+        for how in ((5.0, 0.9, 0.92), (3.0, 1.0, 1.0))
+    )
+    near, share = (gaussian(F.avg_pool2d(each, _COARSE), 4.0) for each in (textures * core, core))
+    alike = torch.exp(-(((textures - _finer(near / (share + 1e-3))).abs().mean(1, keepdim=True) / _SKIN) ** 2))
+    kept = torch.maximum(core, rim * alike)
+    colours, weight = F.avg_pool2d(textures * kept, _COARSE), F.avg_pool2d(kept, _COARSE)
+    total, share = torch.zeros_like(colours), torch.full_like(weight, 1e-6)
+    for sigma, much in ((0.8, 1.0), (2.0, 0.05), (5.0, 2e-3), (12.0, 1e-4)):  # the nearest that there is
+        total, share = total + much * gaussian(colours, sigma), share + much * gaussian(weight, sigma)
+    return kept * textures + (1 - kept) * _finer(total / share)
+
+
 def _finer(coarse: Tensor) -> Tensor:
     return F.interpolate(coarse, size=TEXTURE, mode="bilinear", align_corners=False)
+
+
+def _full(textures: Tensor) -> Tensor:
+    """Textures at the size of the crop's window (208 x 192)."""
+    return F.interpolate(textures, size=WINDOW[2:], mode="bicubic", align_corners=False)
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ def appearance() -> DonorAppearance:
 
 @pytest.fixture(scope="module")
 def textures(appearance: DonorAppearance) -> Tensor:
-    whole: Tensor = appearance.texture(appearance.coefficients)
+    whole: Tensor = appearance(appearance.codes)[0]
     return whole
 
 
