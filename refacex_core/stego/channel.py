@@ -27,7 +27,7 @@ from refacex_core.types import RGB, Profile
 TILE = 32  # blocks
 HEADER_PLACES = 2048  # a tile
 _LARGEST = 16  # times as many pixels as are left of it that an image may have had
-_CLEAR = 0.03  # agreement of a header that was heard: .15 as released, .055 and more from a JPEG 50, under .01 where there is none
+_CLEAR = 0.03  # agreement of a header that was heard: more from a JPEG 50 of a release, less than half of it where there is none
 _LOW, _HIGH = 5, 250  # rounding and clipping at the ends of the range would cost bits
 #: Information bits a place: at most, or the image is too small; and at least, by the header's `spread` (more places make
 #: the payload harder to lose and the picture a little worse).

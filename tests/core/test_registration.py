@@ -18,7 +18,7 @@ from refacex_core.pipeline import Core
 from refacex_core.release import psnr
 from refacex_core.sealing import key_check
 from refacex_core.stego import ldpc
-from refacex_core.stego.channel import Channel, capacity
+from refacex_core.stego.channel import _CLEAR, Channel, capacity
 from refacex_core.stego.framing import SPREADS, Header, new_locator
 from refacex_core.stego.registration import offsets
 from refacex_core.types import RGB, Profile, Released
@@ -91,6 +91,28 @@ def test_a_large_image_a_pixel_off_is_read(
     assert heard.open(KEY).sealed == sealed
     with pytest.raises(WrongKey):
         heard.open(bytes(32))
+
+
+def test_a_header_in_its_place_is_told_at_a_glance(channel: Channel, photographs: dict[str, bytes]) -> None:
+    agreement = ldpc.agreement
+    said: list[float] = []
+
+    def noted(llr: np.ndarray, k: int) -> np.ndarray:
+        heard = agreement(llr, k)
+        said.append(float(heard[0]))
+        return heard
+
+    for data in photographs.values():
+        photo = images.decode(data).rgb
+        stego, *_ = embedded(channel, photo)
+        poor = images.decode(images.encode(stego, "jpeg", 50)).rgb
+        assert channel.bears(stego) and channel.bears(poor) and not channel.bears(photo)
+        said.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ldpc, "agreement", noted)
+            channel.bears(poor)
+            channel.bears(photo)
+        assert max(said[:2]) > 1.2 * _CLEAR and 2 * max(said[2:]) < _CLEAR, "and by a margin"
 
 
 def test_there_is_nothing_to_find_in_other_pictures(channel: Channel, photo: RGB) -> None:
