@@ -115,14 +115,17 @@ def _decode(data: bytes, max_pixels: int) -> SourceImage:
 
 
 def _check_sums(data: bytes) -> None:
-    """BadImage for a PNG with a chunk that does not match its own checksum: pixels would be decoded from it all the same."""
+    """ImageTruncated for a PNG with a chunk that ends behind it, BadImage for one that does not match its checksum.
+
+    Pixels would be decoded from either all the same.
+    """
     if not data.startswith(_PNG):
         return
     at = len(_PNG)
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
         if end + 4 > len(data):
-            return  # its length is wrong, which the decoder finds
+            raise ImageTruncated
         if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise BadImage("it was damaged on its way, by its own checksum: send it again")
         if data[at + 4 : at + 8] == b"IEND":

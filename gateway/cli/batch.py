@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class Run:
     ring: Path | None = None
     replace: bool = False
     done: int = 0
+    _begun: bool = False
     problems: list[str] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -115,16 +117,7 @@ class Run:
 
         if self.out is not None:
             _check_writable(self.out)
-        if self.report is not None:
-            precious = [job.source for job in self.jobs] + ([self.ring] if self.ring else [])
-            if self.report.resolve() in {path.resolve() for path in precious}:
-                raise stop("the report would replace a photograph or the key ring: choose another --report.")
-            if not self.replace and self.report.is_file() and self.report.stat().st_size:
-                raise stop("the report is there already: choose another --report, or give --replace.", 2)
-        try:
-            self._file = self._stack.enter_context(self.report.open("w")) if self.report else None
-        except OSError as error:
-            raise stop(f"the report cannot be written ({error.strerror}): choose another --report.") from None
+        self._file = self._stack.enter_context(self._opened(self.report)) if self.report else None
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
         self._bar = self._stack.enter_context(bar)
@@ -134,15 +127,43 @@ class Run:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def _opened(self, report: Path) -> FileIO:
+        """The report's file, with what is in it: that goes when the first line is written, not if nothing comes of the command."""
+        precious = [path for job in self.jobs for path in (job.source, job.output)] + ([self.ring] if self.ring else [])
+        if report.is_file():
+            if any(path.exists() and path.samefile(report) for path in precious):
+                raise stop("the report would replace a photograph or the key ring: choose another --report.")
+            if not self.replace and report.stat().st_size:
+                raise stop("the report is there already: choose another --report, or give --replace.", 2)
+            if not _is_report(report):
+                raise stop("what is there is no report, and is not replaced: choose another --report.")
+        elif report.resolve() in {job.output.resolve() for job in self.jobs if self.out is not None}:
+            raise stop("the report would be where a photograph goes: choose another --report.")
+        try:
+            return report.open("ab", buffering=0)
+        except OSError as error:
+            raise stop(f"the report cannot be written ({error.strerror}): choose another --report.") from None
+
+    def _write_down(self, fields: dict[str, Any]) -> None:
+        """A line of the report; the images go on where none can be written any more."""
+        if self._file is None:
+            return
+        try:
+            if not self._begun and self._file.seekable():
+                self._file.truncate(0)
+            self._begun = True
+            self._file.write((json.dumps(fields) + "\n").encode())
+        except OSError as error:
+            self.problems.append(f"{self.report}: the report ends here, it cannot be written ({error.strerror}).")
+            self._file = None
+
     def note(self, job: Job, fields: dict[str, Any], problem: str | None = None) -> None:
         """One image has ended: a line in the report, a step of the bar."""
         if problem is None:
             self.done += 1
         else:
             self.problems.append(f"{job.name}: {problem}")
-        if self._file:
-            self._file.write(json.dumps({"source": job.name, **fields}) + "\n")
-            self._file.flush()
+        self._write_down({"source": job.name, **fields})
         self._bar.advance(self._task)
 
     def each(self, job: Job, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
@@ -171,6 +192,16 @@ class Run:
         typer.echo(f"{self.done} of {number_of(len(self.jobs), 'image')} {word}.", err=self.out is None)
         if self.problems:
             raise typer.Exit(1)
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is empty or begins as a report does."""
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    try:
+        return not first or "source" in dict(json.loads(first))
+    except (ValueError, TypeError):
+        return False
 
 
 def _check_writable(out: Path) -> None:

@@ -201,7 +201,8 @@ def _note_outcome(run: Run, job: Job, outcome: Outcome) -> None:
 
     if isinstance(outcome, Failed):
         failed = {"outcome": "failed", "code": outcome.code, "milliseconds": dict(outcome.timings_ms)}
-        run.note(job, failed, f"failed, {outcome.error}")
+        again = " Of a recovered photograph there is none: give --again." if outcome.code == "already_released" else ""
+        run.note(job, failed, f"failed, {outcome.error}{again}")
         return
     faces = [asdict(face) for face in outcome.faces]
     fields: dict[str, Any] = {"faces": faces, "milliseconds": dict(outcome.timings_ms)}

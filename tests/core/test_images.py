@@ -260,6 +260,10 @@ def test_a_png_that_does_not_match_its_checksum_is_refused() -> None:
     data[len(data) // 2] ^= 1
     with pytest.raises(BadImage, match="damaged on its way"):
         decode(bytes(data))
+    data = bytearray(encode(np.zeros((64, 64, 3), np.uint8), "png"))
+    data[33:37] = b"\x7f\xff\xff\xff"  # the length of its pixels
+    with pytest.raises(ImageTruncated):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])

@@ -355,20 +355,48 @@ def test_a_report_that_cannot_be_written(world: World, refacex: Any, tmp_path: P
 
 def test_a_report_is_never_written_over(world: World, refacex: Any, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
-    report.write_text("of before\n")
+    before = '{"source": "of before"}\n'
+    report.write_text(before)
     released = next(world.released.glob("*.png"))
     said = refacex("inspect", released, "--report", report)
     assert said.code == 2 and "--replace" in said.err
-    assert report.read_text() == "of before\n"
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"secret": ""}')
+    told = ("--out", tmp_path / "out", "--report", report, "--replace")
+    assert refacex("anonymise", world.originals / "astronaut.png", "--keys", broken, *told).code == 1
+    assert report.read_text() == before, "nor where nothing came of the command"
     assert refacex("inspect", released, "--report", report, "--replace").code == 0
     assert set(lines(report)) == {released.name}
+
+
+@pytest.mark.parametrize("what", ["ring", "hard link", "other ring", "photograph", "output"])
+def test_nothing_but_a_report_is_replaced_by_one(world: World, refacex: Any, tmp_path: Path, what: str) -> None:
+    photograph, ring, out = tmp_path / "a.png", tmp_path / "ring.json", tmp_path / "out"
+    photograph.write_bytes((world.originals / "astronaut.png").read_bytes())
+    for path in (ring, tmp_path / "other.json"):
+        assert refacex("keys", "new", path).code == 0
+    (tmp_path / "linked.json").hardlink_to(ring)
+    report = {
+        "ring": ring, "hard link": tmp_path / "linked.json", "other ring": tmp_path / "other.json",
+        "photograph": photograph, "output": out / "a.png",
+    }[what]  # fmt: skip
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    said = refacex("anonymise", photograph, "--out", out, "--keys", ring, "--report", report, "--replace")
+    assert said.code == 1 and "--report" in said.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_images_go_on_where_the_report_cannot(world: World, refacex: Any) -> None:
+    released = next(world.released.glob("*.png"))
+    said = refacex("inspect", released, "--report", "/dev/full")
+    assert said.code == 1 and "the report ends here" in said.err and "1 of 1 image" in said.err
 
 
 def test_a_release_is_released_again_only_when_told_to(world: World, refacex: Any, tmp_path: Path) -> None:
     released = next(world.released.glob("*.png"))
     told = ("anonymise", released, "--out", tmp_path / "out", "--keys", world.keys)
     said = refacex(*told)
-    assert said.code == 1 and "carries a ReFaceX payload already" in said.err
+    assert said.code == 1 and "carries a ReFaceX payload already" in said.err and "--again" in said.err
     assert "carries a ReFaceX payload" not in refacex(*told, "--again").err
 
 
