@@ -30,18 +30,28 @@ from refacex_core.payload.network import WINDOW
 #: source's, for what they do is its expression; that makes nobody more like themselves (`training/results/geometry.json`).
 SHAPE_FROM_DONOR = {
     "face_oval": 0.5,
-    "lips": 0.15, "left_eye": 0.4, "right_eye": 0.4, "left_eyebrow": 0.4, "right_eyebrow": 0.4,
+    "lips": 0.2, "left_eye": 0.6, "right_eye": 0.6, "left_eyebrow": 0.6, "right_eyebrow": 0.6,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
 REACH = 8.0  # pixels that the network may move a part of the face
-#: How a correction is taken: so much of it, and no more than so much of 2 anywhere. What it does by blotches it does by lines as well;
-#: and a move, which leaves no blotch, is done a little further.
-_SHARPER, _MOST_DRAWN, _FURTHER = 1.5, 0.25, 1.3
+_SHARPER = 1.5  # so much of a correction is taken: what it does by blotches it does by lines as well
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
 _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How far what the network draws is taken: `further` times its moves, and no correction beyond `most` of 2 anywhere."""
+
+    further: float
+    most: float
+
+
+#: What is drawn lightly looks most like a photograph; strongly, the least like the source.
+LIGHT, STRONG = Drawing(1.2, 0.12), Drawing(1.3, 0.25)
 
 
 def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> Tensor:
@@ -230,7 +240,9 @@ class Anonymiser(nn.Module):
             parts = warp.sample(parts.expand(len(points), -1, -1, -1), where - offset)
             return seamless(relight(posed, source, mask), source, mask).clamp(-1, 1), parts
 
-    def forward(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None) -> Anonymised:
+    def forward(
+        self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor | None = None, drawing: Drawing = STRONG
+    ) -> Anonymised:
         """`source` B x 3 x 256 x 256 in -1..1, `points` B x 162 x 2 pixels of the crop, `codes` B x 128 unit vectors,
         `mask` B x 1 x 256 x 256 in 0..1 (drawn from the points where it is not given)."""
         if mask is None:
@@ -244,8 +256,10 @@ class Anonymiser(nn.Module):
         move = together(move.to(inside), brows)
         at = torch.arange(256, device=source.device, dtype=source.dtype)
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
-        moved = warp.sample(posed, grid + (_FURTHER * inside * move).permute(0, 2, 3, 1))
-        drawn = moved + inside * _MOST_DRAWN * torch.tanh(_SHARPER / _MOST_DRAWN * correction.to(inside))
+        moved = warp.sample(posed, grid + (drawing.further * inside * move).permute(0, 2, 3, 1))
+        # Without its colours: they leave blotches, and make nobody less like themselves.
+        shade = correction.to(inside).mean(1, keepdim=True)
+        drawn = moved + inside * drawing.most * torch.tanh(_SHARPER / drawing.most * shade)
         # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
         face = seamless(relight(drawn, source, mask), source, mask).clamp(-1, 1)
         return Anonymised(source + mask * (face - source), face, mask, posed)

@@ -55,7 +55,7 @@ class Face:
     grey: bool = False  # of a black-and-white photograph
     donors: list[Donor] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
-    tried: int = 0
+    tried: int = 0  # donors
     audited: float | None = None
     reason: HoldReason | None = None
     payload: bytes = b""
@@ -65,6 +65,11 @@ class Face:
     def box(self) -> Box:
         """Pixels, as detected."""
         return self.detection.box
+
+    @property
+    def next_donor(self) -> Donor | None:
+        """The first that was not tried; None where all were."""
+        return self.donors[self.tried] if self.tried < len(self.donors) else None
 
     @property
     def best(self) -> float:
@@ -81,6 +86,11 @@ class Job:
     faces: list[Face]
     clock: Clock
     error: Exception | None = None
+
+    @property
+    def stable(self) -> bool:
+        """Whether a subject keeps the first donor that will do."""
+        return self.item.options.donor_policy is DonorPolicy.STABLE
 
 
 class Clock:
@@ -121,13 +131,12 @@ def released(job: Job, stego: Stego, anonymised: RGB | None) -> Released:
 
 def good(job: Job, face: Face) -> bool:
     """Whether a face needs no further donor. Policy `stable` keeps the first that may be released at all."""
-    stable = job.item.options.donor_policy is DonorPolicy.STABLE
-    return face.best <= (MOST_SIMILARITY if stable else GOOD_SIMILARITY)
+    return face.best <= (MOST_SIMILARITY if job.stable else GOOD_SIMILARITY)
 
 
 def order(job: Job, face: Face) -> None:
     """The candidate least like the original first; `stable` goes by the order of its donors."""
-    if job.item.options.donor_policy is not DonorPolicy.STABLE:
+    if not job.stable:
         face.candidates.sort(key=lambda made: made.similarity)
 
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import images, weights
-from refacex_core.anonymiser import Anonymiser
+from refacex_core.anonymiser import LIGHT, STRONG, Anonymiser, Drawing
 from refacex_core.audit import Audit, Unfit
-from refacex_core.donors import DonorBank
+from refacex_core.donors import Donor, DonorBank
 from refacex_core.errors import (
     AlreadyReleased,
     DeviceUnavailable,
@@ -50,8 +50,9 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 8
-SPARE_DONORS = 4  # tried for a face that none of those made unlike itself
+DONORS_TRIED = 8  # drawn lightly
+DRAWN_AGAIN = 4  # of those, the ones who left a face least like itself, drawn strongly where none was good enough
+SPARE_DONORS = 4  # drawn strongly for a face that none of those made unlike itself
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -165,41 +166,41 @@ class Core:
 
     def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
-        for attempt in range(DONORS_TRIED + SPARE_DONORS):
-            spare = attempt >= DONORS_TRIED
-            waiting = [(j, f) for j, f in work if j.error is None and attempt < len(f.donors)]
-            open_ = [(j, f) for j, f in waiting if (f.best > MOST_SIMILARITY if spare else not good(j, f))]
-            for start in range(0, len(open_), _BATCH):
-                self._replace_some(open_[start : start + _BATCH])
+        for attempt in range(DONORS_TRIED + DRAWN_AGAIN + SPARE_DONORS):
+            turns = [(j, f, turn) for j, f in work if j.error is None and (turn := _turn(j, f, attempt)) is not None]
+            for drawing in (LIGHT, STRONG):
+                some = [(j, f, donor) for j, f, (donor, how) in turns if how is drawing]
+                for start in range(0, len(some), _BATCH):
+                    self._replace_some(some[start : start + _BATCH], drawing)
 
-    def _replace_some(self, part: list[tuple[Job, Face]]) -> None:
+    def _replace_some(self, part: list[tuple[Job, Face, Donor]], drawing: Drawing) -> None:
         """One batch; when it fails, face by face, so that only the item at fault fails."""
         start = time.perf_counter()
         try:
-            self._try_next_donor([face for _, face in part])
+            self._try([(face, donor) for _, face, donor in part], drawing)
         except Exception as error:
             if len(part) == 1:
                 part[0][0].error = error
                 return
             for one in part:
-                self._replace_some([one])
+                self._replace_some([one], drawing)
             return
-        for job, _ in part:
+        for job, _, _ in part:
             job.clock.add("anonymise", (time.perf_counter() - start) / len(part))
 
     @torch.inference_mode()
-    def _try_next_donor(self, faces: list[Face]) -> None:
-        source = _tensor(np.stack([f.crop for f in faces])).to(self.device)
-        points = torch.from_numpy(np.stack([f.points for f in faces])).to(self.device)
-        donors = [f.donors[f.tried] for f in faces]
-        codes = torch.from_numpy(np.stack([d.code for d in donors])).to(self.device)
-        made = self._anonymiser(source, points, codes)
+    def _try(self, pairs: list[tuple[Face, Donor]], drawing: Drawing) -> None:
+        source = _tensor(np.stack([f.crop for f, _ in pairs])).to(self.device)
+        points = torch.from_numpy(np.stack([f.points for f, _ in pairs])).to(self.device)
+        codes = torch.from_numpy(np.stack([donor.code for _, donor in pairs])).to(self.device)
+        made = self._anonymiser(source, points, codes, drawing=drawing)
         seen, pictures = self._sface(_pixels(made.crop)), _pixels(made.face)
-        for face, donor, code, picture in zip(faces, donors, seen, pictures, strict=True):
-            face.tried += 1
+        for (face, donor), code, picture in zip(pairs, seen, pictures, strict=True):
             if face.grey:
                 picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
             face.candidates.append(Candidate(donor, picture, float(code @ face.code), float(code @ donor.code)))
+            if face.next_donor is donor:  # and not drawn again
+                face.tried += 1
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""
@@ -245,9 +246,9 @@ class Core:
 
     def _next_candidate(self, job: Job, face: Face) -> bool:
         """Drop the donor in use for the next best, trying those that were not yet; False when there is none."""
-        if len(face.candidates) == 1 and face.tried < len(face.donors):
+        if len(face.candidates) == 1 and face.next_donor is not None:
             with job.clock.stage("anonymise"):
-                self._try_next_donor([face])
+                self._try([(face, face.next_donor)], STRONG)
         if len(face.candidates) == 1:
             return False
         face.candidates.pop(0)
@@ -334,6 +335,23 @@ class Core:
             mask: NDArray[np.float32] = np.maximum(oval_mask(points, feather=3.0, forehead=1.06, jaw=1.04), changed)
             whole = align.paste(whole, face.crop, mask, face.matrix)
         return whole
+
+
+def _turn(job: Job, face: Face, attempt: int) -> tuple[Donor, Drawing] | None:
+    """Who is tried next on a face and how it is drawn; None where nobody is, or what there is will do.
+
+    Each donor lightly, those again strongly who left it least like itself, and the spare ones; for policy `stable` each strongly, for its
+    first donor that will do is the subject's.
+    """
+    again = attempt - DONORS_TRIED
+    if good(job, face) or (again >= DRAWN_AGAIN and face.best <= MOST_SIMILARITY):
+        return None
+    if 0 <= again < DRAWN_AGAIN and not job.stable:
+        least_alike = sorted(face.candidates[: face.tried], key=lambda made: made.similarity)
+        return (least_alike[again].donor, STRONG) if again < len(least_alike) else None
+    if face.next_donor is None:
+        return None
+    return face.next_donor, (LIGHT if again < 0 and not job.stable else STRONG)
 
 
 def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from refacex_core import images
+from refacex_core.anonymiser import Drawing
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.faces import align
@@ -73,14 +74,14 @@ def test_a_face_that_only_the_second_detector_sees_holds_the_image(
 def test_a_network_that_fails_on_one_face_fails_one_item(
     core: Core, vault: Vault, photographs: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once = core._try_next_donor
+    once = core._try
 
-    def failing(faces: list) -> None:  # type: ignore[type-arg]
-        if any(face.box[0] > 250 for face in faces):
+    def failing(pairs: list, drawing: Drawing) -> None:  # type: ignore[type-arg]
+        if any(face.box[0] > 250 for face, _ in pairs):
             raise RuntimeError("out of memory")
-        once(faces)
+        once(pairs, drawing)
 
-    monkeypatch.setattr(core, "_try_next_donor", failing)
+    monkeypatch.setattr(core, "_try", failing)
     good, bad = core.anonymise([vault.item(photographs["astronaut"]), vault.item(photographs["obama"])])
     assert isinstance(good, Released), good
     assert isinstance(bad, Failed) and bad.code == "internal_error"

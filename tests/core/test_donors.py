@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from refacex_core import images
-from refacex_core.anonymiser import Anonymiser
+from refacex_core.anonymiser import LIGHT, STRONG, Anonymiser, Drawing
 from refacex_core.donors import TEXTURE, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
@@ -18,10 +21,10 @@ from refacex_core.faces.expression import gap
 from refacex_core.faces.landmarks import oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
-from refacex_core.item import Candidate, Clock, Face, good, order
+from refacex_core.item import Candidate, Clock, Job, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.payload.network import window
-from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS, Core
+from refacex_core.pipeline import DONORS_TRIED, DRAWN_AGAIN, SPARE_DONORS, Core
 from refacex_core.types import DonorPolicy
 from tests.core.conftest import Vault
 from training.common import to_tensor
@@ -100,25 +103,47 @@ def test_chance_chooses_among_those_who_look_alike_and_not_the_furthest() -> Non
     assert cosines.max() < 0.25, "nobody near to the source"
 
 
-def test_spare_donors_are_tried_only_where_no_other_will_do(
-    core: Core, vault: Vault, photographs: dict[str, bytes]
-) -> None:
-    def tried(similarity: float) -> int:
-        job = core._prepare(vault.item(photographs["obama"]), Clock())
-        (face,) = job.faces
+def test_who_is_tried_in_which_order(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    """Lightly until one is good; then the least alike strongly, with the same donors; others only where none may be released."""
+    job = core._prepare(vault.item(photographs["obama"]), Clock())
+    (face,) = job.faces
 
-        def next_donor(faces: list[Face]) -> None:
-            face.candidates.append(Candidate(face.donors[face.tried], face.crop, similarity, 0.5))
-            face.tried += 1
+    def tries(*similar: float, job: Job = job) -> list[tuple[int, Drawing]]:
+        """Which donors were tried and how, where they gave these cosines and all others the last of them."""
+        face.candidates, face.tried, made = [], 0, []
+
+        def one(source: Tensor, points: Tensor, codes: Tensor, drawing: Drawing) -> SimpleNamespace:
+            made.append((next(i for i, d in enumerate(face.donors) if np.array_equal(d.code, codes[0])), drawing))
+            return SimpleNamespace(crop=source, face=source)
+
+        def seen(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            cosine = similar[min(len(made), len(similar)) - 1] - 1e-6
+            return (cosine * face.code)[None]
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(core, "_try_next_donor", next_donor)
+            patched.setattr(core, "_anonymiser", one)
+            patched.setattr(core, "_sface", seen)
             core._replace([(job, face)])
-        return face.tried
+        assert job.error is None and face.tried == len({donor for donor, _ in made})
+        return made
 
-    assert tried(GOOD_SIMILARITY) == 1
-    assert tried(MOST_SIMILARITY) == DONORS_TRIED
-    assert tried(MOST_SIMILARITY + 0.01) == DONORS_TRIED + SPARE_DONORS
+    light = [(i, LIGHT) for i in range(DONORS_TRIED)]
+    assert tries(GOOD_SIMILARITY) == light[:1]
+    assert tries(0.4, 0.3, GOOD_SIMILARITY) == light[:3]
+    rising = [0.2 + 0.01 * i for i in range(DONORS_TRIED)]
+    again = [(i, STRONG) for i in range(DRAWN_AGAIN)]
+    assert tries(*rising, GOOD_SIMILARITY) == light + again[:1], "as soon as one is good, no more"
+    assert tries(*rising, MOST_SIMILARITY) == light + again
+    assert tries(*rising[::-1], 0.5) == light + [(DONORS_TRIED - 1 - i, STRONG) for i in range(DRAWN_AGAIN)]
+    spare = [(DONORS_TRIED + i, STRONG) for i in range(SPARE_DONORS)]
+    worst = MOST_SIMILARITY + 0.01
+    assert tries(*[worst] * (DONORS_TRIED + DRAWN_AGAIN), MOST_SIMILARITY) == light + again + spare[:1]
+    assert tries(worst) == light + again + spare
+    stable = replace(job, item=replace(job.item, options=replace(job.item.options, donor_policy=DonorPolicy.STABLE)))
+    assert tries(MOST_SIMILARITY, job=stable) == [(0, STRONG)]
+    assert tries(worst, job=stable) == [(i, STRONG) for i in range(len(face.donors))], (
+        "each once, in the subject's order"
+    )
 
 
 def test_a_mouth_is_taken_from_a_donor_whose_is_as_far_open() -> None:
