@@ -26,8 +26,8 @@ from refacex_core.layers import blur, filled
 from refacex_core.payload.network import WINDOW
 
 #: How far each part moves from the source's shape (0) to the donor's in the source's pose (1). The oval goes half the way:
-#: all the way would show the edge of a narrower donor's jaw inside the source's outline. Eyes, brows and mouth stay nearer to the
-#: source's, for what they do is its expression; that makes nobody more like themselves (`training/results/geometry.json`).
+#: all the way would show the edge of a narrower donor's jaw inside the source's outline. Eyes, brows and mouth keep something of the
+#: source's shape, for what they do is its expression.
 SHAPE_FROM_DONOR = {
     "face_oval": 0.5,
     "lips": 0.2, "left_eye": 0.6, "right_eye": 0.6, "left_eyebrow": 0.6, "right_eyebrow": 0.6,
@@ -44,14 +44,14 @@ _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
 
 @dataclass(frozen=True)
 class Drawing:
-    """How far what the network draws is taken: `further` times its moves, and no correction beyond `most` of 2 anywhere."""
+    """How far what the network draws is taken: `further` times its moves, and no correction beyond `most` of the 2 from black to white."""
 
     further: float
     most: float
 
 
-#: What is drawn lightly looks most like a photograph; strongly, the least like the source.
-LIGHT, STRONG = Drawing(1.2, 0.12), Drawing(1.3, 0.25)
+#: What is drawn gently looks most like a photograph; strongly, the least like the source.
+GENTLE, STRONG = Drawing(1.2, 0.12), Drawing(1.3, 0.25)
 
 
 def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> Tensor:

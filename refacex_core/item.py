@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from refacex_core.audit import Unfit
 from refacex_core.donors import Donor
 from refacex_core.errors import CoreError
+from refacex_core.faces.align import Grain
 from refacex_core.faces.detect import Detection
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.release import Stego
@@ -52,6 +53,7 @@ class Face:
     points: NDArray[np.float32]
     code: NDArray[np.float32]
     mask: NDArray[np.float32]
+    grain: Grain | None = None
     grey: bool = False  # of a black-and-white photograph
     donors: list[Donor] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)

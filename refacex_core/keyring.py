@@ -64,8 +64,8 @@ class KeyRing:
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
-        """Reads a key ring. KeyRingMissing; KeyRingCorrupt for a single byte off; KeyRingError for another file, or one that others may
-        read.
+        """Reads a key ring. KeyRingMissing; KeyRingCorrupt for a single byte off or an empty file; KeyRingError for another file, or one
+        that others may read.
         """
         try:
             with path.open("rb") as file:
@@ -75,7 +75,9 @@ class KeyRing:
             raise KeyRingMissing from None
         except OSError as error:
             raise KeyRingError(f"it cannot be read: {error.strerror}") from None
-        if data and not any(word in data for word in _WORDS):
+        if not data:
+            raise KeyRingCorrupt
+        if not any(word in data for word in _WORDS):
             raise KeyRingError("it is none: name the file that `refacex keys new` wrote")
         if stat.S_IMODE(mode) & 0o077:
             raise KeyRingError("other users may read it: `chmod 600` it, and think about who did")

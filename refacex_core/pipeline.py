@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Collection, Sequence
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import images, weights
-from refacex_core.anonymiser import LIGHT, STRONG, Anonymiser, Drawing
+from refacex_core.anonymiser import GENTLE, STRONG, Anonymiser, Drawing
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import Donor, DonorBank
 from refacex_core.errors import (
@@ -50,9 +51,9 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 8  # drawn lightly
-DRAWN_AGAIN = 4  # of those, the ones who left a face least like itself, drawn strongly where none was good enough
-SPARE_DONORS = 4  # drawn strongly for a face that none of those made unlike itself
+DONORS_TRIED = 8  # drawn gently
+DRAWN_STRONGLY = 4  # of these, who left a face least like itself: tried once more where none was good
+SPARE_DONORS = 4  # drawn strongly, for a face that none of those made unlike itself
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
 _NOISE, _RIM = 7.0, 16  # levels; pixels of the crop's border that stay as released
@@ -151,9 +152,11 @@ class Core:
         points = self._landmarks(_tensor(crops)).cpu().numpy()
         codes = self._sface(crops)
         grey = bool(np.ptp(rgb, axis=2).max() <= _GREY)
+        masks = [oval_mask(p) for p in points]
+        grains = [align.grain(rgb, m, g.matrix(), secrets.randbits(64)) for m, g in zip(masks, geometries, strict=True)]
         return [
-            Face(d, g, c, p, e, oval_mask(p), grey)
-            for d, g, c, p, e in zip(found, geometries, crops, points, codes, strict=True)
+            Face(d, g, c, p, e, m, n, grey)
+            for d, g, c, p, e, m, n in zip(found, geometries, crops, points, codes, masks, grains, strict=True)
         ]
 
     def _looks(self, faces: Sequence[Face]) -> list[Looks]:
@@ -166,9 +169,9 @@ class Core:
 
     def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
-        for attempt in range(DONORS_TRIED + DRAWN_AGAIN + SPARE_DONORS):
+        for attempt in range(DONORS_TRIED + DRAWN_STRONGLY + SPARE_DONORS):
             turns = [(j, f, turn) for j, f in work if j.error is None and (turn := _turn(j, f, attempt)) is not None]
-            for drawing in (LIGHT, STRONG):
+            for drawing in (GENTLE, STRONG):
                 some = [(j, f, donor) for j, f, (donor, how) in turns if how is drawing]
                 for start in range(0, len(some), _BATCH):
                     self._replace_some(some[start : start + _BATCH], drawing)
@@ -241,14 +244,14 @@ class Core:
         with job.clock.stage("paste"):
             anonymised = job.rgb
             for face in job.faces:
-                anonymised = align.paste(anonymised, face.candidates[0].face, face.mask, face.geometry.matrix())
+                anonymised = _pasted(anonymised, face)
         return anonymised
 
     def _next_candidate(self, job: Job, face: Face) -> bool:
         """Drop the donor in use for the next best, trying those that were not yet; False when there is none."""
         if len(face.candidates) == 1 and face.next_donor is not None:
             with job.clock.stage("anonymise"):
-                self._try([(face, face.next_donor)], STRONG)
+                self._try([(face, face.next_donor)], _drawing(job, face))
         if len(face.candidates) == 1:
             return False
         face.candidates.pop(0)
@@ -340,18 +343,22 @@ class Core:
 def _turn(job: Job, face: Face, attempt: int) -> tuple[Donor, Drawing] | None:
     """Who is tried next on a face and how it is drawn; None where nobody is, or what there is will do.
 
-    Each donor lightly, those again strongly who left it least like itself, and the spare ones; for policy `stable` each strongly, for its
-    first donor that will do is the subject's.
+    Each donor gently, then strongly those that left it least like itself, in the order in which chance had drawn them (`DonorBank._draw`
+    says why), and the spare ones. For policy `stable` each strongly: the first that will do is the subject's.
     """
     again = attempt - DONORS_TRIED
-    if good(job, face) or (again >= DRAWN_AGAIN and face.best <= MOST_SIMILARITY):
+    if good(job, face) or (again >= DRAWN_STRONGLY and face.best <= MOST_SIMILARITY):
         return None
-    if 0 <= again < DRAWN_AGAIN and not job.stable:
-        least_alike = sorted(face.candidates[: face.tried], key=lambda made: made.similarity)
-        return (least_alike[again].donor, STRONG) if again < len(least_alike) else None
-    if face.next_donor is None:
-        return None
-    return face.next_donor, (LIGHT if again < 0 and not job.stable else STRONG)
+    if 0 <= again < DRAWN_STRONGLY and not job.stable:
+        gentle = face.candidates[: face.tried]  # those that follow were drawn strongly
+        least_alike = sorted(range(len(gentle)), key=lambda i: gentle[i].similarity)[:DRAWN_STRONGLY]
+        return (gentle[sorted(least_alike)[again]].donor, STRONG) if again < len(least_alike) else None
+    return None if face.next_donor is None else (face.next_donor, _drawing(job, face))
+
+
+def _drawing(job: Job, face: Face) -> Drawing:
+    """How the next donor is drawn."""
+    return GENTLE if face.tried < DONORS_TRIED and not job.stable else STRONG
 
 
 def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:
@@ -398,12 +405,17 @@ def _within(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) 
     return inner[0] >= outer[0] and inner[1] >= outer[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
+def _pasted(image: RGB, face: Face) -> RGB:
+    """The image with a face replaced: wherever it is pasted, the same pixels."""
+    return align.paste(image, face.candidates[0].face, face.mask, face.geometry.matrix(), face.grain)
+
+
 def _without_neighbours(job: Job, face: Face) -> RGB:
     """The original crop of one face with every other face in it replaced: its payload must not give those away."""
     whole = job.rgb
     for other in job.faces:
         if other is not face:
-            whole = align.paste(whole, other.candidates[0].face, other.mask, other.geometry.matrix())
+            whole = _pasted(whole, other)
     return align.crop(whole, face.geometry.matrix())
 
 

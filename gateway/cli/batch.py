@@ -52,9 +52,11 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
         jobs.append(Job(source, name, folder / f"{stem}{extension}"))
     if out is None:
         return jobs
-    twice = [path for path, count in Counter(str(job.output).casefold() for job in jobs).items() if count > 1]
-    if twice:
-        raise stop(f"{number_of(len(twice), 'output')} would be written twice: give the folders one at a time.", 2)
+    places = Counter(str(job.output).casefold() for job in jobs)
+    twice = next((str(job.output) for job in jobs if places[str(job.output).casefold()] > 1), None)
+    if twice is not None:
+        which = [str(job.source) for job in jobs if str(job.output).casefold() == twice.casefold()]
+        raise stop(f"{' and '.join(which)} would become one file, {twice}: give each an --out of its own.", 2)
     originals = {job.source.resolve() for job in jobs}
     if any(job.output.resolve() in originals for job in jobs):
         raise stop("an output would overwrite its input: choose another --out.", 2)
@@ -108,21 +110,33 @@ class Run:
     replace: bool = False
     done: int = 0
     _begun: bool = False
+    _file: FileIO | None = None
     problems: list[str] = field(default_factory=list)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Run:
+        with contextlib.ExitStack() as stack:
+            self._begin(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _begin(self, stack: contextlib.ExitStack) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
         if self.out is not None:
+            for folder in (*reversed(self.out.parents), self.out):  # the innermost is tidied away first
+                if not folder.exists():
+                    stack.callback(_drop_empty, folder)
             _check_writable(self.out)
-        self._file = self._stack.enter_context(self._opened(self.report)) if self.report else None
+        if self.report is not None:
+            if not self.report.exists():
+                stack.callback(_drop_empty, self.report)
+            self._file = stack.enter_context(self._opened(self.report))
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self._bar = self._stack.enter_context(bar)
+        self._bar = stack.enter_context(bar)
         self._task = self._bar.add_task("images", total=len(self.jobs))
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -202,6 +216,15 @@ def _is_report(path: Path) -> bool:
         return not first or "source" in dict(json.loads(first))
     except (ValueError, TypeError):
         return False
+
+
+def _drop_empty(made: Path) -> None:
+    """Removes a folder or a file that this command made, if nothing came to be in it."""
+    with contextlib.suppress(OSError):
+        if made.is_dir():
+            made.rmdir()
+        elif made.stat().st_size == 0:
+            made.unlink()
 
 
 def _check_writable(out: Path) -> None:

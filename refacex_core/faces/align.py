@@ -6,6 +6,8 @@ left and right mouth corner as seen in the image. It is the ArcFace template, sc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,23 @@ ARCFACE_TEMPLATE: NDArray[np.float64] = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 _SCALE = 1.76
+_ENLARGED = 0.8  # crop pixels a pixel of the image: where there are fewer, a pasted face has no grain of its own
+_COARSE = 0.6  # pixels: the blur of a photograph's grain
+_INSIDE = 0.95  # of a mask
 TEMPLATE: NDArray[np.float64] = (ARCFACE_TEMPLATE - [56.0, 51.6]) * _SCALE + [128.0, 114.0]
 
 #: Maps crop coordinates to the ArcFace 112 x 112 template (2 x 3).
 CROP_TO_ARCFACE: NDArray[np.float64] = np.array(
     [[1 / _SCALE, 0.0, 56.0 - 128.0 / _SCALE], [0.0, 1 / _SCALE, 51.6 - 114.0 / _SCALE]]
 )
+
+
+@dataclass(frozen=True)
+class Grain:
+    """How grainy an image is (standard deviation, levels), and where its noise begins: the same seed gives the same noise."""
+
+    strength: float
+    seed: int
 
 
 def similarity(points: NDArray[np.floating], template: NDArray[np.float64] = TEMPLATE) -> NDArray[np.float64]:
@@ -85,10 +98,11 @@ def paste(
     face: NDArray[np.uint8],
     mask: NDArray[np.float32],
     matrix: NDArray[np.float64],
+    grain: Grain | None = None,
 ) -> NDArray[np.uint8]:
     """`image` with the crop `face` (256 x 256 x 3) laid back where `mask` (256 x 256, 0..1) is above zero.
 
-    Pixels outside the mask keep their exact values.
+    Pixels outside the mask keep their exact values. A face that is enlarged gets the `grain`.
     """
     height, width = image.shape[:2]
     top, left, bottom, right = reach(matrix, 1)
@@ -105,8 +119,37 @@ def paste(
         flags = cv2.INTER_LINEAR
     layer = cv2.warpAffine(face, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     alpha = cv2.warpAffine(mask, back, size, flags=cv2.INTER_LINEAR)[..., None]
+    if grain is not None and scale < _ENLARGED:
+        layer += _noise(grain, layer, alpha[..., 0] > _INSIDE)
     out = image.copy()
     region = out[y0:y1, x0:x1]
     blended = region + alpha * (layer - region)
     out[y0:y1, x0:x1] = np.where(alpha > 0, np.clip(np.rint(blended), 0, 255), region).astype(np.uint8)
     return out
+
+
+def grain(image: NDArray[np.uint8], mask: NDArray[np.float32], matrix: NDArray[np.float64], seed: int) -> Grain:
+    """The grain of an image (H x W x 3) at a crop's place: the weaker of that inside the mask (256 x 256) and that around it."""
+    top, left, bottom, right = reach(matrix)
+    part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if not part.size:
+        return Grain(0.0, seed)
+    back = invert(matrix).copy()
+    back[:, 2] -= (max(left, 0), max(top, 0))
+    alpha = cv2.warpAffine(mask, back, part.shape[1::-1], flags=cv2.INTER_LINEAR)
+    grey = part.astype(np.float32).mean(2)
+    return Grain(min(_strength(grey, alpha > _INSIDE), _strength(grey, alpha == 0)), seed)
+
+
+def _noise(grain: Grain, face: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What a face (H x W x 3, levels) lacks of the grain (H x W x 1); the same for the same face, place and grain."""
+    white = np.random.default_rng(grain.seed).standard_normal(inside.shape, np.float32)
+    noise = np.asarray(cv2.GaussianBlur(white, (0, 0), _COARSE), np.float32)
+    missing = np.sqrt(max(grain.strength**2 - _strength(face.mean(2), inside) ** 2, 0.0))
+    return np.asarray(noise * missing / max(_strength(noise, inside), 1e-6), np.float32)[..., None]
+
+
+def _strength(grey: NDArray[np.float32], where: NDArray[np.bool_]) -> float:
+    """The standard deviation of what is finer than a pixel or two (levels), by the median of its size."""
+    detail = np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.2))[where]
+    return float(np.median(detail) / 0.6745) if detail.size else 0.0

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from refacex_core import images
-from refacex_core.anonymiser import LIGHT, STRONG, Anonymiser, Drawing
+from refacex_core.anonymiser import GENTLE, STRONG, Anonymiser, Drawing
 from refacex_core.donors import TEXTURE, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
@@ -24,7 +24,7 @@ from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Job, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.payload.network import window
-from refacex_core.pipeline import DONORS_TRIED, DRAWN_AGAIN, SPARE_DONORS, Core
+from refacex_core.pipeline import DONORS_TRIED, DRAWN_STRONGLY, SPARE_DONORS, Core
 from refacex_core.types import DonorPolicy
 from tests.core.conftest import Vault
 from training.common import to_tensor
@@ -104,7 +104,7 @@ def test_chance_chooses_among_those_who_look_alike_and_not_the_furthest() -> Non
 
 
 def test_who_is_tried_in_which_order(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
-    """Lightly until one is good; then the least alike strongly, with the same donors; others only where none may be released."""
+    """Gently until one is good; then those strongly who left it least like itself; others only where none may be released."""
     job = core._prepare(vault.item(photographs["obama"]), Clock())
     (face,) = job.faces
 
@@ -127,18 +127,20 @@ def test_who_is_tried_in_which_order(core: Core, vault: Vault, photographs: dict
         assert job.error is None and face.tried == len({donor for donor, _ in made})
         return made
 
-    light = [(i, LIGHT) for i in range(DONORS_TRIED)]
-    assert tries(GOOD_SIMILARITY) == light[:1]
-    assert tries(0.4, 0.3, GOOD_SIMILARITY) == light[:3]
+    gentle = [(i, GENTLE) for i in range(DONORS_TRIED)]
+    assert tries(GOOD_SIMILARITY) == gentle[:1]
+    assert tries(0.4, 0.3, GOOD_SIMILARITY) == gentle[:3]
     rising = [0.2 + 0.01 * i for i in range(DONORS_TRIED)]
-    again = [(i, STRONG) for i in range(DRAWN_AGAIN)]
-    assert tries(*rising, GOOD_SIMILARITY) == light + again[:1], "as soon as one is good, no more"
-    assert tries(*rising, MOST_SIMILARITY) == light + again
-    assert tries(*rising[::-1], 0.5) == light + [(DONORS_TRIED - 1 - i, STRONG) for i in range(DRAWN_AGAIN)]
+    again = [(i, STRONG) for i in range(DRAWN_STRONGLY)]
+    assert tries(*rising, GOOD_SIMILARITY) == gentle + again[:1], "as soon as one is good, no more"
+    assert tries(*rising, MOST_SIMILARITY) == gentle + again
+    assert tries(*rising[::-1], 0.5) == gentle + [
+        (DONORS_TRIED - DRAWN_STRONGLY + i, STRONG) for i in range(DRAWN_STRONGLY)
+    ]
     spare = [(DONORS_TRIED + i, STRONG) for i in range(SPARE_DONORS)]
     worst = MOST_SIMILARITY + 0.01
-    assert tries(*[worst] * (DONORS_TRIED + DRAWN_AGAIN), MOST_SIMILARITY) == light + again + spare[:1]
-    assert tries(worst) == light + again + spare
+    assert tries(*[worst] * (DONORS_TRIED + DRAWN_STRONGLY), MOST_SIMILARITY) == gentle + again + spare[:1]
+    assert tries(worst) == gentle + again + spare
     stable = replace(job, item=replace(job.item, options=replace(job.item.options, donor_policy=DonorPolicy.STABLE)))
     assert tries(MOST_SIMILARITY, job=stable) == [(0, STRONG)]
     assert tries(worst, job=stable) == [(i, STRONG) for i in range(len(face.donors))], (

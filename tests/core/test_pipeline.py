@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from refacex_core import images, pipeline
-from refacex_core.donors import Donor
+from refacex_core.donors import Donor, DonorAppearance
 from refacex_core.errors import (
     FaceUnknown,
     ImageTooSmall,
@@ -21,6 +21,7 @@ from refacex_core.errors import (
     WrongKey,
 )
 from refacex_core.faces import align
+from refacex_core.faces.landmarks import oval_mask
 from refacex_core.gates import MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock
 from refacex_core.payload.budget import least, share_out
@@ -229,10 +230,12 @@ def test_an_archive_payload_shows_no_other_face(core: Core, vault: Vault, photog
     (face,) = job.faces
     beside = FaceGeometry.from_matrix(face.geometry.matrix() - [[0, 0, 60], [0, 0, 0]])
     donor = Donor("red", np.zeros(128, np.float32))
-    other = replace(face, geometry=beside, candidates=[Candidate(donor, _red(), 0.0, 0.0)])
+    grain = align.Grain(9.0, 1)
+    other = replace(face, geometry=beside, candidates=[Candidate(donor, _red(), 0.0, 0.0)], grain=grain)
     job.faces.append(other)
     seen = _without_neighbours(job, face)
-    replaced = align.crop(align.paste(job.rgb, _red(), other.mask, beside.matrix()), face.geometry.matrix())
+    whole = align.paste(job.rgb, _red(), other.mask, beside.matrix(), grain)
+    replaced = align.crop(whole, face.geometry.matrix())
     assert np.array_equal(seen, replaced) and (replaced == _red()).all(2).mean() > 0.1
     job.faces.remove(other)
     assert np.array_equal(_without_neighbours(job, face), face.crop)
@@ -273,3 +276,54 @@ def test_a_release_with_room_lives_through_all_that_web_sites_do(
         data = images.encode(images.decode(outcome.data).rgb, kind, quality)
         (face,) = core.recover(data, vault.opened(outcome), vault.context)
         assert psnr(face.crop, align.crop(original, face.matrix)) > lowest, kind
+
+
+def _noisy(level: float, height: int = 1200, width: int = 1000) -> RGB:
+    noise = level * np.random.default_rng(0).standard_normal((height, width, 1))
+    return np.clip(128 + noise, 0, 255).astype(np.uint8).repeat(3, 2)
+
+
+MASK = oval_mask(DonorAppearance().mean_shape.numpy())
+
+
+@pytest.mark.parametrize(
+    ("level", "enlarged", "wanted"),
+    [(8, 3.0, 8), (8, 1.0, 0), (0, 3.0, 0)],
+    ids=["grainy", "small: a donor's own skin is as fine", "smooth"],
+)
+def test_an_enlarged_face_is_as_grainy_as_its_photograph(level: float, enlarged: float, wanted: float) -> None:
+    image, face = _noisy(level), np.full((256, 256, 3), 128, np.uint8)
+    matrix = np.array([[1 / enlarged, 0, 10.0], [0, 1 / enlarged, 10.0]])
+    where = align.paste(np.zeros_like(image), np.full_like(face, 255), MASK, matrix)[..., 0]
+    pasted = align.paste(image, face, MASK, matrix, align.grain(image, MASK, matrix, 1))
+    assert np.array_equal(pasted[where == 0], image[where == 0]) and np.ptp(pasted, axis=2).max() == 0
+    made, was = (each[..., 0][where == 255].astype(float) for each in (pasted, image))
+    assert 0.6 * wanted <= made.std() <= 1.4 * wanted
+    if wanted:
+        assert abs(np.corrcoef(made, was)[0, 1]) < 0.02, "and none of it is the photograph's own"
+
+
+def test_no_more_of_a_faces_grain_is_kept_than_there_is_around_it() -> None:
+    """Stubble and wrinkles are the original's; what is beside it is released anyway."""
+    image, matrix = _noisy(8), np.array([[1 / 3, 0, 10.0], [0, 1 / 3, 10.0]])
+    where = align.paste(np.zeros_like(image), np.full((256, 256, 3), 255, np.uint8), MASK, matrix)[..., 0] > 0
+    rough, calm = image.copy(), image.copy()
+    rough[~where], calm[where] = 128, 128
+    assert all(align.grain(each, MASK, matrix, 1).strength < 0.01 for each in (rough, calm))
+    assert 5 < align.grain(image, MASK, matrix, 1).strength < 12
+
+
+def test_the_pipeline_gives_a_face_the_grain_of_its_photograph(
+    core: Core, vault: Vault, photographs: dict[str, bytes]
+) -> None:
+    rgb = images.decode(photographs["obama"]).rgb.astype(np.int16)
+    large = np.clip(rgb + np.random.default_rng(0).normal(0, 9, (*rgb.shape[:2], 1)), 0, 255).astype(np.uint8)
+    job = core._prepare(vault.item(images.encode(large, "png")), Clock())
+    (face,) = job.faces
+    assert face.grain is not None and 4 < face.grain.strength < 14
+    face.candidates = [Candidate(Donor("grey", np.zeros(128, np.float32)), np.full_like(face.crop, 128), 0.0, 0.0)]
+    pasted = core._paste(job)
+    matrix = face.geometry.matrix()
+    inside = align.paste(np.zeros_like(large), np.full_like(face.crop, 255), face.mask, matrix)[..., 0] == 255
+    assert 5 < pasted[inside].std() < 13
+    assert np.array_equal(pasted, core._paste(job)), "wherever it is pasted again, the same"

@@ -317,7 +317,24 @@ def test_two_folders_with_the_same_names_are_refused(world: World, refacex: Any,
         shutil.copy(world.originals / "astronaut.png", tmp_path / name / "a.png")
     said = refacex("anonymise", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out", "--keys", world.keys)
     assert said.code == 2
-    assert "written twice" in said.err
+    one, two, out = (tmp_path / each for each in ("one/a.png", "two/a.png", "out/a.png.png"))
+    assert said.err == f"refacex: {one} and {two} would become one file, {out}: give each an --out of its own.\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_empty_folder_is_left_where_nothing_came_of_a_command(world: World, refacex: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").write_bytes(b"")
+    deep, report = tmp_path / "out" / "deep", tmp_path / "out" / "report.jsonl"
+    given = ("--out", deep, "--report", report)
+    said = refacex("anonymise", world.originals, *given, "--keys", tmp_path / "empty.json")
+    assert said.code == 1 and "restore it from your copy" in said.err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "no.jpg").write_bytes(b"no photograph")
+    said = refacex("anonymise", tmp_path / "no.jpg", "--out", tmp_path / "out", "--keys", world.keys)
+    assert said.code == 1 and not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    said = refacex("recover", tmp_path / "no.jpg", "--out", tmp_path / "mine", "--keys", world.keys)
+    assert said.code == 1 and (tmp_path / "mine").is_dir(), "but no folder that was there before"
 
 
 @pytest.mark.parametrize("where", ["file/out", "file"])

@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from refacex_core.pipeline import DONORS_TRIED, SPARE_DONORS
-from training import geometry, page
+from training import blind, geometry, page
 from training.baselines import DonorPaste
 from training.identities import Identities
 from training.metrics import frechet
 
 RNG = np.random.default_rng(0)
+DEMO_IMAGES = Path(__file__).parents[2] / "gateway" / "demo_images"
 
 
 def unit(vectors: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -65,10 +67,10 @@ def test_who_is_recognised() -> None:
         ([0.5] * 20, DONORS_TRIED + SPARE_DONORS, 0),
     ],
 )
-def test_the_pasted_baseline_has_the_pipelines_own_gate(
+def test_the_pasted_baseline_has_as_many_donors_and_the_same_thresholds(
     similar: list[float], tried: int, chosen: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many donors, the same thresholds, the one least like the original: else the comparison would not be fair."""
+    """And takes the one least like the original."""
     pasted: list[int] = []
 
     def paste(*_: object) -> NDArray[np.uint8]:
@@ -162,3 +164,19 @@ def test_the_page_shows_every_figure_of_the_results(tmp_path: Path) -> None:
             assert f"<h4>{judge}, {entry['gallery']} people</h4>" in text
     assert text.count("<svg") >= 8 and "NaN" not in text and "None" not in text
     assert not re.findall(r'(?:src|href)="(?!\w+/sheet)', text), "nothing from elsewhere"
+
+
+def test_a_blind_judge_sees_releases_and_originals_mixed(tmp_path: Path) -> None:
+    photographs = {path.stem: path.read_bytes() for path in DEMO_IMAGES.glob("*.*g")}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, photograph in (("0001", "astronaut"), ("0002", "obama")):
+        (folder / f"{name}.original").write_bytes(photographs[photograph])
+        (folder / f"{name}.png").write_bytes(photographs[photograph])
+    assert blind.sheets([folder], tmp_path / "out", 1, 1, seed=3) == 2
+    key = {each["kind"]: each["number"] for each in json.loads((tmp_path / "out" / "key.json").read_text())}
+    assert sorted(key.values()) == [1, 2]
+    sheet = np.asarray(Image.open(tmp_path / "out" / "sheet_1.png"))
+    assert sheet[blind.LINE : blind.FACE, 5 : blind.FACE].std() > 20
+    passed = blind.score(tmp_path / "out", {key["set released"]})
+    assert (passed["set released"]["mean"], passed["set original"]["mean"]) == (0, 1)
