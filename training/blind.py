@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--wrong", help="the numbers that the judge named")
     args = parser.parse_args()
+    if args.wrong is None and not args.folders:
+        parser.error("name the folders of training.evaluate, or with --wrong what the judge said")
     if args.wrong is None:
         count = sheets(args.folders, args.out, args.releases, args.originals, args.seed)
         print(f"{count} faces: show {args.out}/sheet_*.png to somebody, and not {args.out}/key.json")

@@ -18,7 +18,7 @@ ARCFACE_TEMPLATE: NDArray[np.float64] = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 _SCALE = 1.76
-_ENLARGED = 0.8  # crop pixels a pixel of the image: where there are fewer, a pasted face has no grain of its own
+_ENLARGED = 0.8  # crop pixels a pixel of the image: below it, a face that is pasted is enlarged
 _COARSE = 0.6  # pixels: the blur of a photograph's grain
 _INSIDE = 0.95  # of a mask
 TEMPLATE: NDArray[np.float64] = (ARCFACE_TEMPLATE - [56.0, 51.6]) * _SCALE + [128.0, 114.0]
@@ -102,7 +102,7 @@ def paste(
 ) -> NDArray[np.uint8]:
     """`image` with the crop `face` (256 x 256 x 3) laid back where `mask` (256 x 256, 0..1) is above zero.
 
-    Pixels outside the mask keep their exact values. A face that is enlarged gets the `grain`.
+    Pixels outside the mask keep their exact values. The face gets what it lacks of the `grain`.
     """
     height, width = image.shape[:2]
     top, left, bottom, right = reach(matrix, 1)
@@ -119,7 +119,7 @@ def paste(
         flags = cv2.INTER_LINEAR
     layer = cv2.warpAffine(face, back, size, flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     alpha = cv2.warpAffine(mask, back, size, flags=cv2.INTER_LINEAR)[..., None]
-    if grain is not None and scale < _ENLARGED:
+    if grain is not None:
         layer += _noise(grain, layer, alpha[..., 0] > _INSIDE)
     out = image.copy()
     region = out[y0:y1, x0:x1]
@@ -128,12 +128,17 @@ def paste(
     return out
 
 
-def grain(image: NDArray[np.uint8], mask: NDArray[np.float32], matrix: NDArray[np.float64], seed: int) -> Grain:
-    """The grain of an image (H x W x 3) at a crop's place: the weaker of that inside the mask (256 x 256) and that around it."""
+def grain(image: NDArray[np.uint8], mask: NDArray[np.float32], matrix: NDArray[np.float64], seed: int) -> Grain | None:
+    """The grain of an image (H x W x 3) at a crop's place: the weaker of that inside the mask (256 x 256) and that around it.
+
+    None where the crop has as many pixels as the image: a face that is pasted there has grain of its own.
+    """
+    if np.hypot(matrix[0, 0], matrix[0, 1]) >= _ENLARGED:
+        return None
     top, left, bottom, right = reach(matrix)
     part = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not part.size:
-        return Grain(0.0, seed)
+        return None
     back = invert(matrix).copy()
     back[:, 2] -= (max(left, 0), max(top, 0))
     alpha = cv2.warpAffine(mask, back, part.shape[1::-1], flags=cv2.INTER_LINEAR)

@@ -14,18 +14,18 @@ from torch.nn import functional as F
 
 from refacex_core import images
 from refacex_core.anonymiser import GENTLE, STRONG, Anonymiser, Drawing
-from refacex_core.donors import TEXTURE, DonorAppearance, DonorBank
+from refacex_core.donors import TEXTURE, Donor, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
 from refacex_core.faces.expression import gap
 from refacex_core.faces.landmarks import oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
 from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
-from refacex_core.item import Candidate, Clock, Job, good, order
+from refacex_core.item import Candidate, Clock, Face, Job, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.payload.network import window
 from refacex_core.pipeline import DONORS_TRIED, DRAWN_STRONGLY, SPARE_DONORS, Core
-from refacex_core.types import DonorPolicy
+from refacex_core.types import DonorPolicy, ItemOptions
 from tests.core.conftest import Vault
 from training.common import to_tensor
 from training.first_names import MEN, WOMEN, read_as_female
@@ -146,6 +146,32 @@ def test_who_is_tried_in_which_order(core: Core, vault: Vault, photographs: dict
     assert tries(worst, job=stable) == [(i, STRONG) for i in range(len(face.donors))], (
         "each once, in the subject's order"
     )
+
+
+@pytest.mark.parametrize("policy", [DonorPolicy.RANDOM, DonorPolicy.STABLE])
+def test_what_the_audit_turns_down_is_followed_by_the_next_donor_in_its_turn(
+    core: Core, vault: Vault, photographs: dict[str, bytes], policy: DonorPolicy
+) -> None:
+    job = core._prepare(
+        vault.item(photographs["obama"], ItemOptions(donor_policy=policy, donor_seed=b"s" * 32)), Clock()
+    )
+    (face,) = job.faces
+    made: list[tuple[Donor, Drawing]] = []
+
+    def one(pairs: list[tuple[Face, Donor]], drawing: Drawing) -> None:
+        ((_, donor),) = pairs
+        made.append((donor, drawing))
+        face.tried += 1
+        face.candidates.append(Candidate(donor, face.crop, 0.1, 0.5))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(core, "_try", one)
+        core._replace([(job, face)])
+        while core._next_candidate(job, face):
+            pass
+    first = STRONG if policy is DonorPolicy.STABLE else GENTLE
+    assert [donor.name for donor, _ in made] == [donor.name for donor in face.donors]
+    assert [drawing for _, drawing in made] == [first] * DONORS_TRIED + [STRONG] * SPARE_DONORS
 
 
 def test_a_mouth_is_taken_from_a_donor_whose_is_as_far_open() -> None:

@@ -114,7 +114,7 @@ def test_no_brow_is_pulled_apart() -> None:
 def test_no_correction_is_strong_enough_to_leave_a_blotch(
     anonymiser: Anonymiser, drawing: Drawing, most: float
 ) -> None:
-    """Whatever the network asks for: an eighth of the range at most, and half as much where it is drawn lightly."""
+    """Whatever the network asks for: an eighth of the range at most, and half as much where it is drawn gently."""
     source, points, codes, mask = _masked(anonymiser)
 
     def wild(x: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

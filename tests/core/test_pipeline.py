@@ -236,7 +236,8 @@ def test_an_archive_payload_shows_no_other_face(core: Core, vault: Vault, photog
     seen = _without_neighbours(job, face)
     whole = align.paste(job.rgb, _red(), other.mask, beside.matrix(), grain)
     replaced = align.crop(whole, face.geometry.matrix())
-    assert np.array_equal(seen, replaced) and (replaced == _red()).all(2).mean() > 0.1
+    assert np.array_equal(seen, replaced)
+    assert (np.abs(replaced.astype(int) - _red()) < 50).all(2).mean() > 0.1, "red, and grainy"
     job.faces.remove(other)
     assert np.array_equal(_without_neighbours(job, face), face.crop)
 
@@ -309,8 +310,9 @@ def test_no_more_of_a_faces_grain_is_kept_than_there_is_around_it() -> None:
     where = align.paste(np.zeros_like(image), np.full((256, 256, 3), 255, np.uint8), MASK, matrix)[..., 0] > 0
     rough, calm = image.copy(), image.copy()
     rough[~where], calm[where] = 128, 128
-    assert all(align.grain(each, MASK, matrix, 1).strength < 0.01 for each in (rough, calm))
-    assert 5 < align.grain(image, MASK, matrix, 1).strength < 12
+    found = [align.grain(each, MASK, matrix, 1) for each in (rough, calm, image)]
+    inside, around, both = (grain.strength for grain in found if grain is not None)
+    assert max(inside, around) < 0.01 and 5 < both < 12
 
 
 def test_the_pipeline_gives_a_face_the_grain_of_its_photograph(
