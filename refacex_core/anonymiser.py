@@ -13,6 +13,7 @@ detached images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,14 +45,15 @@ _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
 
 @dataclass(frozen=True)
 class Drawing:
-    """How far what the network draws is taken: `further` times its moves, and no correction beyond `most` of the 2 from black to white."""
+    """How far what the network draws is taken: `further` times its moves, and no correction beyond `most` of the 2 from black to white
+    (0: none)."""
 
     further: float
     most: float
 
 
-#: What is drawn gently looks most like a photograph; strongly, the least like the source.
-GENTLE, STRONG = Drawing(1.2, 0.12), Drawing(1.3, 0.25)
+#: What is moved alone looks most like a photograph; what is drawn strongly, the least like the source.
+MOVED, GENTLE, STRONG = Drawing(1.6, 0.0), Drawing(1.6, 0.12), Drawing(1.6, 0.25)
 
 
 def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> Tensor:
@@ -202,6 +204,17 @@ def _twice(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+class Sketch(NamedTuple):
+    """What can be drawn of a donor on a face: the donor's face in the source's pose and light (B x 3 x 256 x 256); from where the
+    network would take each of its pixels (B x 2, pixels to the right and down) and how much lighter it would make it (B x 1); and where
+    it may (B x 1, 0..1)."""
+
+    posed: Tensor
+    move: Tensor
+    shade: Tensor
+    inside: Tensor
+
+
 @dataclass(frozen=True)
 class Anonymised:
     """What the anonymiser made: the crop with the face in it, the mask that it changed (B x 1), the face alone without
@@ -248,18 +261,26 @@ class Anonymiser(nn.Module):
         if mask is None:
             ovals = np.stack([oval_mask(p) for p in points.cpu().numpy()])
             mask = torch.from_numpy(ovals)[:, None].to(source)
+        return self.draw(source, mask, self.sketch(source, points, codes, mask), drawing)
+
+    def sketch(self, source: Tensor, points: Tensor, codes: Tensor, mask: Tensor) -> Sketch:
+        """As much of `forward` as is the same whatever the drawing, and nearly all of its work."""
         posed, parts = self.pose(source, points, codes, mask)
         expressive, brows = parts[:, :1], parts[:, 1:]
         move, correction = self.unet(torch.cat([source, posed, mask], 1), codes)
         # Not where eyes and mouth are: what they do is the source's already.
         inside = interior(mask) * (1 - expressive)
-        move = together(move.to(inside), brows)
+        # Without its colours: they leave blotches, and make nobody less like themselves.
+        shade = correction.to(inside).mean(1, keepdim=True)
+        return Sketch(posed, together(move.to(inside), brows), shade, inside)
+
+    def draw(self, source: Tensor, mask: Tensor, sketch: Sketch, drawing: Drawing) -> Anonymised:
+        """The source (B x 3 x 256 x 256) with what is sketched drawn inside the mask (B x 1)."""
+        posed, move, shade, inside = sketch
         at = torch.arange(256, device=source.device, dtype=source.dtype)
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
         moved = warp.sample(posed, grid + (drawing.further * inside * move).permute(0, 2, 3, 1))
-        # Without its colours: they leave blotches, and make nobody less like themselves.
-        shade = correction.to(inside).mean(1, keepdim=True)
-        drawn = moved + inside * drawing.most * torch.tanh(_SHARPER / drawing.most * shade)
+        drawn = moved + inside * drawing.most * torch.tanh(_SHARPER / max(drawing.most, 1e-6) * shade)
         # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
         face = seamless(relight(drawn, source, mask), source, mask).clamp(-1, 1)
         return Anonymised(source + mask * (face - source), face, mask, posed)

@@ -31,13 +31,14 @@ from refacex_core.faces.presentation import Presentation
 from refacex_core.layers import gaussian
 from refacex_core.looks import NEAREST, SUITS, Looks, distances, of_faces, of_textures
 from refacex_core.payload.network import WINDOW, window
+from refacex_core.recognisers import unit
 from refacex_core.types import DonorPolicy
 
 _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
 _COARSE = 4  # pixels of a texture that skin is carried on by
 _SKIN = 0.35  # how far from the skin beside it, of 2, what is at the rim may be
-_KEPT = "codes", "shapes", "mean_shape", "skin", "presentation"  # of the bank's file, as they are
+_KEPT = "codes", "shapes", "mean_shape", "presentation"  # of the bank's file, as they are
 #: Masks of parts: which, how far beyond their points, and how soft their edge is, in pixels.
 _PARTS = (
     ("lips", ("lips",), 6, 4.0),
@@ -48,7 +49,7 @@ TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
 ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
-_FEWEST = 14  # donors to draw from
+_FEWEST = 16  # of the bank's donors to draw pairs from
 #: A mouth is taken from another donor where its own is so much further from the wanted opening. So much of its colour weighs as much, and
 #: so much of how its face is read: stubble comes with it.
 _GAP, _COLOUR, _READ = 0.05, 0.3, 0.4
@@ -56,7 +57,11 @@ _GAP, _COLOUR, _READ = 0.05, 0.3, 0.4
 
 @dataclass(frozen=True)
 class Donor:
-    """A chosen donor: a name for reports and its unit code (128)."""
+    """A chosen donor: a name for reports and its unit code (128).
+
+    `d5` is the bank's; `d5+d9` lies between two of the bank's, and has something of either: fewer wrinkles and marks than both, and
+    a face that no portrait shows.
+    """
 
     name: str
     code: NDArray[np.float32]
@@ -69,7 +74,6 @@ class DonorAppearance(nn.Module):
     textures: Tensor  # of the bank, N x 3 x 156 x 144
     shapes: Tensor
     mean_shape: Tensor
-    skin: Tensor
     presentation: Tensor
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
     expressive: Tensor  # of what shows an expression
@@ -158,7 +162,7 @@ def _full(textures: Tensor) -> Tensor:
 def bank_looks(appearance: DonorAppearance) -> Looks:
     """Looks of every donor in the bank."""
     textures, shapes = appearance(appearance.codes)
-    return of_textures(textures, shapes, appearance.skin, appearance.mean_shape, appearance.presentation)
+    return of_textures(textures, shapes, appearance.mean_shape, appearance.presentation)
 
 
 class DonorBank:
@@ -175,9 +179,9 @@ class DonorBank:
         return len(self.codes)
 
     @torch.inference_mode()
-    def looks(self, crops: Tensor, points: Tensor, masks: Tensor) -> list[Looks]:
+    def looks(self, crops: Tensor, points: Tensor) -> list[Looks]:
         """Of each face, as `choose` wants them (shapes as `looks.of_faces` takes them, on the bank's device)."""
-        measured = of_faces(crops, points, masks, self.mean_shape, self._presentation(crops))
+        measured = of_faces(crops, points, self.mean_shape, self._presentation(crops))
         rows = [part.split(1) for part in astuple(measured)]
         return [Looks(*row) for row in zip(*rows, strict=True)]
 
@@ -193,11 +197,11 @@ class DonorBank:
         """`count` different donors in the order in which they are to be tried, and behind them up to `spare` for a face that none of
         these make unlike itself.
 
-        `random` draws, of the donors who are read as the face is between male and female, among the few that look most like it
-        (`ALIKE`); its spare ones come half from more of those who are read so, half from whoever else of the bank looks most like it.
-        `matched` takes those nearest to it in shape, skin and all else;
-        `stable` draws from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to photograph.
-        Donors near to the source's own code (128) are left out. `looks` is of the one face.
+        `random` pairs, by chance, those who are read as the face is between male and female and look most like it
+        (`ALIKE`); its spare pairs come half from more of those who are read so, half from whoever else of the bank looks most like it.
+        `matched` pairs those nearest to it in shape, skin and all else;
+        `stable` draws single ones from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to
+        photograph. The bank's donors near to the source's own code (128) are left out. `looks` is of the one face.
         """
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
@@ -205,7 +209,7 @@ class DonorBank:
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         if policy is DonorPolicy.MATCHED:
-            return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in usable[: count + spare]]
+            return self._pairs(usable, count + spare)
         read_alike = usable[alike[usable]]
         few, more = (max(len(read_alike) // share, _FEWEST) for share in (ALIKE, 2))
         others = usable[~np.isin(usable, read_alike[:more])]
@@ -217,13 +221,21 @@ class DonorBank:
         return np.asarray(distances(looks, self._looks, weights)[0].argsort().cpu().numpy())
 
     def _draw(self, pool: NDArray[np.intp], count: int) -> list[Donor]:
-        """`count` donors out of the pool, in the order in which chance drew them.
+        """`count` pairs out of the pool, in the order in which chance drew them.
 
         If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
         (`training.attacks`, "donor's choice").
         """
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
-        return [Donor(f"d{self._ids[i]}", self.codes[i]) for i in rng.permutation(pool)[:count]]
+        return self._pairs(rng.permutation(pool), count)
+
+    def _pairs(self, places: NDArray[np.intp], count: int) -> list[Donor]:
+        """Up to `count` donors, each between one of the bank's and the next, so that nobody of the bank is in two."""
+        return [self._between(*pair) for pair in zip(places[: 2 * count : 2], places[1 : 2 * count : 2], strict=False)]
+
+    def _between(self, one: int, other: int) -> Donor:
+        name = "+".join(f"d{number}" for number in sorted((self._ids[one], self._ids[other])))
+        return Donor(name, unit(self.codes[one] + self.codes[other]))
 
     def _stable(self, source_code: NDArray[np.float32], count: int, seed: bytes) -> list[Donor]:
         """The donors in the order that the seed gives them, whatever the photograph looks like.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 #: The recogniser whose cosines these are.
 GATE = "sface"
-#: Good enough to stop trying donors.
-GOOD_SIMILARITY = 0.15
+#: Good enough to stop trying donors: of the face as it is, and on average over what `recognisers.views` shows of it.
+GOOD_SIMILARITY, GOOD_OVER_VIEWS = 0.15, 0.22
 #: The most that is released.
 MOST_SIMILARITY = 0.30
 #: SFace takes this and more for one person: false accepts of 1 in 1000 on LFW.

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from refacex_core.anonymiser import Sketch
 from refacex_core.audit import Unfit
 from refacex_core.donors import Donor
 from refacex_core.errors import CoreError
 from refacex_core.faces.align import Grain
 from refacex_core.faces.detect import Detection
-from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.gates import GOOD_OVER_VIEWS, GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.release import Stego
 from refacex_core.stego.framing import FaceGeometry
 from refacex_core.types import (
@@ -35,12 +36,19 @@ from refacex_core.types import (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One donor's result on one face: the face alone (256 x 256 x 3), its cosine to the original and to the donor."""
+    """One donor's result on one face: the face alone (256 x 256 x 3), its cosine to the original, as it is and on average over
+    `recognisers.views` (as it is where that alone is too much), and to the donor."""
 
     donor: Donor
     face: RGB
     similarity: float
+    over_views: float
     donor_similarity: float
+
+    @property
+    def excess(self) -> float:
+        """How far it is above what is good enough; not above 0 where it is good."""
+        return max(self.similarity - GOOD_SIMILARITY, self.over_views - GOOD_OVER_VIEWS)
 
 
 @dataclass
@@ -51,13 +59,16 @@ class Face:
     geometry: FaceGeometry
     crop: RGB
     points: NDArray[np.float32]
-    code: NDArray[np.float32]
+    codes: NDArray[np.float32]  # of its views, 3 x 128
     mask: NDArray[np.float32]
     grain: Grain | None = None
     grey: bool = False  # of a black-and-white photograph
     donors: list[Donor] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     tried: int = 0  # donors
+    sketches: dict[str, Sketch] = field(
+        default_factory=dict
+    )  # of donors that may be drawn again, by name; in half precision
     audited: float | None = None
     reason: HoldReason | None = None
     payload: bytes = b""
@@ -67,6 +78,12 @@ class Face:
     def box(self) -> Box:
         """Pixels, as detected."""
         return self.detection.box
+
+    @property
+    def code(self) -> NDArray[np.float32]:
+        """Of the face as it is (128)."""
+        code: NDArray[np.float32] = self.codes[0]
+        return code
 
     @property
     def next_donor(self) -> Donor | None:
@@ -133,13 +150,15 @@ def released(job: Job, stego: Stego, anonymised: RGB | None) -> Released:
 
 def good(job: Job, face: Face) -> bool:
     """Whether a face needs no further donor. Policy `stable` keeps the first that may be released at all."""
-    return face.best <= (MOST_SIMILARITY if job.stable else GOOD_SIMILARITY)
+    if job.stable:
+        return face.best <= MOST_SIMILARITY
+    return any(made.excess <= 0 for made in face.candidates)
 
 
 def order(job: Job, face: Face) -> None:
     """The candidate least like the original first; `stable` goes by the order of its donors."""
     if not job.stable:
-        face.candidates.sort(key=lambda made: made.similarity)
+        face.candidates.sort(key=lambda made: made.excess)
 
 
 def _reports(job: Job, released: bool) -> tuple[FaceReport, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from refacex_core.faces import warp
 from refacex_core.faces.expression import measures
-from refacex_core.faces.landmarks import oval_mask
+from refacex_core.faces.landmarks import GROUPS, oval_mask, parts_mask
 from refacex_core.payload.network import WINDOW, window
 
 _COARSE, _FINE = (13, 12), (26, 24)
@@ -22,42 +23,44 @@ _COARSE, _FINE = (13, 12), (26, 24)
 
 @dataclass(frozen=True)
 class Looks:
-    """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, mean colour 0..1), light and
-    shade on it (N x 624), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), what its eyes
-    and mouth do (N x 3), its presentation (N x 1, -1 male to 1 female)."""
+    """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, median colour 0..1), light and
+    shade on it (N x 624), how much lighter than skin brows, upper lip and chin are (N x 3, of the 2 from black to white: the colour of
+    hair, a beard), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), what its eyes
+    and mouth do (N x 3), its presentation (N x 1, -1 male to 1 female). What is of skin is measured below the eyes: above them a
+    fringe would count as wrinkles and its colour as skin's.
+    """
 
     shape: Tensor
     skin: Tensor
     shade: Tensor
+    hair: Tensor
     grain: Tensor
     colours: Tensor
     expression: Tensor
     presentation: Tensor
 
 
-#: Of shape, skin, shade, grain, colours, expression. Who suits the hair around it: grain tells age; shape is the source's for a good part
-#: anyway, and a mouth is taken from whoever's is as far open (`DonorAppearance.mouths`).
-SUITS = (0.0, 1.0, 0.5, 3.0, 1.0, 0.5)
+#: Of shape, skin, shade, hair, grain, colours, expression. Who suits the hair around it: grain tells age; shape is the source's for a
+#: good part anyway, and a mouth is taken from whoever's is as far open (`DonorAppearance.mouths`).
+SUITS = (0.0, 3.0, 0.3, 2.0, 3.0, 0.5, 0.3)
 #: Who is nearest in all of it.
-NEAREST = (1.0, 1.0, 1.0, 1.5, 1.0, 1.5)
+NEAREST = (1.0, 2.0, 0.5, 2.0, 2.0, 0.5, 1.5)
 #: About one standard deviation of each measure of `faces.expression` over the portraits.
 _EXPRESSIONS = torch.tensor([0.05, 0.06, 0.035])
 #: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.
 _PRESENTATION = 4.0
 
 
-def of_faces(crops: Tensor, points: Tensor, masks: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
-    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels), masks (N x 1, 0..1) and presentation (N x 1)."""
+def of_faces(crops: Tensor, points: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
+    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels) and presentation (N x 1)."""
     field = warp.field(mean_shape.expand(len(points), -1, -1), points, *WINDOW)
-    skin = ((crops + 1) / 2 * masks).sum((2, 3)) / masks.sum((2, 3)).clamp(min=1e-6)
-    return of_textures(warp.sample(crops, field), points, skin, mean_shape, presentation)
+    return of_textures(warp.sample(crops, field), points, mean_shape, presentation)
 
 
-def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
-    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2), skin (N x 3, 0..1) and
-    presentation (N x 1).
-    """
-    oval = window(torch.from_numpy(oval_mask(mean_shape.cpu().numpy()))[None, None].to(textures))
+def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
+    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2) and presentation (N x 1)."""
+    oval = _below_the_eyes(mean_shape).to(textures)
+    skin = (textures[..., oval[0, 0] > 0.5].median(2).values + 1) / 2
     grey = textures.mean(1, keepdim=True)
     red, green, blue = textures[:, :1], textures[:, 1:2], textures[:, 2:]
     mean = (grey * oval).sum((2, 3), keepdim=True) / oval.sum()
@@ -69,6 +72,8 @@ def of_textures(textures: Tensor, shapes: Tensor, skin: Tensor, mean_shape: Tens
         F.normalize(centred.flatten(1), dim=1),
         skin,
         _pattern(grey, oval, _FINE),
+        torch.cat([(grey * part).sum((2, 3)) / part.sum() for part in _hairy(mean_shape).to(grey)], 1)
+        - grey[..., oval[0, 0] > 0.5].median(2).values,
         torch.log(grain.flatten(1) + 1e-2),
         _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
         measures(shapes) / _EXPRESSIONS.to(shapes),
@@ -85,6 +90,27 @@ def distances(faces: Looks, donors: Looks, weights: tuple[float, ...] = SUITS) -
         apart = torch.cdist(face, donor)
         total += weight * apart / apart.std(1, keepdim=True).clamp(min=1e-6)
     return total
+
+
+def _below_the_eyes(mean_shape: Tensor) -> Tensor:
+    """Where a texture is face below its eyes (1 x 1 x 208 x 192, 0..1)."""
+    shape = mean_shape.cpu().numpy()
+    mask = oval_mask(shape)
+    mask[: int(shape[[*GROUPS["left_eye"], *GROUPS["right_eye"]], 1].mean())] = 0
+    return window(torch.from_numpy(mask)[None, None])
+
+
+def _hairy(mean_shape: Tensor) -> Tensor:
+    """Where a texture has brows, upper lip and chin (3 x 1 x 208 x 192, 0 or 1)."""
+    shape = mean_shape.cpu().numpy()
+    lips, nose, oval = (shape[GROUPS[part]] for part in ("lips", "nose", "face_oval"))
+    left, right = lips[:, 0].min(), lips[:, 0].max()
+    parts = np.zeros((3, 256, 256), np.float32)
+    parts[0] = parts_mask(shape, ["left_eyebrow", "right_eyebrow"], margin=0, feather=1.0) > 0.5
+    parts[1, int(nose[:, 1].max()) + 3 : int(lips[:, 1].min()) - 2, int(left) : int(right)] = 1
+    chin = slice(int(0.75 * left + 0.25 * right), int(0.25 * left + 0.75 * right))
+    parts[2, int(lips[:, 1].max()) + 5 : int(oval[:, 1].max()) - 8, chin] = 1
+    return window(torch.from_numpy(parts)[:, None])
 
 
 def _inside(oval: Tensor, size: tuple[int, int]) -> Tensor:

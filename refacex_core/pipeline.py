@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from refacex_core import images, weights
-from refacex_core.anonymiser import GENTLE, STRONG, Anonymiser, Drawing
+from refacex_core.anonymiser import GENTLE, MOVED, STRONG, Anonymiser, Drawing, Sketch
 from refacex_core.audit import Audit, Unfit
 from refacex_core.donors import Donor, DonorBank
 from refacex_core.errors import (
@@ -33,7 +33,7 @@ from refacex_core.looks import Looks
 from refacex_core.payload import codec
 from refacex_core.payload.budget import share_out
 from refacex_core.reader import Opened, Reader
-from refacex_core.recognisers import Recogniser, sface
+from refacex_core.recognisers import Recogniser, sface, views
 from refacex_core.release import ReadBackFailed, Stego, Survival, write_release
 from refacex_core.sealing import open_face, open_layout, sealed_size
 from refacex_core.stego import mark
@@ -51,8 +51,8 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 8  # drawn gently
-DRAWN_STRONGLY = 4  # of these, who left a face least like itself: tried once more where none was good
+DONORS_TRIED = 8  # of whom no more than the shape is drawn
+DRAWN_AGAIN = 4  # of these, who left a face least like itself: drawn gently where none was good, then strongly
 SPARE_DONORS = 4  # drawn strongly, for a face that none of those made unlike itself
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
 _AROUND = 24  # pixels of the image around a crop that the unembedder sees as well
@@ -150,7 +150,7 @@ class Core:
         geometries = [FaceGeometry.from_matrix(align.similarity(d.points)) for d in found]
         crops = np.stack([align.crop(rgb, g.matrix()) for g in geometries])
         points = self._landmarks(_tensor(crops)).cpu().numpy()
-        codes = self._sface(crops)
+        codes = [self._codes(crop) for crop in crops]
         grey = bool(np.ptp(rgb, axis=2).max() <= _GREY)
         masks = [oval_mask(p) for p in points]
         grains = [align.grain(rgb, m, g.matrix(), secrets.randbits(64)) for m, g in zip(masks, geometries, strict=True)]
@@ -159,22 +159,27 @@ class Core:
             for d, g, c, p, e, m, n in zip(found, geometries, crops, points, codes, masks, grains, strict=True)
         ]
 
+    def _codes(self, crop: RGB) -> NDArray[np.float32]:
+        """Of a crop's views, 3 x 128."""
+        return self._sface(views(crop[None])[:, 0])
+
     def _looks(self, faces: Sequence[Face]) -> list[Looks]:
         if not faces:
             return []
         crops = _tensor(np.stack([f.crop for f in faces]))
         points = torch.from_numpy(np.stack([f.points for f in faces]))
-        masks = torch.from_numpy(np.stack([f.mask for f in faces]))[:, None]
-        return self._bank.looks(*(part.to(self.device) for part in (crops, points, masks)))
+        return self._bank.looks(crops.to(self.device), points.to(self.device))
 
     def _replace(self, work: list[tuple[Job, Face]]) -> None:
         """Anonymise all faces of all jobs, and again with their next donors while they look like themselves."""
-        for attempt in range(DONORS_TRIED + DRAWN_STRONGLY + SPARE_DONORS):
+        for attempt in range(DONORS_TRIED + 2 * DRAWN_AGAIN + SPARE_DONORS):
             turns = [(j, f, turn) for j, f in work if j.error is None and (turn := _turn(j, f, attempt)) is not None]
-            for drawing in (GENTLE, STRONG):
+            for drawing in (MOVED, GENTLE, STRONG):
                 some = [(j, f, donor) for j, f, (donor, how) in turns if how is drawing]
                 for start in range(0, len(some), _BATCH):
                     self._replace_some(some[start : start + _BATCH], drawing)
+        for _, face in work:
+            face.sketches.clear()
 
     def _replace_some(self, part: list[tuple[Job, Face, Donor]], drawing: Drawing) -> None:
         """One batch; when it fails, face by face, so that only the item at fault fails."""
@@ -193,17 +198,33 @@ class Core:
 
     @torch.inference_mode()
     def _try(self, pairs: list[tuple[Face, Donor]], drawing: Drawing) -> None:
+        self._sketch([(face, donor) for face, donor in pairs if donor.name not in face.sketches])
+        source = _tensor(np.stack([f.crop for f, _ in pairs])).to(self.device)
+        mask = torch.from_numpy(np.stack([f.mask for f, _ in pairs]))[:, None].to(self.device)
+        parts = zip(*(face.sketches[donor.name] for face, donor in pairs), strict=True)
+        made = self._anonymiser.draw(source, mask, Sketch(*(torch.cat(part).float() for part in parts)), drawing)
+        crops, pictures = _pixels(made.crop), _pixels(made.face)
+        for (face, donor), crop, picture, code in zip(pairs, crops, pictures, self._sface(crops), strict=True):
+            if face.grey:
+                picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
+            similar = over_views = float(code @ face.code)
+            if similar <= MOST_SIMILARITY:  # otherwise no other view makes it good
+                over_views = float((self._codes(crop) * face.codes).sum(1).mean())
+            face.candidates.append(Candidate(donor, picture, similar, over_views, float(code @ donor.code)))
+            if face.next_donor is donor:  # and not drawn again
+                face.tried += 1
+
+    def _sketch(self, pairs: list[tuple[Face, Donor]]) -> None:
+        """What each pair's donor can be drawn from, kept with the face."""
+        if not pairs:
+            return
         source = _tensor(np.stack([f.crop for f, _ in pairs])).to(self.device)
         points = torch.from_numpy(np.stack([f.points for f, _ in pairs])).to(self.device)
         codes = torch.from_numpy(np.stack([donor.code for _, donor in pairs])).to(self.device)
-        made = self._anonymiser(source, points, codes, drawing=drawing)
-        seen, pictures = self._sface(_pixels(made.crop)), _pixels(made.face)
-        for (face, donor), code, picture in zip(pairs, seen, pictures, strict=True):
-            if face.grey:
-                picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
-            face.candidates.append(Candidate(donor, picture, float(code @ face.code), float(code @ donor.code)))
-            if face.next_donor is donor:  # and not drawn again
-                face.tried += 1
+        mask = torch.from_numpy(np.stack([f.mask for f, _ in pairs]))[:, None].to(self.device)
+        parts = self._anonymiser.sketch(source, points, codes, mask)
+        for (face, donor), *rows in zip(pairs, *(part.half().split(1) for part in parts), strict=True):
+            face.sketches[donor.name] = Sketch(*rows)
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""
@@ -343,22 +364,23 @@ class Core:
 def _turn(job: Job, face: Face, attempt: int) -> tuple[Donor, Drawing] | None:
     """Who is tried next on a face and how it is drawn; None where nobody is, or what there is will do.
 
-    Each donor gently, then strongly those that left it least like itself, in the order in which chance had drawn them (`DonorBank._draw`
-    says why), and the spare ones. For policy `stable` each strongly: the first that will do is the subject's.
+    Of each donor the shape alone; then gently, and then strongly, those that left it least like itself, in the order in which chance had
+    drawn them (`DonorBank._draw` says why), and the spare ones. For policy `stable` each strongly: the first that will do is the subject's.
     """
-    again = attempt - DONORS_TRIED
-    if good(job, face) or (again >= DRAWN_STRONGLY and face.best <= MOST_SIMILARITY):
+    again, spare = attempt - DONORS_TRIED, attempt - DONORS_TRIED - 2 * DRAWN_AGAIN
+    if good(job, face) or (spare >= 0 and face.best <= MOST_SIMILARITY):
         return None
-    if 0 <= again < DRAWN_STRONGLY and not job.stable:
-        gentle = face.candidates[: face.tried]  # those that follow were drawn strongly
-        least_alike = sorted(range(len(gentle)), key=lambda i: gentle[i].similarity)[:DRAWN_STRONGLY]
-        return (gentle[sorted(least_alike)[again]].donor, STRONG) if again < len(least_alike) else None
+    if again >= 0 > spare and not job.stable:
+        moved = face.candidates[: face.tried]  # those that follow were drawn again
+        least_alike = sorted(range(len(moved)), key=lambda i: moved[i].excess)[:DRAWN_AGAIN]
+        which, drawing = again % DRAWN_AGAIN, GENTLE if again < DRAWN_AGAIN else STRONG
+        return (moved[sorted(least_alike)[which]].donor, drawing) if which < len(least_alike) else None
     return None if face.next_donor is None else (face.next_donor, _drawing(job, face))
 
 
 def _drawing(job: Job, face: Face) -> Drawing:
     """How the next donor is drawn."""
-    return GENTLE if face.tried < DONORS_TRIED and not job.stable else STRONG
+    return MOVED if face.tried < DONORS_TRIED and not job.stable else STRONG
 
 
 def _changed(released: RGB, recovered: RGB) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -76,10 +77,32 @@ def arcface_view(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack(views).astype(np.uint8) if views else np.zeros((0, 112, 112, 3), np.uint8)
 
 
+_CLOSER = np.array([[1.3, 0.0, -0.3 * 128], [0.0, 1.3, -0.3 * 128]])
+_COARSE = 40  # pixels
+
+
+def views(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Crops (N x 256 x 256 x 3) as they are, closer by 1.3, and from afar (3 x N x 256 x 256 x 3).
+
+    What one view of a recogniser no longer knows another may: over several its opinion is nearer to that of recognisers which it has
+    never met, whose cosines on one face with many donors follow the mean of these three more closely than the plain one.
+    """
+
+    def seen(crop: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        closer = cv2.warpAffine(crop, _CLOSER, (256, 256), borderMode=cv2.BORDER_REPLICATE)
+        small = cv2.resize(crop, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
+        return [crop, closer.astype(np.uint8), cv2.resize(small, (256, 256)).astype(np.uint8)]
+
+    return np.stack([seen(crop) for crop in crops], 1)
+
+
 def unit(vectors: NDArray[np.floating]) -> Vectors:
     """Rows scaled to length one."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
+
+
+_THREADS = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
 
 
 class OnnxRecogniser:
@@ -101,7 +124,7 @@ class OnnxRecogniser:
     def __call__(self, crops: NDArray[np.uint8]) -> Vectors:
         x = (arcface_view(crops).astype(np.float32).transpose(0, 3, 1, 2) - self._mean) / self._scale
         if isinstance(self._input.shape[0], int):  # a fixed batch of one
-            rows = [self._net.run(None, {self._input.name: x[i : i + 1]})[0] for i in range(len(x))]
+            rows = list(_THREADS.map(lambda i: self._net.run(None, {self._input.name: x[i : i + 1]})[0], range(len(x))))
             return unit(np.concatenate(rows)) if rows else np.zeros((0, 1), np.float32)
         return unit(self._net.run(None, {self._input.name: x})[0])
 

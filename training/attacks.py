@@ -12,7 +12,8 @@ is one over the gallery. Writes `training/results/attacks.json`, and what the in
   of people. Beside it the same with the face itself cut out of every release: what anybody reaches without looking at it.
 - *inverter*: a network that paints the original from the release, with the recogniser's own gradient; judged in both galleries.
 - *donor*: the source's template, guessed linearly from which donor was taken.
-- *donor's choice*: are people told by the donor being further from them, or looking more like them, than strangers'?
+- *donor's choice*: are people told by the donor being further from them, or looking more like them, than strangers', or two releases
+  of one person by having donors in common?
 - *residual linkage*: are two releases of one person more alike in what a search for hidden marks looks at than those of two people?
   Beside it the same of the photographs themselves, as two pictures of one person often come from one camera.
 - *extractor*: the sealed part's raw bits, heard at the places that another layout key names.
@@ -41,9 +42,9 @@ from torch.nn import functional as F
 from refacex_core import images
 from refacex_core.donors import DonorAppearance, DonorBank
 from refacex_core.errors import CoreError
-from refacex_core.faces.landmarks import oval_mask
 from refacex_core.looks import Looks
 from refacex_core.pipeline import Core
+from refacex_core.recognisers import unit
 from refacex_core.stego import channel as stego
 from refacex_core.stego import ldpc
 from refacex_core.types import ItemInput, ItemOptions, Released, SealContext
@@ -158,8 +159,9 @@ def area_interval(genuine: NDArray[np.floating], impostor: NDArray[np.floating],
 
 def donor(train: Pairs, val: Pairs, identity: Identity) -> dict[str, Any]:
     """Rank-1 by the template that a ridge regression gives for the donors that were taken (which a release's report names)."""
-    names = np.unique(np.concatenate([train.donor, val.donor]))
-    taken = [(pairs.donor[:, None] == names).astype(float) for pairs in (train, val)]
+    both = [_taken(pairs.donor) for pairs in (train, val)]
+    names = sorted(set().union(*both[0], *both[1]))
+    taken = [np.array([[name in those for name in names] for those in each], float) for each in both]
     wanted = _y1(identity, train.original)
     mean = wanted.mean(0)
     x = taken[0]
@@ -170,49 +172,70 @@ def donor(train: Pairs, val: Pairs, identity: Identity) -> dict[str, Any]:
     return rank(guessed.astype(np.float32), _y1(identity, val.original[rows]))
 
 
+def _taken(donors: NDArray[np.str_]) -> list[set[str]]:
+    """Of the bank's donors, those that each release's is made of."""
+    return [set(name.split("+")) for name in donors]
+
+
 def donor_choice(taken: NDArray[np.str_], original: Vectors, released: Vectors, looks: list[Looks]) -> dict[str, Any]:
     """What the choice of a donor tells of whose face it replaced, of people with SFace templates (N x 128) and looks of a photograph.
 
-    How often the donor is recognised in the release; how often the donor that was taken is less like its original than like somebody else
-    who is read alike (`apart`), and looks more like it, in the bank's order for each (`looks`): .5 where the choice tells nothing; and
-    rank-1 by the looks.
+    How often one of the bank's donors that it is made of is recognised in the release; how often the donor that was taken is less like
+    its original than like somebody else who is read alike (`apart`), and looks more like it, in the bank's order for each (`looks`): .5
+    where the choice tells nothing; and rank-1 by the looks.
     """
     bank = DonorBank(DonorAppearance())
     row = {f"d{number}": i for i, number in enumerate(bank._ids)}
-    which = np.array([row[name] for name in taken])
+    share = np.zeros((len(taken), len(bank)))
+    for of, names in zip(share, _taken(taken), strict=True):
+        of[[row[name] for name in names]] = 1 / len(names)
     guessed = (released @ bank.codes.T).argmax(1)
-    read = np.array([float(each.presentation) for each in looks])
-    alike = (np.abs(read[:, None] - read) < 1) & ~np.eye(len(read), dtype=bool)
-    by_code = -(bank.codes[which] @ original.T)
+    alike = _read_alike(looks)
+    by_code = -(unit(share @ bank.codes) @ original.T)
     places = np.stack([bank.order(each).argsort() for each in looks])  # of each donor, a person
-    by_looks = -places[:, which].T.astype(float)
+    by_looks = -(share @ places.T)
     return {
-        "donor_recognised": interval((guessed == which).astype(float).tolist()),
+        "donor_recognised": interval((share[np.arange(len(share)), guessed] > 0).astype(float).tolist()),
         "apart": area_interval(np.diag(by_code), by_code[alike]),
         "looks": area_interval(np.diag(by_looks), by_looks[alike]),
-        "looks_rank1": interval((by_looks.argmax(1) == np.arange(len(which))).astype(float).tolist()),
+        "looks_rank1": interval((by_looks.argmax(1) == np.arange(len(share))).astype(float).tolist()),
     }
+
+
+def shared_donors(first: NDArray[np.str_], second: NDArray[np.str_], looks: list[Looks]) -> dict[str, float]:
+    """Are two releases of one person told by their donors? How often two of one person (`first` and `second`) have more of the bank's
+    donors in common than two of different people who are read alike: .5 where donors link nobody."""
+    common = np.array([[len(one & other) for other in _taken(second)] for one in _taken(first)])
+    return area_interval(np.diag(common), common[_read_alike(looks)])
+
+
+def _read_alike(looks: list[Looks]) -> NDArray[np.bool_]:
+    """Which two different people are read alike between male and female (N x N)."""
+    read = np.array([float(each.presentation) for each in looks])
+    return np.asarray((np.abs(read[:, None] - read) < 1) & ~np.eye(len(read), dtype=bool))
 
 
 def _looks_of(core: Core, crops: NDArray[np.uint8]) -> list[Looks]:
     """Looks of crops (N x 256 x 256 x 3) as the core measures them."""
     tensors = to_tensor(crops)
-    points = core._landmarks(tensors)
-    masks = torch.from_numpy(np.stack([oval_mask(each) for each in points.numpy()]))[:, None]
-    return core._bank.looks(tensors, points, masks)
+    return core._bank.looks(tensors, core._landmarks(tensors))
 
 
 def choices(val: Pairs, judges: Judges) -> dict[str, Any]:
-    """`donor_choice` where the attacker has the released photograph's original, and where another photograph of each person."""
+    """`donor_choice` where the attacker has the released photograph's original, and where another photograph of each person; and
+    `shared_donors`."""
     core = Core.load("cpu")
     two = val.two_each()
     seen = {kind: _templates(judges, getattr(val, kind)[two[:, 0]])["sface"] for kind in ("original", "released")}
     other = _templates(judges, val.original[two[:, 1]])["sface"]
     known = {"the_original": (seen["original"], two[:, 0]), "another_photograph": (other, two[:, 1])}
-    return {
-        name: donor_choice(val.donor[two[:, 0]], templates, seen["released"], _looks_of(core, val.original[rows]))
-        for name, (templates, rows) in known.items()
+    looks = {name: _looks_of(core, val.original[rows]) for name, (_, rows) in known.items()}
+    found = {
+        name: donor_choice(val.donor[two[:, 0]], templates, seen["released"], looks[name])
+        for name, (templates, _) in known.items()
     }
+    first, second = val.donor[two].T
+    return found | {"in_common": shared_donors(first, second, looks["the_original"])}
 
 
 def linkage(val: Pairs) -> dict[str, Any]:

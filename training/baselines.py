@@ -28,7 +28,8 @@ class Pasted:
 
 
 class DonorPaste:
-    """Donors drawn by chance; `gated` has as many as the pipeline has, each once, and its thresholds by the same recogniser."""
+    """Donors drawn by chance; `gated` has as many as the pipeline has, each once, and its thresholds by the same recogniser, of the
+    face as it is."""
 
     def __init__(self, donors: Crops, judge: Recogniser, find: Find, seed: int = 0) -> None:
         self._donors, self._judge, self._find = donors, judge, find

@@ -87,8 +87,8 @@ class Faces:
         bank, presentation = bank_looks(appearance), Presentation().to(self.codes.device)
         apart = []
         for part in torch.arange(len(self)).split(64):
-            crops, masks, points = self.batch(part)
-            seen = of_faces(crops, points, masks, appearance.mean_shape, presentation(crops))
+            crops, _, points = self.batch(part)
+            seen = of_faces(crops, points, appearance.mean_shape, presentation(crops))
             apart.append(distances(seen, bank))
         distance = torch.cat(apart)
         distance[self.codes @ appearance.codes.T >= TOO_NEAR] = torch.inf
@@ -99,7 +99,7 @@ class Faces:
 
 def draw_donors(appearance: DonorAppearance, codes: Tensor, pool: Tensor, draws: int = 4) -> Tensor:
     """A donor code a face (B x 128) to learn with: single ones and mixes of two out of `pool` (B x K), of `draws` the one that is
-    furthest from the face's own code (B x 128). `DonorBank.choose` takes single ones as chance draws them."""
+    furthest from the face's own code (B x 128). `DonorBank.choose` mixes two as chance draws them."""
     b, k = pool.shape
     first, second = (
         appearance.codes[pool.gather(1, torch.randint(k, (b, draws), device=pool.device))] for _ in range(2)

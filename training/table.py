@@ -105,6 +105,7 @@ def attacks(result: dict[str, Any]) -> str:
                 ("the same, rank-1", "looks_rank1", _range),
             )
         },
+        "two releases of one person by donors in common, AUC": _area(result["donor_choice"]["in_common"]),
         "two releases of one person by their residuals, AUC": _area(linkage["released_file"]),
         "the same of the faces' crops, AUC": _area(linkage["released_face"]),
         "two originals by the same, AUC": _area(linkage["original_face"]),

@@ -82,10 +82,8 @@ class _Eye:
         at = torch.stack(torch.meshgrid(*(torch.arange(side) for side in _SIDE[::-1]), indexing="xy"), -1).to(view)
         here = lids * self._disc(at, centre, _RIM)
         white = (lids - here).clamp(min=0) * (lids > 0.9)
-        line = cv2.getGaussianKernel(_REACH, _WHITE)
-        kernel = torch.from_numpy(line @ line.T)[None, None].to(view)
-        spread = F.conv2d((view * white).flatten(0, 1)[:, None], kernel, padding=_REACH // 2).view_as(view)
-        bare = view + here * (spread / (F.conv2d(white[None, None], kernel, padding=_REACH // 2) + 1e-4) - view)
+        near = _spread((view * white).flatten(0, 1)[:, None]).view_as(view)
+        bare = view + here * (near / (_spread(white[None, None]) + 1e-4) - view)
         there = lids * self._disc(at, centre + away[:, None, None], 0.0)
         turned = bare + there[:, None] * (warp.sample(view, at - away[:, None, None]) - bare)
         surely = (away.norm(dim=1) / _SURELY).clamp(max=1)[:, None, None, None]
@@ -94,3 +92,10 @@ class _Eye:
 
     def _disc(self, at: Tensor, centre: Tensor, more: float) -> Tensor:
         return torch.sigmoid((self.radius + more - (at - centre).norm(dim=-1)) / (_SOFT / 2))
+
+
+def _spread(image: Tensor) -> Tensor:
+    """An image (B x 1 x h x w) blurred, with nothing beyond its edge."""
+    line = torch.from_numpy(cv2.getGaussianKernel(_REACH, _WHITE)).view(1, 1, -1, 1).to(image)
+    down = F.conv2d(image, line, padding=(_REACH // 2, 0))
+    return F.conv2d(down, line.transpose(2, 3), padding=(0, _REACH // 2))

@@ -107,8 +107,7 @@ def test_a_release_that_the_audit_turns_down_gets_another_donor(
 def test_stable_keeps_a_subjects_donor_from_photograph_to_photograph() -> None:
     bank = DonorBank(DonorAppearance())
     rng = np.random.default_rng(0)
-    ovals = torch.ones(11, 1, 256, 256)
-    looks = bank.looks(torch.rand(11, 3, 256, 256), bank.mean_shape + 5 * torch.randn(11, 162, 2), ovals)
+    looks = bank.looks(torch.rand(11, 3, 256, 256), bank.mean_shape + 5 * torch.randn(11, 162, 2))
     first = []
     for _ in range(10):
         code = rng.standard_normal(128).astype(np.float32)

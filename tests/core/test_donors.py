@@ -8,23 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from refacex_core import images
-from refacex_core.anonymiser import GENTLE, STRONG, Anonymiser, Drawing
+from refacex_core.anonymiser import GENTLE, MOVED, STRONG, Anonymiser, Drawing, Sketch
 from refacex_core.donors import TEXTURE, Donor, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
 from refacex_core.faces.expression import gap
-from refacex_core.faces.landmarks import oval_mask, parts_mask
+from refacex_core.faces.landmarks import GROUPS, oval_mask, parts_mask
 from refacex_core.faces.presentation import Presentation
-from refacex_core.gates import GOOD_SIMILARITY, MOST_SIMILARITY
+from refacex_core.gates import GOOD_OVER_VIEWS, GOOD_SIMILARITY, MOST_SIMILARITY
 from refacex_core.item import Candidate, Clock, Face, Job, good, order
 from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.payload.network import window
-from refacex_core.pipeline import DONORS_TRIED, DRAWN_STRONGLY, SPARE_DONORS, Core
+from refacex_core.pipeline import DONORS_TRIED, DRAWN_AGAIN, SPARE_DONORS, Core
 from refacex_core.types import DonorPolicy, ItemOptions
 from tests.core.conftest import Vault
 from training.common import to_tensor
@@ -40,15 +39,22 @@ def crop(data: bytes) -> np.ndarray:
 
 def looks_of(bank: DonorBank, presentation: float) -> Looks:
     """A donor's own, read so."""
-    whole = bank.looks(torch.zeros(1, 3, 256, 256), bank.mean_shape[None], torch.ones(1, 1, 256, 256))[0]
+    whole = bank.looks(torch.zeros(1, 3, 256, 256), bank.mean_shape[None])[0]
     return replace(whole, presentation=torch.full((1, 1), presentation))
+
+
+def parts(name: str) -> list[str]:
+    """Of the bank's donors, those that a donor is made of."""
+    return name.split("+")
 
 
 def sides(bank: DonorBank, presentation: float, policy: DonorPolicy) -> list[float]:
     """How the donors of many choices are read."""
     read = dict(zip((f"d{i}" for i in bank._ids), bank._looks.presentation[:, 0].tolist(), strict=True))
     looks = looks_of(bank, presentation)
-    return [read[donor.name] for _ in range(20) for donor in bank.choose(policy, CODE, looks, 5)]
+    return [
+        read[part] for _ in range(20) for donor in bank.choose(policy, CODE, looks, 5) for part in parts(donor.name)
+    ]
 
 
 def test_the_photographs_are_read_as_people_read_them(photographs: dict[str, bytes]) -> None:
@@ -85,8 +91,8 @@ def test_spare_donors_come_from_the_whole_bank_behind_the_others() -> None:
     for _ in range(20):
         chosen = bank.choose(DonorPolicy.RANDOM, CODE, looks_of(bank, -0.4), 5, None, 6)
         assert len(chosen) == 11
-        first += [read[donor.name] for donor in chosen[:5]]
-        spare += [read[donor.name] for donor in chosen[5:]]
+        first += [read[part] for donor in chosen[:5] for part in parts(donor.name)]
+        spare += [read[part] for donor in chosen[5:] for part in parts(donor.name)]
     assert max(first) < max(spare)
     for policy in (DonorPolicy.MATCHED, DonorPolicy.STABLE):
         assert len({donor.name for donor in bank.choose(policy, CODE, looks_of(bank, 0.0), 5, b"s", 3)}) == 8
@@ -97,50 +103,96 @@ def test_chance_chooses_among_those_who_look_alike_and_not_the_furthest() -> Non
     bank = DonorBank(DonorAppearance())
     of = dict(zip((f"d{i}" for i in bank._ids), bank.codes @ CODE, strict=True))
     draws = [bank.choose(DonorPolicy.RANDOM, CODE, looks_of(bank, -0.98), 5) for _ in range(200)]
-    cosines = np.array([[of[donor.name] for donor in drawn] for drawn in draws])
+    cosines = np.array([[[of[part] for part in parts(donor.name)] for donor in drawn] for drawn in draws])
     assert abs(cosines[:, 0].mean() - cosines.mean()) < 0.03
-    assert len({drawn[0].name for drawn in draws}) > 12
+    assert len({drawn[0].name for drawn in draws}) > 60
     assert cosines.max() < 0.25, "nobody near to the source"
 
 
+def test_a_donor_lies_between_two_of_the_bank_and_nobody_is_in_two() -> None:
+    bank = DonorBank(DonorAppearance())
+    code = dict(zip((f"d{i}" for i in bank._ids), bank.codes, strict=True))
+    for policy in (DonorPolicy.RANDOM, DonorPolicy.MATCHED):
+        chosen = bank.choose(policy, CODE, looks_of(bank, 0.5), 5, None, 4)
+        assert len(chosen) == 9
+        of = [parts(donor.name) for donor in chosen]
+        assert all(len(names) == 2 for names in of) and len({name for names in of for name in names}) == 18
+        for donor, (one, other) in zip(chosen, of, strict=True):
+            assert np.isclose(np.linalg.norm(donor.code), 1)
+            assert np.isclose(donor.code @ code[one], donor.code @ code[other], atol=1e-6)
+    assert all("+" not in donor.name for donor in bank.choose(DonorPolicy.STABLE, CODE, looks_of(bank, 0.5), 5, b"s"))
+
+
+def test_what_lies_between_two_donors_looks_like_both() -> None:
+    appearance = DonorAppearance()
+    one, other = appearance.codes[3], appearance.codes[40]
+    textures, shapes = appearance(torch.stack([one, other, F.normalize(one + other, dim=0)]))
+    assert torch.allclose(textures[2], textures[:2].mean(0), atol=0.05)
+    assert torch.allclose(shapes[2], shapes[:2].mean(0), atol=0.5)
+
+
+def test_hair_over_the_brow_and_a_beard_are_measured_apart_from_skin() -> None:
+    bank = DonorBank(DonorAppearance())
+    crop = torch.zeros(1, 3, 256, 256)
+    points = bank.mean_shape[None]
+    plain = bank.looks(crop, points)[0]
+    eyes = int(points[0, GROUPS["left_eye"], 1].mean())
+    fringe, beard = crop.clone(), crop.clone()
+    fringe[..., : eyes - 20, :] = -0.8
+    fringe[..., : eyes - 20, ::2] = 0.8
+    beard[..., int(points[0, GROUPS["lips"], 1].max()) :, :] = -0.5
+    with_fringe, with_beard = (bank.looks(each, points)[0] for each in (fringe, beard))
+    for measure in ("skin", "grain", "colours"):
+        assert torch.allclose(getattr(plain, measure), getattr(with_fringe, measure), atol=1e-3), measure
+    assert torch.allclose(plain.skin, with_beard.skin, atol=1e-3)
+    assert with_beard.hair[0, 2] < plain.hair[0, 2] - 0.4 and abs(with_beard.hair[0, 0] - plain.hair[0, 0]) < 0.01
+
+
 def test_who_is_tried_in_which_order(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
-    """Gently until one is good; then those strongly who left it least like itself; others only where none may be released."""
+    """Moved alone until one is good; then those gently, and strongly, who left it least like itself; others only where none may be
+    released."""
     job = core._prepare(vault.item(photographs["obama"]), Clock())
     (face,) = job.faces
 
     def tries(*similar: float, job: Job = job) -> list[tuple[int, Drawing]]:
-        """Which donors were tried and how, where they gave these cosines and all others the last of them."""
+        """Which donors were tried and how, where they gave these cosines by every view and all others the last of them."""
         face.candidates, face.tried, made = [], 0, []
 
-        def one(source: Tensor, points: Tensor, codes: Tensor, drawing: Drawing) -> SimpleNamespace:
-            made.append((next(i for i, d in enumerate(face.donors) if np.array_equal(d.code, codes[0])), drawing))
+        def sketch(pairs: list[tuple[Face, Donor]]) -> None:
+            for each, donor in pairs:
+                number = torch.full((1, 1), float(each.donors.index(donor)))
+                each.sketches[donor.name] = Sketch(number, number, number, number)
+
+        def draw(source: Tensor, mask: Tensor, of: Sketch, drawing: Drawing) -> SimpleNamespace:
+            made.append((int(of.posed), drawing))
             return SimpleNamespace(crop=source, face=source)
 
-        def seen(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-            cosine = similar[min(len(made), len(similar)) - 1] - 1e-6
-            return (cosine * face.code)[None]
+        def cosine() -> float:
+            return similar[min(len(made), len(similar)) - 1] - 1e-6
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(core, "_anonymiser", one)
-            patched.setattr(core, "_sface", seen)
+            patched.setattr(core, "_sketch", sketch)
+            patched.setattr(core, "_anonymiser", SimpleNamespace(draw=draw))
+            patched.setattr(core, "_sface", lambda crops: cosine() * face.code[None])
+            patched.setattr(core, "_codes", lambda crop: cosine() * face.codes)
             core._replace([(job, face)])
-        assert job.error is None and face.tried == len({donor for donor, _ in made})
+        assert job.error is None and face.tried == len({donor for donor, _ in made}) and not face.sketches
         return made
 
-    gentle = [(i, GENTLE) for i in range(DONORS_TRIED)]
-    assert tries(GOOD_SIMILARITY) == gentle[:1]
-    assert tries(0.4, 0.3, GOOD_SIMILARITY) == gentle[:3]
+    moved = [(i, MOVED) for i in range(DONORS_TRIED)]
+    assert tries(GOOD_SIMILARITY) == moved[:1]
+    assert tries(0.4, 0.3, GOOD_SIMILARITY) == moved[:3]
     rising = [0.2 + 0.01 * i for i in range(DONORS_TRIED)]
-    again = [(i, STRONG) for i in range(DRAWN_STRONGLY)]
-    assert tries(*rising, GOOD_SIMILARITY) == gentle + again[:1], "as soon as one is good, no more"
-    assert tries(*rising, MOST_SIMILARITY) == gentle + again
-    assert tries(*rising[::-1], 0.5) == gentle + [
-        (DONORS_TRIED - DRAWN_STRONGLY + i, STRONG) for i in range(DRAWN_STRONGLY)
-    ]
+    gently, strongly = ([(i, how) for i in range(DRAWN_AGAIN)] for how in (GENTLE, STRONG))
+    assert tries(*rising, GOOD_SIMILARITY) == moved + gently[:1], "as soon as one is good, no more"
+    assert tries(*rising, *[0.2] * DRAWN_AGAIN, GOOD_SIMILARITY) == moved + gently + strongly[:1]
+    assert tries(*rising, MOST_SIMILARITY) == moved + gently + strongly
+    last = range(DONORS_TRIED - DRAWN_AGAIN, DONORS_TRIED)
+    assert tries(*rising[::-1], 0.5) == moved + [(i, how) for how in (GENTLE, STRONG) for i in last]
     spare = [(DONORS_TRIED + i, STRONG) for i in range(SPARE_DONORS)]
     worst = MOST_SIMILARITY + 0.01
-    assert tries(*[worst] * (DONORS_TRIED + DRAWN_STRONGLY), MOST_SIMILARITY) == gentle + again + spare[:1]
-    assert tries(worst) == gentle + again + spare
+    assert tries(*[worst] * (DONORS_TRIED + 2 * DRAWN_AGAIN), MOST_SIMILARITY) == moved + gently + strongly + spare[:1]
+    assert tries(worst) == moved + gently + strongly + spare
     stable = replace(job, item=replace(job.item, options=replace(job.item.options, donor_policy=DonorPolicy.STABLE)))
     assert tries(MOST_SIMILARITY, job=stable) == [(0, STRONG)]
     assert tries(worst, job=stable) == [(i, STRONG) for i in range(len(face.donors))], (
@@ -162,14 +214,14 @@ def test_what_the_audit_turns_down_is_followed_by_the_next_donor_in_its_turn(
         ((_, donor),) = pairs
         made.append((donor, drawing))
         face.tried += 1
-        face.candidates.append(Candidate(donor, face.crop, 0.1, 0.5))
+        face.candidates.append(Candidate(donor, face.crop, 0.1, 0.1, 0.5))
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(core, "_try", one)
         core._replace([(job, face)])
         while core._next_candidate(job, face):
             pass
-    first = STRONG if policy is DonorPolicy.STABLE else GENTLE
+    first = STRONG if policy is DonorPolicy.STABLE else MOVED
     assert [donor.name for donor, _ in made] == [donor.name for donor in face.donors]
     assert [drawing for _, drawing in made] == [first] * DONORS_TRIED + [STRONG] * SPARE_DONORS
 
@@ -212,14 +264,21 @@ def test_what_is_least_like_the_original_comes_first(core: Core, vault: Vault, p
     job = core._prepare(vault.item(photographs["obama"]), Clock())
     (face,) = job.faces
     stable = replace(job, item=replace(job.item, options=replace(job.item.options, donor_policy=DonorPolicy.STABLE)))
-    for similar, one, subject in ((GOOD_SIMILARITY, True, True), (MOST_SIMILARITY, False, True), (0.31, False, False)):
-        face.candidates = [Candidate(face.donors[0], face.crop, similar, 0.5)]
+    for similar, over_views, one, subject in (
+        (GOOD_SIMILARITY, GOOD_OVER_VIEWS, True, True),
+        (GOOD_SIMILARITY, GOOD_OVER_VIEWS + 0.01, False, True),
+        (GOOD_SIMILARITY + 0.01, 0.0, False, True),
+        (MOST_SIMILARITY, 0.0, False, True),
+        (MOST_SIMILARITY + 0.01, 0.0, False, False),
+    ):
+        face.candidates = [Candidate(face.donors[0], face.crop, similar, over_views, 0.5)]
         assert (good(job, face), good(stable, face)) == (one, subject)
-    face.candidates = [Candidate(face.donors[0], face.crop, similar, 0.5) for similar in (0.29, 0.16, 0.31)]
+    seen = (0.29, 0.1), (0.16, 0.2), (0.17, 0.4), (0.31, 0.1)
+    face.candidates = [Candidate(face.donors[0], face.crop, *cosines, 0.5) for cosines in seen]
     order(stable, face)
-    assert [c.similarity for c in face.candidates] == [0.29, 0.16, 0.31], "a subject keeps its first"
+    assert [c.similarity for c in face.candidates] == [0.29, 0.16, 0.17, 0.31], "a subject keeps its first"
     order(job, face)
-    assert [c.similarity for c in face.candidates] == [0.16, 0.29, 0.31]
+    assert [c.similarity for c in face.candidates] == [0.16, 0.29, 0.31, 0.17]
 
 
 def test_no_hair_or_background_of_a_donor_stands_at_the_rim() -> None:

@@ -231,7 +231,7 @@ def test_an_archive_payload_shows_no_other_face(core: Core, vault: Vault, photog
     beside = FaceGeometry.from_matrix(face.geometry.matrix() - [[0, 0, 60], [0, 0, 0]])
     donor = Donor("red", np.zeros(128, np.float32))
     grain = align.Grain(9.0, 1)
-    other = replace(face, geometry=beside, candidates=[Candidate(donor, _red(), 0.0, 0.0)], grain=grain)
+    other = replace(face, geometry=beside, candidates=[Candidate(donor, _red(), 0.0, 0.0, 0.0)], grain=grain)
     job.faces.append(other)
     seen = _without_neighbours(job, face)
     whole = align.paste(job.rgb, _red(), other.mask, beside.matrix(), grain)
@@ -323,7 +323,7 @@ def test_the_pipeline_gives_a_face_the_grain_of_its_photograph(
     job = core._prepare(vault.item(images.encode(large, "png")), Clock())
     (face,) = job.faces
     assert face.grain is not None and 4 < face.grain.strength < 14
-    face.candidates = [Candidate(Donor("grey", np.zeros(128, np.float32)), np.full_like(face.crop, 128), 0.0, 0.0)]
+    face.candidates = [Candidate(Donor("grey", np.zeros(128, np.float32)), np.full_like(face.crop, 128), 0.0, 0.0, 0.0)]
     pasted = core._paste(job)
     matrix = face.geometry.matrix()
     inside = align.paste(np.zeros_like(large), np.full_like(face.crop, 255), face.mask, matrix)[..., 0] == 255

@@ -131,7 +131,7 @@ def test_a_choice_that_tells_the_source_is_seen() -> None:
     people = RNG.normal(size=(60, 128)).astype(np.float32)
     people /= np.linalg.norm(people, axis=1, keepdims=True)
     crops = attacks.to_tensor(RNG.integers(0, 256, (60, 8, 8, 3)).repeat(32, 1).repeat(32, 2).astype(np.uint8))
-    looks = bank.looks(crops, bank.mean_shape.expand(60, -1, -1), torch.ones(60, 1, 256, 256))
+    looks = bank.looks(crops, bank.mean_shape.expand(60, -1, -1))
     looks = [replace(each, presentation=torch.zeros(1, 1)) for each in looks]
     ways = {
         "chance": RNG.integers(0, len(bank), 60),
@@ -147,3 +147,16 @@ def test_a_choice_that_tells_the_source_is_seen() -> None:
     assert abs(found["chance"]["looks"]["auc"] - 0.5) < 0.15
     assert found["furthest"]["apart"]["auc"] > 0.9
     assert found["alike"]["looks"]["auc"] > 0.6 > found["alike"]["apart"]["auc"]
+
+
+def test_donors_that_link_a_person_are_seen() -> None:
+    """Two releases with a donor in common, and two by chance."""
+    bank = DonorBank(DonorAppearance())
+    looks = [replace(bank._looks, presentation=torch.zeros(1, 1))] * 80
+    drawn = RNG.integers(0, 20, (3, 80))
+    first, chance, linked = (
+        np.array([f"d{a}+d{20 + b}" for a, b in zip(one, other, strict=True)])
+        for one, other in zip(drawn[[0, 1, 0]], drawn[[1, 2, 2]], strict=True)
+    )
+    assert attacks.shared_donors(first, linked, looks)["auc"] > 0.9
+    assert 0.4 < attacks.shared_donors(first, chance, looks)["auc"] < 0.6

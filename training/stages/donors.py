@@ -56,9 +56,7 @@ def main() -> None:
     shapes, mean_shape = points[chosen], points.mean(0)
     crops = np.stack([data.image(i) for i in chosen])
     textures = torch.cat([texture(data.batch([i]), points[i : i + 1], mean_shape) for i in chosen])
-    face, wide = (_mask(mean_shape, **of) for of in ({}, {"forehead": _WIDE, "jaw": _WIDE}))
-    skin = ((textures + 1) / 2 * face).sum((2, 3)) / face.sum()
-    inside = wide[0, 0] > 0  # outside, every texture is the mean
+    inside = _mask(mean_shape, forehead=_WIDE, jaw=_WIDE)[0, 0] > 0  # outside, every texture is the mean
     mean = textures.mean(0)
     flat = (textures - mean)[..., inside].flatten(1)
     u, s, v = torch.linalg.svd(flat, full_matrices=False)
@@ -74,7 +72,6 @@ def main() -> None:
         "mean_texture": mean,
         "shapes": shapes,
         "mean_shape": mean_shape,
-        "skin": skin,
     }
     path = args.out / "donors.safetensors"
     save_file({k: t.contiguous() for k, t in state.items()}, path)

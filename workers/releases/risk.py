@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from statistics import fmean, median
 from typing import Any
 
-from refacex_core.gates import GATE, GOOD_SIMILARITY, MOST_SIMILARITY, SFACE_SAME_PERSON, SMALLEST_FACE, STRANGERS
+from refacex_core.gates import (
+    GATE,
+    GOOD_OVER_VIEWS,
+    GOOD_SIMILARITY,
+    MOST_SIMILARITY,
+    SFACE_SAME_PERSON,
+    SMALLEST_FACE,
+    STRANGERS,
+)
 from refacex_core.versions import weights_of
 from schemas.states import ItemState
 from schemas.tables import Item, Release
@@ -30,8 +38,9 @@ MEANING = (
     "A similarity is the cosine between a face in the original photograph and the face that was released in its place, "
     "as one recogniser sees the two: 1 is the same picture, and strangers lie where that recogniser puts strangers.",
     f"SFace decides: a face above {MOST_SIMILARITY:.2f} is not released, donors are tried until one gives at most "
-    f"{GOOD_SIMILARITY}, and SFace takes {SFACE_SAME_PERSON} and more for one person (one false accept in a thousand pairs on "
-    "LFW). Because SFace chooses, its own figures flatter the release.",
+    f"{GOOD_SIMILARITY}, and {GOOD_OVER_VIEWS} on average over the face as it is, closer and coarser; SFace takes "
+    f"{SFACE_SAME_PERSON} and more for one person (one false accept in a thousand pairs on LFW). Because SFace chooses, its own "
+    "figures flatter the release.",
     "Every other recogniser only judges. Where no threshold is known for one, compare its figures with what it gives for "
     "strangers (the mean over pairs of different people of LFW), not with another recogniser's.",
     "The PSNR of the stego file is the noise that hiding the payload adds; it says nothing of how real a face looks.",
