@@ -223,7 +223,7 @@ class Core:
         codes = torch.from_numpy(np.stack([donor.code for _, donor in pairs])).to(self.device)
         mask = torch.from_numpy(np.stack([f.mask for f, _ in pairs]))[:, None].to(self.device)
         parts = self._anonymiser.sketch(source, points, codes, mask)
-        for (face, donor), *rows in zip(pairs, *(part.half().split(1) for part in parts), strict=True):
+        for (face, donor), *rows in zip(pairs, *(torch.split(part.half(), 1) for part in parts), strict=True):
             face.sketches[donor.name] = Sketch(*rows)
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
