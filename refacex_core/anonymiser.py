@@ -35,7 +35,7 @@ SHAPE_FROM_DONOR = {
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
-REACH = 8.0  # pixels that the network may move a part of the face
+REACH = 8.0  # pixels that the network may move a part of the face; a `Drawing` takes it further
 _SHARPER = 1.5  # so much of a correction is taken: what it does by blotches it does by lines as well
 LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from the source
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
@@ -280,7 +280,9 @@ class Anonymiser(nn.Module):
         at = torch.arange(256, device=source.device, dtype=source.dtype)
         grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
         moved = warp.sample(posed, grid + (drawing.further * inside * move).permute(0, 2, 3, 1))
-        drawn = moved + inside * drawing.most * torch.tanh(_SHARPER / max(drawing.most, 1e-6) * shade)
+        drawn = moved
+        if drawing.most:
+            drawn = moved + inside * drawing.most * torch.tanh(_SHARPER / drawing.most * shade)
         # Lit once more: a correction is good for the face's details, and may not change how light the skin is.
         face = seamless(relight(drawn, source, mask), source, mask).clamp(-1, 1)
         return Anonymised(source + mask * (face - source), face, mask, posed)

@@ -49,7 +49,6 @@ TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
 #: A donor this near to the source (cosine on SFace) is not used.
 TOO_NEAR = 0.25
 ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
-_FEWEST = 16  # of the bank's donors to draw pairs from
 #: A mouth is taken from another donor where its own is so much further from the wanted opening. So much of its colour weighs as much, and
 #: so much of how its face is read: stubble comes with it.
 _GAP, _COLOUR, _READ = 0.05, 0.3, 0.4
@@ -194,14 +193,14 @@ class DonorBank:
         seed: bytes | None = None,
         spare: int = 0,
     ) -> list[Donor]:
-        """`count` different donors in the order in which they are to be tried, and behind them up to `spare` for a face that none of
-        these make unlike itself.
+        """Up to `count` different donors in the order in which they are to be tried, and behind them up to `spare` for a face that none
+        of these make unlike itself.
 
         `random` pairs, by chance, those who are read as the face is between male and female and look most like it
         (`ALIKE`); its spare pairs come half from more of those who are read so, half from whoever else of the bank looks most like it.
         `matched` pairs those nearest to it in shape, skin and all else;
         `stable` draws single ones from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to
-        photograph. The bank's donors near to the source's own code (128) are left out. `looks` is of the one face.
+        photograph. Whoever is near to the source's own code (128) is left out. `looks` is of the one face.
         """
         if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
@@ -209,29 +208,43 @@ class DonorBank:
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]
         if policy is DonorPolicy.MATCHED:
-            return self._pairs(usable, count + spare)
+            return self._pairs(usable, count + spare, source_code)
         read_alike = usable[alike[usable]]
-        few, more = (max(len(read_alike) // share, _FEWEST) for share in (ALIKE, 2))
+        few = max(len(read_alike) // ALIKE, 2 * count)
+        more = max(len(read_alike) // 2, few + spare)
         others = usable[~np.isin(usable, read_alike[:more])]
-        first = self._draw(read_alike[:few], count) + self._draw(read_alike[few:more], spare - spare // 2)
-        return first + self._draw(others[: max(len(others) // ALIKE, _FEWEST)], count + spare - len(first))
+        first = self._draw(read_alike[:few], count, source_code)
+        first += self._draw(read_alike[few:more], spare - spare // 2, source_code)
+        rest = count + spare - len(first)
+        return first + self._draw(others[: max(len(others) // ALIKE, 2 * rest)], rest, source_code)
 
     def order(self, looks: Looks, weights: tuple[float, ...] = SUITS) -> NDArray[np.intp]:
         """The donors' places in the bank, those that look most like the one face first."""
         return np.asarray(distances(looks, self._looks, weights)[0].argsort().cpu().numpy())
 
-    def _draw(self, pool: NDArray[np.intp], count: int) -> list[Donor]:
-        """`count` pairs out of the pool, in the order in which chance drew them.
+    def _draw(self, pool: NDArray[np.intp], count: int, source_code: NDArray[np.float32]) -> list[Donor]:
+        """Up to `count` pairs out of the pool, in the order in which chance drew them.
 
         If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
         (`training.attacks`, "donor's choice").
         """
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
-        return self._pairs(rng.permutation(pool), count)
+        return self._pairs(rng.permutation(pool), count, source_code)
 
-    def _pairs(self, places: NDArray[np.intp], count: int) -> list[Donor]:
-        """Up to `count` donors, each between one of the bank's and the next, so that nobody of the bank is in two."""
-        return [self._between(*pair) for pair in zip(places[: 2 * count : 2], places[1 : 2 * count : 2], strict=False)]
+    def _pairs(self, places: NDArray[np.intp], count: int, source_code: NDArray[np.float32]) -> list[Donor]:
+        """Up to `count` donors, each between one of the bank's and the next with whom it is not near to the source: what two have in
+        common is stronger in their mean. Nobody of the bank is in two."""
+        left = [int(place) for place in places]
+        donors: list[Donor] = []
+        while len(left) > 1 and len(donors) < count:
+            one = left.pop(0)
+            for other in left:
+                donor = self._between(one, other)
+                if donor.code @ source_code < TOO_NEAR:
+                    donors.append(donor)
+                    left.remove(other)
+                    break
+        return donors
 
     def _between(self, one: int, other: int) -> Donor:
         name = "+".join(f"d{number}" for number in sorted((self._ids[one], self._ids[other])))

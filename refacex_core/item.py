@@ -50,6 +50,11 @@ class Candidate:
         """How far it is above what is good enough; not above 0 where it is good."""
         return max(self.similarity - GOOD_SIMILARITY, self.over_views - GOOD_OVER_VIEWS)
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The least of several is least like the original; what may not be released comes last."""
+        return self.similarity > MOST_SIMILARITY, self.excess
+
 
 @dataclass
 class Face:
@@ -66,9 +71,8 @@ class Face:
     donors: list[Donor] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     tried: int = 0  # donors
-    sketches: dict[str, Sketch] = field(
-        default_factory=dict
-    )  # of donors that may be drawn again, by name; in half precision
+    #: Of donors that may be drawn again, by name; in half precision.
+    sketches: dict[str, Sketch] = field(default_factory=dict)
     audited: float | None = None
     reason: HoldReason | None = None
     payload: bytes = b""
@@ -158,7 +162,7 @@ def good(job: Job, face: Face) -> bool:
 def order(job: Job, face: Face) -> None:
     """The candidate least like the original first; `stable` goes by the order of its donors."""
     if not job.stable:
-        face.candidates.sort(key=lambda made: made.excess)
+        face.candidates.sort(key=lambda made: made.rank)
 
 
 def _reports(job: Job, released: bool) -> tuple[FaceReport, ...]:

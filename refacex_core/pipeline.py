@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from refacex_core import images, weights
 from refacex_core.anonymiser import GENTLE, MOVED, STRONG, Anonymiser, Drawing, Sketch
@@ -150,7 +151,7 @@ class Core:
         geometries = [FaceGeometry.from_matrix(align.similarity(d.points)) for d in found]
         crops = np.stack([align.crop(rgb, g.matrix()) for g in geometries])
         points = self._landmarks(_tensor(crops)).cpu().numpy()
-        codes = [self._codes(crop) for crop in crops]
+        codes = self._codes(crops, self._sface(crops))
         grey = bool(np.ptp(rgb, axis=2).max() <= _GREY)
         masks = [oval_mask(p) for p in points]
         grains = [align.grain(rgb, m, g.matrix(), secrets.randbits(64)) for m, g in zip(masks, geometries, strict=True)]
@@ -159,9 +160,11 @@ class Core:
             for d, g, c, p, e, m, n in zip(found, geometries, crops, points, codes, masks, grains, strict=True)
         ]
 
-    def _codes(self, crop: RGB) -> NDArray[np.float32]:
-        """Of a crop's views, 3 x 128."""
-        return self._sface(views(crop[None])[:, 0])
+    def _codes(self, crops: NDArray[np.uint8], plain: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of crops' views (N x 3 x 128), where the crops' own codes are `plain` (N x 128)."""
+        others = views(crops)[1:]
+        codes = self._sface(others.reshape(-1, *crops.shape[1:])).reshape(len(others), len(crops), -1)
+        return np.concatenate([plain[None], codes]).transpose(1, 0, 2)
 
     def _looks(self, faces: Sequence[Face]) -> list[Looks]:
         if not faces:
@@ -178,6 +181,10 @@ class Core:
                 some = [(j, f, donor) for j, f, (donor, how) in turns if how is drawing]
                 for start in range(0, len(some), _BATCH):
                     self._replace_some(some[start : start + _BATCH], drawing)
+            waiting = {id(face) for _, face, _ in turns}
+            for _, face in work:
+                if id(face) not in waiting:  # done with
+                    face.sketches.clear()
         for _, face in work:
             face.sketches.clear()
 
@@ -198,33 +205,41 @@ class Core:
 
     @torch.inference_mode()
     def _try(self, pairs: list[tuple[Face, Donor]], drawing: Drawing) -> None:
-        self._sketch([(face, donor) for face, donor in pairs if donor.name not in face.sketches])
+        """One more candidate for each face, or for none."""
         source = _tensor(np.stack([f.crop for f, _ in pairs])).to(self.device)
         mask = torch.from_numpy(np.stack([f.mask for f, _ in pairs]))[:, None].to(self.device)
-        parts = zip(*(face.sketches[donor.name] for face, donor in pairs), strict=True)
-        made = self._anonymiser.draw(source, mask, Sketch(*(torch.cat(part).float() for part in parts)), drawing)
-        crops, pictures = _pixels(made.crop), _pixels(made.face)
-        for (face, donor), crop, picture, code in zip(pairs, crops, pictures, self._sface(crops), strict=True):
-            if face.grey:
-                picture = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
-            similar = over_views = float(code @ face.code)
-            if similar <= MOST_SIMILARITY:  # otherwise no other view makes it good
-                over_views = float((self._codes(crop) * face.codes).sum(1).mean())
-            face.candidates.append(Candidate(donor, picture, similar, over_views, float(code @ donor.code)))
+        sketch = self._sketches(pairs, source, mask, keep=drawing is MOVED)
+        made = self._anonymiser.draw(source, mask, sketch, drawing)
+        crops, drawn = _pixels(made.crop), _pixels(made.face)
+        pictures = [_grey(each) if face.grey else each for (face, _), each in zip(pairs, drawn, strict=True)]
+        codes = self._sface(crops)
+        similar = np.array([code @ face.code for (face, _), code in zip(pairs, codes, strict=True)])
+        over_views = similar.copy()
+        near = np.flatnonzero(similar <= MOST_SIMILARITY)  # the others are not released, whatever other views show
+        if len(near):
+            of = np.stack([pairs[i][0].codes for i in near])
+            over_views[near] = (self._codes(crops[near], codes[near]) * of).sum(2).mean(1)
+        for i, ((face, donor), picture) in enumerate(zip(pairs, pictures, strict=True)):
+            seen = float(similar[i]), float(over_views[i]), float(codes[i] @ donor.code)
+            face.candidates.append(Candidate(donor, picture, *seen))
             if face.next_donor is donor:  # and not drawn again
                 face.tried += 1
 
-    def _sketch(self, pairs: list[tuple[Face, Donor]]) -> None:
-        """What each pair's donor can be drawn from, kept with the face."""
-        if not pairs:
-            return
-        source = _tensor(np.stack([f.crop for f, _ in pairs])).to(self.device)
-        points = torch.from_numpy(np.stack([f.points for f, _ in pairs])).to(self.device)
-        codes = torch.from_numpy(np.stack([donor.code for _, donor in pairs])).to(self.device)
-        mask = torch.from_numpy(np.stack([f.mask for f, _ in pairs]))[:, None].to(self.device)
-        parts = self._anonymiser.sketch(source, points, codes, mask)
-        for (face, donor), *rows in zip(pairs, *(torch.split(part.half(), 1) for part in parts), strict=True):
-            face.sketches[donor.name] = Sketch(*rows)
+    def _sketches(self, pairs: list[tuple[Face, Donor]], source: Tensor, mask: Tensor, *, keep: bool) -> Sketch:
+        """What each pair's donor is drawn from; `keep` new ones with their face, in half precision, to draw the donor again."""
+        new = [i for i, (face, donor) in enumerate(pairs) if donor.name not in face.sketches]
+        rows = {i: face.sketches[donor.name] for i, (face, donor) in enumerate(pairs) if i not in new}
+        if new:
+            points = torch.from_numpy(np.stack([pairs[i][0].points for i in new])).to(self.device)
+            codes = torch.from_numpy(np.stack([pairs[i][1].code for i in new])).to(self.device)
+            parts = self._anonymiser.sketch(source[new], points, codes, mask[new])
+            for place, i in enumerate(new):
+                rows[i] = Sketch(*(part[place : place + 1] for part in parts))
+                if keep:
+                    face, donor = pairs[i]
+                    face.sketches[donor.name] = Sketch(*(part.half() for part in rows[i]))
+        ordered = zip(*(rows[i] for i in range(len(pairs))), strict=True)
+        return Sketch(*(torch.cat([row.float() for row in part]) for part in ordered))
 
     def _finish(self, job: Job, keep_anonymised: bool) -> Released:
         """Paste, embed, write, audit; what the audit turns down is done again with the next donor, then held."""
@@ -273,6 +288,7 @@ class Core:
         if len(face.candidates) == 1 and face.next_donor is not None:
             with job.clock.stage("anonymise"):
                 self._try([(face, face.next_donor)], _drawing(job, face))
+                face.sketches.clear()
         if len(face.candidates) == 1:
             return False
         face.candidates.pop(0)
@@ -372,7 +388,7 @@ def _turn(job: Job, face: Face, attempt: int) -> tuple[Donor, Drawing] | None:
         return None
     if again >= 0 > spare and not job.stable:
         moved = face.candidates[: face.tried]  # those that follow were drawn again
-        least_alike = sorted(range(len(moved)), key=lambda i: moved[i].excess)[:DRAWN_AGAIN]
+        least_alike = sorted(range(len(moved)), key=lambda i: moved[i].rank)[:DRAWN_AGAIN]
         which, drawing = again % DRAWN_AGAIN, GENTLE if again < DRAWN_AGAIN else STRONG
         return (moved[sorted(least_alike)[which]].donor, drawing) if which < len(least_alike) else None
     return None if face.next_donor is None else (face.next_donor, _drawing(job, face))
@@ -430,6 +446,10 @@ def _within(inner: tuple[int, int, int, int], outer: tuple[int, int, int, int]) 
 def _pasted(image: RGB, face: Face) -> RGB:
     """The image with a face replaced: wherever it is pasted, the same pixels."""
     return align.paste(image, face.candidates[0].face, face.mask, face.geometry.matrix(), face.grain)
+
+
+def _grey(picture: RGB) -> RGB:
+    return np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
 
 
 def _without_neighbours(job: Job, face: Face) -> RGB:

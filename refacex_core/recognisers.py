@@ -6,6 +6,7 @@ SFace: Zhong et al., *SFace: sigmoid-constrained hypersphere loss for robust fac
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,16 +85,16 @@ _COARSE = 40  # pixels
 def views(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Crops (N x 256 x 256 x 3) as they are, closer by 1.3, and from afar (3 x N x 256 x 256 x 3).
 
-    What one view of a recogniser no longer knows another may: over several its opinion is nearer to that of recognisers which it has
-    never met, whose cosines on one face with many donors follow the mean of these three more closely than the plain one.
+    What one view of a face no longer tells a recogniser another may; and what is alike by all of them is so more often to recognisers that
+    have never met it.
     """
-
-    def seen(crop: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        closer = cv2.warpAffine(crop, _CLOSER, (256, 256), borderMode=cv2.BORDER_REPLICATE)
+    seen = np.empty((3, *crops.shape), np.uint8)
+    for i, crop in enumerate(crops):
         small = cv2.resize(crop, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA)
-        return [crop, closer.astype(np.uint8), cv2.resize(small, (256, 256)).astype(np.uint8)]
-
-    return np.stack([seen(crop) for crop in crops], 1)
+        seen[0, i] = crop
+        seen[1, i] = cv2.warpAffine(crop, _CLOSER, (256, 256), borderMode=cv2.BORDER_REPLICATE)
+        seen[2, i] = cv2.resize(small, (256, 256))
+    return seen
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:
@@ -102,7 +103,14 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
     return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
 
 
-_THREADS = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """For networks that take one face at a time; as many as this process may use."""
+    allowed = int(os.environ.get("OMP_NUM_THREADS") or 16)
+    return ThreadPoolExecutor(max(min(allowed, len(os.sched_getaffinity(0))), 1))
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
 
 
 class OnnxRecogniser:
@@ -124,7 +132,9 @@ class OnnxRecogniser:
     def __call__(self, crops: NDArray[np.uint8]) -> Vectors:
         x = (arcface_view(crops).astype(np.float32).transpose(0, 3, 1, 2) - self._mean) / self._scale
         if isinstance(self._input.shape[0], int):  # a fixed batch of one
-            rows = list(_THREADS.map(lambda i: self._net.run(None, {self._input.name: x[i : i + 1]})[0], range(len(x))))
+            rows = list(
+                _threads().map(lambda i: self._net.run(None, {self._input.name: x[i : i + 1]})[0], range(len(x)))
+            )
             return unit(np.concatenate(rows)) if rows else np.zeros((0, 1), np.float32)
         return unit(self._net.run(None, {self._input.name: x})[0])
 

@@ -93,7 +93,7 @@ def attacks(result: dict[str, Any]) -> str:
         },
         "PSNR of what it paints (of the release)": f"{cell(inverter['psnr'], 1)} dB ({cell(inverter['psnr_of_the_release'], 1)})",
         "the source's template, guessed from its donor, rank-1": _range(result["donor"]["rank1"]),
-        "the donor recognised in the release by sface": percent(
+        "a donor recognised in the release by sface": percent(
             result["donor_choice"]["the_original"]["donor_recognised"]
         ),
         **{
@@ -105,7 +105,6 @@ def attacks(result: dict[str, Any]) -> str:
                 ("the same, rank-1", "looks_rank1", _range),
             )
         },
-        "two releases of one person by donors in common, AUC": _area(result["donor_choice"]["in_common"]),
         "two releases of one person by their residuals, AUC": _area(linkage["released_file"]),
         "the same of the faces' crops, AUC": _area(linkage["released_face"]),
         "two originals by the same, AUC": _area(linkage["original_face"]),
@@ -115,6 +114,8 @@ def attacks(result: dict[str, Any]) -> str:
             for name, value in result["extractor"].items()
         },
     }
+    if common := result["donor_choice"].get("in_common"):
+        found["two releases of one person by donors in common, AUC"] = _area(common)
     what = f"Attacks without a key, learnt on {learnt} pairs of original and release, tried on {gallery} people"
     head = [f"{what} (chance: {100 / gallery:.1f} %):\n", "| attack | result |", "|---|---|"]
     return "\n".join(head + [row(label, [each]) for label, each in found.items()])

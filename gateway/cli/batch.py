@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +38,11 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
     if out is not None and any(given.is_dir() and given.resolve() == out.resolve() for given in inputs):
         raise stop("the output folder is the input folder, and would mix the two: choose another --out.", 2)
     left_out: Counter[str] = Counter()
-    found = [pair for given in inputs for pair in _found(given, out, left_out)]
+    every = [pair for given in inputs for pair in _found(given, out, left_out)]
+    found = list({source.resolve(): (source, name) for source, name in reversed(every)}.values())[::-1]
+    if len(found) < len(every):
+        again = number_of(len(every) - len(found), "image")
+        typer.echo(f"refacex: {again} named more than once, and taken once", err=True)
     if left_out:
         kinds = ", ".join(sorted(left_out))
         typer.echo(f"refacex: {number_of(left_out.total(), 'file')} of other kinds left out: {kinds}", err=True)
@@ -124,6 +130,7 @@ class Run:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+        stack.enter_context(_unwound_when_ended())
         if self.out is not None:
             for folder in (*reversed(self.out.parents), self.out):  # the innermost is tidied away first
                 if not folder.exists():
@@ -206,6 +213,23 @@ class Run:
         typer.echo(f"{self.done} of {number_of(len(self.jobs), 'image')} {word}.", err=self.out is None)
         if self.problems:
             raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _unwound_when_ended() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: what it has open is closed, and what it made in vain goes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_report(path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli.batch import Job, Run, find_jobs, problems, write
+from workers.words import number_of
 
 if TYPE_CHECKING:
     from refacex_core.keyring import KeyRing
@@ -109,6 +110,10 @@ def anonymise(
     options = ItemOptions(Profile(profile), file_format.value, quality, DonorPolicy(donor_policy), release_again=again)
     jobs = find_jobs(inputs, out, EXTENSIONS[file_format.value], replace=replace)
     typer.echo(UNGOVERNED, err=True)
+    alone = sum(Path(job.name).parent == Path() for job in jobs)
+    if donor_policy is PolicyName.STABLE and alone:
+        said = "outside a sub-folder, each taken for a subject of its own: give each subject a folder in what you name."
+        typer.echo(f"refacex: {number_of(alone, 'image')} {said}", err=True)
     with problems(), Run(jobs, out, report, keys, replace) as run:
         from refacex_core.keyring import KeyRing
 

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 import gateway
 from gateway.cli import build, folder
-from gateway.cli.batch import Job, find_jobs
+from gateway.cli.batch import Job, Run, find_jobs
 from refacex_core.images import decode, encode
 
 PHOTOGRAPHS = Path(gateway.__file__).parent / "demo_images"
@@ -320,6 +322,39 @@ def test_two_folders_with_the_same_names_are_refused(world: World, refacex: Any,
     one, two, out = (tmp_path / each for each in ("one/a.png", "two/a.png", "out/a.png.png"))
     assert said.err == f"refacex: {one} and {two} would become one file, {out}: give each an --out of its own.\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_named_twice_is_taken_once(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = world.originals / "astronaut.png"
+    (tmp_path / "link.png").symlink_to(photograph)
+    given = [photograph, world.originals, tmp_path / "link.png", photograph]
+    jobs = find_jobs(given, tmp_path / "out", ".png")
+    once = [job.source for job in find_jobs([world.originals], tmp_path / "out", ".png")]
+    assert len(jobs) == len(once) > 1 and {job.source for job in jobs} == set(once)
+    assert jobs[0].source == photograph, "as it was named first"
+    assert "refacex: 3 images named more than once, and taken once\n" in capsys.readouterr().err
+
+
+def test_whose_photographs_are_stable_is_said(world: World, refacex: Any, tmp_path: Path) -> None:
+    (tmp_path / "in" / "anna").mkdir(parents=True)
+    for name in ("in/anna/a.jpg", "in/b.jpg", "in/c.jpg"):
+        (tmp_path / name).write_bytes(b"no photograph")
+    given = ("--out", tmp_path / "out", "--keys", world.keys, "--donor-policy")
+    said = refacex("anonymise", tmp_path / "in", *given, "stable")
+    assert "refacex: 2 images outside a sub-folder, each taken for a subject of its own" in said.err
+    assert "sub-folder" not in refacex("anonymise", tmp_path / "in", *given, "random").err
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing_empty(tmp_path: Path) -> None:
+    out, report = tmp_path / "out", tmp_path / "report.jsonl"
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, Run([Job(tmp_path / "a.png", "a.png", out / "a.png")], out, report):
+        assert out.is_dir() and report.is_file()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not out.exists() and not report.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_no_empty_folder_is_left_where_nothing_came_of_a_command(world: World, refacex: Any, tmp_path: Path) -> None:

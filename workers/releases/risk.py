@@ -90,6 +90,7 @@ def build(release: Release, rows: Sequence[Row]) -> dict[str, Any]:
         "thresholds": {
             "recogniser": GATE,
             "good_enough": GOOD_SIMILARITY,
+            "good_enough_over_views": GOOD_OVER_VIEWS,
             "released_up_to": MOST_SIMILARITY,
             "same_person_from": SFACE_SAME_PERSON,
             "smallest_face_pixels": SMALLEST_FACE,

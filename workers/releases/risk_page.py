@@ -255,8 +255,9 @@ def _making(report: Mapping[str, Any]) -> str:
         ("donors", escape(made["donors"])),
         (
             "thresholds",
-            f"SFace: good enough at {gates['good_enough']:.2f}, released up to {gates['released_up_to']:.2f}, same person from "
-            f"{gates['same_person_from']}; faces from {gates['smallest_face_pixels']:.0f} pixels",
+            f"SFace: good enough at {gates['good_enough']:.2f} and {gates['good_enough_over_views']:.2f} over three views, released up to "
+            f"{gates['released_up_to']:.2f}, same person from {gates['same_person_from']}; faces from "
+            f"{gates['smallest_face_pixels']:.0f} pixels",
         ),
         ("likeness to the donor", _spread(report["similarity_to_donor"], 3)),
         ("stego PSNR", _spread(report["stego_psnr_db"], 1, " dB")),
