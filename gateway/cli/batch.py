@@ -39,7 +39,10 @@ def find_jobs(inputs: list[Path], out: Path | None, extension: str, *, replace: 
         raise stop("the output folder is the input folder, and would mix the two: choose another --out.", 2)
     left_out: Counter[str] = Counter()
     every = [pair for given in inputs for pair in _found(given, out, left_out)]
-    found = list({source.resolve(): (source, name) for source, name in reversed(every)}.values())[::-1]
+    first: dict[Path, tuple[Path, str]] = {}
+    for source, name in every:
+        first.setdefault(source.resolve(), (source, name))
+    found = list(first.values())
     if len(found) < len(every):
         again = number_of(len(every) - len(found), "image")
         typer.echo(f"refacex: {again} named more than once, and taken once", err=True)
