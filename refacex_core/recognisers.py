@@ -106,8 +106,9 @@ def unit(vectors: NDArray[np.floating]) -> Vectors:
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
     """For networks that take one face at a time; as many as this process may use."""
-    allowed = int(os.environ.get("OMP_NUM_THREADS") or 16)
-    return ThreadPoolExecutor(max(min(allowed, len(os.sched_getaffinity(0))), 1))
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # OpenMP takes a list, for each level
+    allowed = int(said) if said.isdecimal() and int(said) else 16
+    return ThreadPoolExecutor(min(allowed, len(os.sched_getaffinity(0))))
 
 
 os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
