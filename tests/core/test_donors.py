@@ -229,6 +229,24 @@ def test_a_face_is_good_by_every_view_or_not_at_all(core: Core, vault: Vault, ph
     assert np.isclose(made.over_views, wanted, atol=0.02)
 
 
+def test_what_is_drawn_again_is_not_posed_again(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    job = core._prepare(vault.item(photographs["obama"]), Clock())
+    (face,) = job.faces
+    sketch, posed = core._anonymiser.sketch, []
+
+    def counted(source: Tensor, *rest: Tensor) -> Sketch:
+        posed.append(len(source))
+        return sketch(source, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(core._anonymiser, "sketch", counted)
+        patched.setattr("refacex_core.pipeline.good", lambda job, face: False)
+        patched.setattr("refacex_core.pipeline.MOST_SIMILARITY", 2.0)  # so that no spare one is tried
+        core._replace([(job, face)])
+    assert sum(posed) == DONORS_TRIED and len(face.candidates) == DONORS_TRIED + 2 * DRAWN_AGAIN
+    assert not face.sketches
+
+
 def test_views_are_as_it_is_closer_and_coarser() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
     plain, closer, coarse = views(crops)
