@@ -31,7 +31,7 @@ from refacex_core.payload.network import WINDOW
 #: source's shape, for what they do is its expression.
 SHAPE_FROM_DONOR = {
     "face_oval": 0.5,
-    "lips": 0.2, "left_eye": 0.6, "right_eye": 0.6, "left_eyebrow": 0.6, "right_eyebrow": 0.6,
+    "lips": 0.2, "left_eye": 0.8, "right_eye": 0.8, "left_eyebrow": 0.7, "right_eyebrow": 0.7,
     "nose": 1.0, "left_iris": 0.9, "right_iris": 0.9,
 }  # fmt: skip
 _IRISES = GROUPS["right_iris"], GROUPS["left_iris"]
@@ -41,6 +41,8 @@ LIGHT_SIGMA = 30.0  # pixels: light and skin tone coarser than this come from th
 #: Rows: lightness, red against green, yellow against blue; orthonormal.
 _OPPONENT = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, -(2**-0.5), 0.0), (6**-0.5, 6**-0.5, -2 * 6**-0.5))
 _LEAST_GAIN = (0.55, 0.4, 0.4)  # below it, eyes, brows and lips would fade
+#: Beyond it, skin would show what a portrait's flat light had hidden; colours are never made stronger.
+_MOST_GAIN = (1.4, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Drawing:
 
 
 #: What is moved alone looks most like a photograph; what is drawn strongly, the least like the source.
-MOVED, GENTLE, STRONG = Drawing(1.6, 0.0), Drawing(1.6, 0.12), Drawing(1.6, 0.25)
+MOVED, GENTLE, STRONG = Drawing(1.6, 0.0), Drawing(1.8, 0.12), Drawing(1.8, 0.25)
 
 
 def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> Tensor:
@@ -73,9 +75,10 @@ def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> 
 
 
 def tone(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """The donor's face with no more contrast and colour inside the mask than the source's has there.
+    """The donor's face with about as much contrast inside the mask as the source's has there, and no more colour.
 
-    A portrait in studio light has both; under flat light its skin would look darker and redder than the ears beside it.
+    Under flat light a studio portrait's skin would look darker and redder than the ears beside it, and under hard light as if seen
+    through haze.
     Standard deviations in an opponent colour space, after Reinhard et al., *Color transfer between images*, 2001; means are
     left to `relight`.
     """
@@ -90,8 +93,8 @@ def tone(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
 
     around, mean, spread = centred(donor)
     _, _, wanted = centred(source)
-    least = torch.tensor(_LEAST_GAIN, device=donor.device, dtype=donor.dtype).view(1, 3, 1, 1)
-    gain = (1.1 * wanted / (spread + 1e-3)).clamp(max=1).maximum(least)
+    least, most = (torch.tensor(bound).to(donor).view(1, 3, 1, 1) for bound in (_LEAST_GAIN, _MOST_GAIN))
+    gain = (1.1 * wanted / (spread + 1e-3)).minimum(most).maximum(least)
     return torch.einsum("ij,bjhw->bihw", opponent.T, mean + gain * around)
 
 

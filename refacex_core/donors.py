@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refacex_core import weights
+from refacex_core.age import Age
 from refacex_core.errors import ModelFileMissing
 from refacex_core.faces import expression
 from refacex_core.faces.gaze import Gaze
@@ -38,7 +39,7 @@ _FILE = Path(__file__).parent / "weights" / "donors.safetensors"
 _SHARPNESS = 40.0
 _COARSE = 4  # pixels of a texture that skin is carried on by
 _SKIN = 0.35  # how far from the skin beside it, of 2, what is at the rim may be
-_KEPT = "codes", "shapes", "mean_shape", "presentation"  # of the bank's file, as they are
+_KEPT = "codes", "shapes", "mean_shape", "presentation", "ages"  # of the bank's file, as they are
 #: Masks of parts: which, how far beyond their points, and how soft their edge is, in pixels.
 _PARTS = (
     ("lips", ("lips",), 6, 4.0),
@@ -46,9 +47,11 @@ _PARTS = (
     ("brows", ("left_eyebrow", "right_eyebrow"), 5, 3.0),
 )
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
-#: A donor this near to the source (cosine on SFace) is not used.
-TOO_NEAR = 0.25
-ALIKE = 3  # one in so many of those who are read as a face is looks enough like it
+#: A donor this near to the source (cosine on SFace) is not used, nor a pair this near.
+TOO_NEAR, PAIR_TOO_NEAR = 0.25, 0.18
+#: One in so many of those who are read as a face is looks enough like it, and at least so many do.
+ALIKE, ALIKE_AT_LEAST = 4, 16
+_ROUNDS = 4  # in each of which nobody of a pool is in two pairs
 #: A mouth is taken from another donor where its own is so much further from the wanted opening. So much of its colour weighs as much, and
 #: so much of how its face is read: stubble comes with it.
 _GAP, _COLOUR, _READ = 0.05, 0.3, 0.4
@@ -74,6 +77,7 @@ class DonorAppearance(nn.Module):
     shapes: Tensor
     mean_shape: Tensor
     presentation: Tensor
+    ages: Tensor  # N x 1, years, as the portraits' prompts say
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
     expressive: Tensor  # of what shows an expression
     brows: Tensor
@@ -161,7 +165,7 @@ def _full(textures: Tensor) -> Tensor:
 def bank_looks(appearance: DonorAppearance) -> Looks:
     """Looks of every donor in the bank."""
     textures, shapes = appearance(appearance.codes)
-    return of_textures(textures, shapes, appearance.mean_shape, appearance.presentation)
+    return of_textures(textures, shapes, appearance.mean_shape, appearance.presentation, appearance.ages)
 
 
 class DonorBank:
@@ -173,6 +177,7 @@ class DonorBank:
         self.mean_shape = appearance.mean_shape
         self._looks = bank_looks(appearance)
         self._presentation = Presentation().to(appearance.codes.device)
+        self._age = Age(appearance.mean_shape).to(appearance.codes.device)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -180,7 +185,7 @@ class DonorBank:
     @torch.inference_mode()
     def looks(self, crops: Tensor, points: Tensor) -> list[Looks]:
         """Of each face, as `choose` wants them (shapes as `looks.of_faces` takes them, on the bank's device)."""
-        measured = of_faces(crops, points, self.mean_shape, self._presentation(crops))
+        measured = of_faces(crops, points, self.mean_shape, self._presentation(crops), self._age)
         rows = [part.split(1) for part in astuple(measured)]
         return [Looks(*row) for row in zip(*rows, strict=True)]
 
@@ -210,26 +215,30 @@ class DonorBank:
         if policy is DonorPolicy.MATCHED:
             return self._pairs(usable, count + spare, source_code)
         read_alike = usable[alike[usable]]
-        few = max(len(read_alike) // ALIKE, 2 * count)
+        few = max(len(read_alike) // ALIKE, ALIKE_AT_LEAST)
         more = max(len(read_alike) // 2, few + spare)
         others = usable[~np.isin(usable, read_alike[:more])]
         first = self._draw(read_alike[:few], count, source_code)
         first += self._draw(read_alike[few:more], spare - spare // 2, source_code)
         rest = count + spare - len(first)
-        return first + self._draw(others[: max(len(others) // ALIKE, 2 * rest)], rest, source_code)
+        return first + self._draw(others[: max(len(others) // ALIKE, ALIKE_AT_LEAST)], rest, source_code)
 
     def order(self, looks: Looks, weights: tuple[float, ...] = SUITS) -> NDArray[np.intp]:
         """The donors' places in the bank, those that look most like the one face first."""
         return np.asarray(distances(looks, self._looks, weights)[0].argsort().cpu().numpy())
 
     def _draw(self, pool: NDArray[np.intp], count: int, source_code: NDArray[np.float32]) -> list[Donor]:
-        """Up to `count` pairs out of the pool, in the order in which chance drew them.
+        """Up to `count` pairs out of the pool, in the order in which chance drew them: nobody is in two before all were in one.
 
         If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
         (`training.attacks`, "donor's choice").
         """
         rng = np.random.Generator(np.random.Philox(secrets.randbits(128)))
-        return self._pairs(rng.permutation(pool), count, source_code)
+        donors: dict[str, Donor] = {}
+        for _ in range(_ROUNDS):
+            for donor in self._pairs(rng.permutation(pool), count, source_code):
+                donors.setdefault(donor.name, donor)
+        return list(donors.values())[:count]
 
     def _pairs(self, places: NDArray[np.intp], count: int, source_code: NDArray[np.float32]) -> list[Donor]:
         """Up to `count` donors, each between one of the bank's and the next with whom it is not near to the source: what two have in
@@ -240,7 +249,7 @@ class DonorBank:
             one = left.pop(0)
             for other in left:
                 donor = self._between(one, other)
-                if donor.code @ source_code < TOO_NEAR:
+                if donor.code @ source_code < PAIR_TOO_NEAR:
                     donors.append(donor)
                     left.remove(other)
                     break

@@ -51,9 +51,14 @@ class Candidate:
         return max(self.similarity - GOOD_SIMILARITY, self.over_views - GOOD_OVER_VIEWS)
 
     @property
+    def likeness(self) -> float:
+        """What must not be more than `MOST_SIMILARITY` for a release: the higher of the two."""
+        return max(self.similarity, self.over_views)
+
+    @property
     def rank(self) -> tuple[bool, float]:
         """The least of several is least like the original; what may not be released comes last."""
-        return self.similarity > MOST_SIMILARITY, self.excess
+        return self.likeness > MOST_SIMILARITY, self.excess
 
 
 @dataclass
@@ -96,8 +101,8 @@ class Face:
 
     @property
     def best(self) -> float:
-        """The least cosine between the original and what a donor gave; infinite where none was tried."""
-        return min((c.similarity for c in self.candidates), default=math.inf)
+        """The least likeness between the original and what a donor gave; infinite where none was tried."""
+        return min((c.likeness for c in self.candidates), default=math.inf)
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """How faces look apart from who they are, measured: what a donor has to match to suit the hair, neck and light around it.
 
-Each measure is a row a face; `distances` compares faces with donors measure by measure. All but one are measured; how a face is read
-between male and female is learned (`refacex_core.faces.presentation`).
+Each measure is a row a face; `distances` compares faces with donors measure by measure. All but two are measured; how a face is read
+between male and female is learned (`refacex_core.faces.presentation`), and so is how old it looks (`refacex_core.age`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -25,9 +26,9 @@ _COARSE, _FINE = (13, 12), (26, 24)
 class Looks:
     """Measures of N faces, a row each: shape (N x 324, place and size taken out), skin (N x 3, median colour 0..1), light and
     shade on it (N x 624), how much lighter than skin brows, upper lip and chin are (N x 3, of the 2 from black to white: the colour of
-    hair, a beard), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), what its eyes
-    and mouth do (N x 3), its presentation (N x 1, -1 male to 1 female). What is of skin is measured below the eyes: above them a
-    fringe would count as wrinkles and its colour as skin's.
+    hair, a beard), how fine-grained it is from place to place (N x 156: wrinkles, stubble), its colours (N x 312), what its eyes and
+    mouth do (N x 3), how old it looks (N x 1, years), its presentation (N x 1, -1 male to 1 female). What is of skin is measured below
+    the eyes: above them a fringe would count as wrinkles and its colour as skin's.
     """
 
     shape: Tensor
@@ -37,29 +38,36 @@ class Looks:
     grain: Tensor
     colours: Tensor
     expression: Tensor
+    age: Tensor
     presentation: Tensor
 
 
-#: Of shape, skin, shade, hair, grain, colours, expression. Who suits the hair around it: grain tells age; shape is the source's for a
+#: Of shape, skin, shade, hair, grain, colours, expression, age. Who suits the hair around it: shape is the source's for a
 #: good part anyway, and a mouth is taken from whoever's is as far open (`DonorAppearance.mouths`).
-SUITS = (0.0, 3.0, 0.3, 2.0, 3.0, 0.5, 0.3)
+SUITS = (0.0, 3.0, 0.3, 2.0, 1.5, 0.5, 0.3, 4.0)
 #: Who is nearest in all of it.
-NEAREST = (1.0, 2.0, 0.5, 2.0, 2.0, 0.5, 1.5)
+NEAREST = (1.0, 2.0, 0.5, 2.0, 1.0, 0.5, 1.5, 3.0)
 #: About one standard deviation of each measure of `faces.expression` over the portraits.
 _EXPRESSIONS = torch.tensor([0.05, 0.06, 0.035])
 #: A donor who is surely read otherwise comes after nearly all others, and one for an unsure face does not.
-_PRESENTATION = 4.0
+_PRESENTATION = 6.0
 
 
-def of_faces(crops: Tensor, points: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
-    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels) and presentation (N x 1)."""
+def of_faces(
+    crops: Tensor, points: Tensor, mean_shape: Tensor, presentation: Tensor, age: Callable[[Tensor], Tensor]
+) -> Looks:
+    """Looks of crops (N x 3 x 256 x 256, -1..1) with their points (N x 162 x 2, pixels) and presentation (N x 1).
+
+    `age` reads textures as `of_textures` takes them (`refacex_core.age.Age`).
+    """
     field = warp.field(mean_shape.expand(len(points), -1, -1), points, *WINDOW)
-    return of_textures(warp.sample(crops, field), points, mean_shape, presentation)
+    textures = warp.sample(crops, field)
+    return of_textures(textures, points, mean_shape, presentation, age(textures))
 
 
-def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentation: Tensor) -> Looks:
-    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2) and presentation (N x 1)."""
-    oval = _below_the_eyes(mean_shape).to(textures)
+def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentation: Tensor, age: Tensor) -> Looks:
+    """Looks of textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) with shapes (N x 162 x 2), presentation and age (N x 1)."""
+    oval = below_the_eyes(mean_shape).to(textures)
     skin = (textures[..., oval[0, 0] > 0.5].median(2).values + 1) / 2
     grey = textures.mean(1, keepdim=True)
     red, green, blue = textures[:, :1], textures[:, 1:2], textures[:, 2:]
@@ -77,6 +85,7 @@ def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentati
         torch.log(grain.flatten(1) + 1e-2),
         _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
         measures(shapes) / _EXPRESSIONS.to(shapes),
+        age,
         presentation,
     )
 
@@ -92,7 +101,7 @@ def distances(faces: Looks, donors: Looks, weights: tuple[float, ...] = SUITS) -
     return total
 
 
-def _below_the_eyes(mean_shape: Tensor) -> Tensor:
+def below_the_eyes(mean_shape: Tensor) -> Tensor:
     """Where a texture is face below its eyes (1 x 1 x 208 x 192, 0..1)."""
     shape = mean_shape.cpu().numpy()
     mask = oval_mask(shape)

@@ -52,7 +52,7 @@ from refacex_core.types import (
 )
 from refacex_core.versions import CURRENT, version_name
 
-DONORS_TRIED = 8  # of whom no more than the shape is drawn
+DONORS_TRIED = 12  # of whom no more than the shape is drawn
 DRAWN_AGAIN = 4  # of these, who left a face least like itself: drawn gently where none was good, then strongly
 SPARE_DONORS = 4  # drawn strongly, for a face that none of those made unlike itself
 _MOST = 0.8  # of a photograph: where so much is there, it can be told from another one
@@ -272,8 +272,8 @@ class Core:
 
     def _paste(self, job: Job) -> RGB:
         for face in job.faces:
-            while face.candidates[0].similarity > MOST_SIMILARITY:
-                face.audited = face.candidates[0].similarity
+            while face.candidates[0].likeness > MOST_SIMILARITY:
+                face.audited = face.candidates[0].likeness
                 if not self._next_candidate(job, face):
                     face.reason = HoldReason.IDENTITY_LEAK
                     raise Unfit(HoldReason.IDENTITY_LEAK)

@@ -64,6 +64,7 @@ def weights_of(model_version: str) -> tuple[Mapping[str, Any], ...]:
                 "landmarks",
                 "donors",
                 "presentation",
+                "age",
                 version.channel,
                 version.unembedder,
                 version.recovery,

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from refacex_core.age import Age
 from refacex_core.donors import ALIKE, TOO_NEAR, DonorAppearance, bank_looks
 from refacex_core.faces.landmarks import oval_mask
 from refacex_core.faces.presentation import Presentation
@@ -85,10 +86,11 @@ class Faces:
     def donors(self, appearance: DonorAppearance) -> Tensor:
         """For each face, the part of the bank that looks most like it (N x K), about as `DonorBank.choose` takes it."""
         bank, presentation = bank_looks(appearance), Presentation().to(self.codes.device)
+        age = Age(appearance.mean_shape).to(self.codes.device)
         apart = []
         for part in torch.arange(len(self)).split(64):
             crops, _, points = self.batch(part)
-            seen = of_faces(crops, points, appearance.mean_shape, presentation(crops))
+            seen = of_faces(crops, points, appearance.mean_shape, presentation(crops), age)
             apart.append(distances(seen, bank))
         distance = torch.cat(apart)
         distance[self.codes @ appearance.codes.T >= TOO_NEAR] = torch.inf

@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from refacex_core import recognisers
+from refacex_core import recognisers, weights
+from refacex_core.age import Lines
+from refacex_core.donors import DonorAppearance
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
 from refacex_core.faces.landmarks import Landmarks
@@ -23,6 +25,7 @@ from refacex_core.images import decode
 from tests.core.conftest import PHOTOGRAPHS
 from training.common import Crops, to_tensor
 from training.shards import Faces, pack
+from training.stages import age
 
 ROOT = Path(__file__).parents[2]
 SETS = ("celebahq256-train", "celebahq256-val", "lfw-train", "lfw-val", "portraits-cc0")
@@ -112,6 +115,34 @@ def test_a_stage_learns_stops_and_goes_on(stage: str, cache: Path, networks: Pat
     assert len(after["history"]) == 2, "every call that it was made of"  # type: ignore[arg-type]
     (name, old), (_, new) = (next(iter(state["networks"].items())) for state in (before, after))  # type: ignore[attr-defined]
     assert any(not torch.equal(old[k], new[k]) for k in old), f"{name} did not learn"
+
+
+def test_the_bank_and_the_reading_of_age_come_from_the_portraits_and_their_table(cache: Path, tmp_path: Path) -> None:
+    names = json.loads((cache / "portraits-cc0" / "names.json").read_text())
+    table = "".join(f"{name},{20 + 10 * n}\n" for n, name in enumerate(names))
+    (tmp_path / "portraits-cc0.csv").write_text("name,age\n" + table)
+    for stage in ("donors", "age"):
+        with pytest.MonkeyPatch.context() as patch:
+            given = ["--cache", str(cache), "--data", str(tmp_path), "--out", str(tmp_path)]
+            patch.setattr(sys, "argv", [stage, *given])
+            importlib.import_module(f"training.stages.{stage}").main()
+    bank, portraits = DonorAppearance(tmp_path / "donors.safetensors"), weights.card("donors", tmp_path)["portraits"]
+    assert bank.ages[:, 0].tolist() == [20 + 10 * n for n in portraits]
+    linear = torch.nn.Linear(Lines(bank.mean_shape).count, 1)
+    card = weights.load_into(linear, "age", tmp_path)
+    assert card["figures"]["portraits"] == len(names) and linear.weight.abs().max() > 0
+
+
+def test_age_is_read_from_lines_as_far_as_they_tell_it() -> None:
+    """A regression that sees of what it is asked for nothing else, and figures that are not of what it has learned."""
+    torch.manual_seed(0)
+    lines = torch.randn(3, 60, 20)
+    told = 40 + 12 * lines[0, :, 3]
+    lines[1:] = lines[0] + 0.1 * lines[1:]
+    assert age.figures(lines, told)["correlation"] > 0.7
+    assert abs(age.figures(lines, told[torch.randperm(60)])["correlation"]) < 0.5
+    linear = age.fitted(lines, told)
+    assert int(linear.weight.abs().argmax()) == 3
 
 
 def test_a_run_begins_from_shipped_weights(cache: Path, networks: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Stage `donors`: the donor bank and its appearance model, from the CC0 portraits. Closed form, half a minute.
 
-    python -m training.stages.donors
+    python -m training.stages.donors --data DATA
 
 Portraits that face the camera are taken, without the ones whose face is partly covered (`COVERED`, found by eye).
 """
@@ -24,6 +24,7 @@ from refacex_core.faces.presentation import Presentation
 from refacex_core.payload.network import WINDOW, window
 from training.about import about_run
 from training.common import Crops, to_tensor
+from training.stages.age import ages
 
 #: Portraits with headscarf, cap, glasses, hair, a hard shadow or coloured light over the face, or a mark that tells its
 #: bearer, by their place in the set.
@@ -46,6 +47,7 @@ def frontal(points: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets, with portraits-cc0.csv")
     parser.add_argument("--cache", type=Path, default=Path("training/cache"))
     parser.add_argument("--out", type=Path, default=Path("refacex_core/weights"))
     args = parser.parse_args()
@@ -64,6 +66,7 @@ def main() -> None:
     scale = v[:rank].abs().amax(1) / 127
     state = {
         "presentation": Presentation()(to_tensor(crops)),
+        "ages": ages(data, args.data / "portraits-cc0.csv")[chosen, None],
         "codes": torch.from_numpy(recognisers.sface()(crops)),
         "coefficients": (u * s)[:, :rank].contiguous(),
         "basis": (v[:rank] / scale[:, None]).round().to(torch.int8).contiguous(),
