@@ -47,8 +47,8 @@ _PARTS = (
     ("brows", ("left_eyebrow", "right_eyebrow"), 5, 3.0),
 )
 TEXTURE = (WINDOW[2] * 3 // 4, WINDOW[3] * 3 // 4)
-#: A donor this near to the source (cosine on SFace) is not used, nor a pair this near.
-TOO_NEAR, PAIR_TOO_NEAR = 0.25, 0.18
+#: A donor this near to the source (cosine on SFace) is not used.
+TOO_NEAR = 0.25
 #: One in so many of those who are read as a face is looks enough like it, and at least so many do.
 ALIKE, ALIKE_AT_LEAST = 4, 16
 _ROUNDS = 4  # in each of which nobody of a pool is in two pairs
@@ -77,7 +77,7 @@ class DonorAppearance(nn.Module):
     shapes: Tensor
     mean_shape: Tensor
     presentation: Tensor
-    ages: Tensor  # N x 1, years, as the portraits' prompts say
+    ages: Tensor  # N x 1, years, as `refacex_core.age` reads portraits that it has not seen
     lips: Tensor  # the mask of what is a mouth's, 1 x 1 x 208 x 192
     expressive: Tensor  # of what shows an expression
     brows: Tensor
@@ -193,7 +193,7 @@ class DonorBank:
         self,
         policy: DonorPolicy,
         source_code: NDArray[np.float32],
-        looks: Looks,
+        looks: Looks | None,
         count: int,
         seed: bytes | None = None,
         spare: int = 0,
@@ -202,12 +202,12 @@ class DonorBank:
         of these make unlike itself.
 
         `random` pairs, by chance, those who are read as the face is between male and female and look most like it
-        (`ALIKE`); its spare pairs come half from more of those who are read so, half from whoever else of the bank looks most like it.
-        `matched` pairs those nearest to it in shape, skin and all else;
+        (`ALIKE`; more where they are too few for so many pairs); its spare pairs come half from more of those who are read so, half from
+        whoever else of the bank looks most like it. `matched` pairs those nearest to it in shape, skin and all else;
         `stable` draws single ones from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to
-        photograph. Whoever is near to the source's own code (128) is left out. `looks` is of the one face.
+        photograph, and needs no looks. Whoever is near to the source's own code (128) is left out. `looks` is of the one face.
         """
-        if policy is DonorPolicy.STABLE:
+        if policy is DonorPolicy.STABLE or looks is None:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
         usable = self.order(looks, NEAREST if policy is DonorPolicy.MATCHED else SUITS)
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
@@ -216,9 +216,12 @@ class DonorBank:
             return self._pairs(usable, count + spare, source_code)
         read_alike = usable[alike[usable]]
         few = max(len(read_alike) // ALIKE, ALIKE_AT_LEAST)
+        first = self._draw(read_alike[:few], count, source_code)
+        while len(first) < count and few < len(read_alike):
+            few *= 2
+            first = self._draw(read_alike[:few], count, source_code)
         more = max(len(read_alike) // 2, few + spare)
         others = usable[~np.isin(usable, read_alike[:more])]
-        first = self._draw(read_alike[:few], count, source_code)
         first += self._draw(read_alike[few:more], spare - spare // 2, source_code)
         rest = count + spare - len(first)
         return first + self._draw(others[: max(len(others) // ALIKE, ALIKE_AT_LEAST)], rest, source_code)
@@ -228,7 +231,7 @@ class DonorBank:
         return np.asarray(distances(looks, self._looks, weights)[0].argsort().cpu().numpy())
 
     def _draw(self, pool: NDArray[np.intp], count: int, source_code: NDArray[np.float32]) -> list[Donor]:
-        """Up to `count` pairs out of the pool, in the order in which chance drew them: nobody is in two before all were in one.
+        """Up to `count` pairs out of the pool, in the order in which chance drew them; as long as others are left, nobody is in two.
 
         If the furthest from the source came first, whoever knows the bank could tell by the donor whose face it was not
         (`training.attacks`, "donor's choice").
@@ -249,7 +252,7 @@ class DonorBank:
             one = left.pop(0)
             for other in left:
                 donor = self._between(one, other)
-                if donor.code @ source_code < PAIR_TOO_NEAR:
+                if donor.code @ source_code < TOO_NEAR:
                     donors.append(donor)
                     left.remove(other)
                     break

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 GATE = "sface"
 #: Good enough to stop trying donors: of the face as it is, and on average over what `recognisers.views` shows of it.
 GOOD_SIMILARITY, GOOD_OVER_VIEWS = 0.15, 0.22
-#: The most that is released, of the face as it is and on average over its views.
+#: The most that is released: of the face as it is, before the payload is embedded and in the finished file, and before it on average
+#: over its views as well.
 MOST_SIMILARITY = 0.30
 #: SFace takes this and more for one person: false accepts of 1 in 1000 on LFW.
 SFACE_SAME_PERSON = 0.307

@@ -41,6 +41,7 @@ from refacex_core.stego import mark
 from refacex_core.stego.framing import FaceGeometry, Header, Layout
 from refacex_core.types import (
     RGB,
+    DonorPolicy,
     HoldReason,
     ItemInput,
     Outcome,
@@ -135,13 +136,15 @@ class Core:
         share_out(room, areas, item.options.profile)  # refuses a crowd before the work begins
         with clock.stage("align"):
             faces = self._align(rgb, sorted(found, key=lambda d: (d.box[0], d.box[1])))
+        policy = item.options.donor_policy
         with clock.stage("donors"):
-            looks = self._looks(faces)
+            looks: Sequence[Looks | None] = [None] * len(faces)
+            if policy is not DonorPolicy.STABLE:
+                looks = self._looks(faces)
         for i, face in enumerate(faces):
             seed = item.options.donor_seed
             if seed is not None and i:
                 seed += bytes([i])  # a subject's seed names one donor; others beside it get donors of their own
-            policy = item.options.donor_policy
             face.donors = self._bank.choose(policy, face.code, looks[i], DONORS_TRIED, seed, SPARE_DONORS)
         return Job(item, rgb, faces, clock)
 
@@ -166,7 +169,7 @@ class Core:
         codes = self._sface(others.reshape(-1, *crops.shape[1:])).reshape(len(others), len(crops), -1)
         return np.concatenate([plain[None], codes]).transpose(1, 0, 2)
 
-    def _looks(self, faces: Sequence[Face]) -> list[Looks]:
+    def _looks(self, faces: Sequence[Face]) -> Sequence[Looks]:
         if not faces:
             return []
         crops = _tensor(np.stack([f.crop for f in faces]))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from refacex_core import images
 from refacex_core.age import Age
 from refacex_core.anonymiser import GENTLE, MOVED, STRONG, Anonymiser, Drawing, Sketch
-from refacex_core.donors import PAIR_TOO_NEAR, TEXTURE, TOO_NEAR, Donor, DonorAppearance, DonorBank
+from refacex_core.donors import TEXTURE, TOO_NEAR, Donor, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
 from refacex_core.faces.expression import gap
@@ -164,7 +164,7 @@ def test_a_pair_that_is_nearer_to_the_source_than_either_is_not_drawn() -> None:
     source = unit(mixed[one, other] + 3.4 * np.linalg.svd(bank.codes[[one, other]])[2][-1].astype(np.float32))
     assert max(bank.codes[[one, other]] @ source) < TOO_NEAR < mixed[one, other] @ source
     found = [d for _ in range(30) for d in bank._draw(np.array([one, other, *range(20, 26)]), 4, source)]
-    assert len(found) > 60 and max(donor.code @ source for donor in found) < PAIR_TOO_NEAR
+    assert len(found) > 60 and max(donor.code @ source for donor in found) < TOO_NEAR
 
 
 def test_what_lies_between_two_donors_looks_like_both() -> None:

@@ -58,12 +58,9 @@ def test_who_is_recognised() -> None:
     ("similar", "tried", "chosen"),
     [
         ([0.2, 0.05, 0.0], 2, 1),  # good enough: no further donor
-        (
-            [0.2, 0.3, 0.16, 0.25, 0.18, 0.2, 0.3, 0.2, 0.0],
-            DONORS_TRIED,
-            2,
-        ),  # none is good, but one may be released: no spare ones
-        ([0.5, 0.4, 0.6, 0.7, 0.8, 0.45, 0.5, 0.4, 0.29, 0.1], DONORS_TRIED + 1, DONORS_TRIED),
+        # none is good, but one may be released: no spare ones
+        ([0.2, 0.3, 0.16, *[0.25] * (DONORS_TRIED - 3), 0.0], DONORS_TRIED, 2),
+        ([0.5, 0.4, *[0.6] * (DONORS_TRIED - 2), 0.29, 0.1], DONORS_TRIED + 1, DONORS_TRIED),
         ([0.5] * 20, DONORS_TRIED + SPARE_DONORS, 0),
     ],
 )

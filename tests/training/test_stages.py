@@ -25,7 +25,7 @@ from refacex_core.images import decode
 from tests.core.conftest import PHOTOGRAPHS
 from training.common import Crops, to_tensor
 from training.shards import Faces, pack
-from training.stages import age
+from training.stages import age, presentation
 
 ROOT = Path(__file__).parents[2]
 SETS = ("celebahq256-train", "celebahq256-val", "lfw-train", "lfw-val", "portraits-cc0")
@@ -127,7 +127,7 @@ def test_the_bank_and_the_reading_of_age_come_from_the_portraits_and_their_table
             patch.setattr(sys, "argv", [stage, *given])
             importlib.import_module(f"training.stages.{stage}").main()
     bank, portraits = DonorAppearance(tmp_path / "donors.safetensors"), weights.card("donors", tmp_path)["portraits"]
-    assert bank.ages[:, 0].tolist() == [20 + 10 * n for n in portraits]
+    assert bank.ages.shape == (len(portraits), 1) and bank.ages.isfinite().all()
     linear = torch.nn.Linear(Lines(bank.mean_shape).count, 1)
     card = weights.load_into(linear, "age", tmp_path)
     assert card["figures"]["portraits"] == len(names) and linear.weight.abs().max() > 0
@@ -136,13 +136,30 @@ def test_the_bank_and_the_reading_of_age_come_from_the_portraits_and_their_table
 def test_age_is_read_from_lines_as_far_as_they_tell_it() -> None:
     """A regression that sees of what it is asked for nothing else, and figures that are not of what it has learned."""
     torch.manual_seed(0)
-    lines = torch.randn(3, 60, 20)
+    lines = torch.randn(3, 60, 40)
     told = 40 + 12 * lines[0, :, 3]
     lines[1:] = lines[0] + 0.1 * lines[1:]
-    assert age.figures(lines, told)["correlation"] > 0.7
-    assert abs(age.figures(lines, told[torch.randperm(60)])["correlation"]) < 0.5
-    linear = age.fitted(lines, told)
-    assert int(linear.weight.abs().argmax()) == 3
+    assert age.figures(age.left_out(lines, told), told)["correlation"] > 0.6
+    chance = told[torch.randperm(60)]
+    learned = age.YEARS * age.fitted(lines, chance)(lines[0])[:, 0].detach()
+    assert age.figures(learned, chance)["correlation"] > 0.6, "what is told by chance can be learned by heart"
+    assert age.figures(age.left_out(lines, chance), chance)["correlation"] < 0.3
+    assert int(age.fitted(lines, told).weight.abs().argmax()) == 3
+
+
+def test_of_some_faces_nothing_around_them_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of a face that is shown alone nothing of itself is hidden by it."""
+    face = torch.zeros(64, 1, 64, 64)
+    face[..., 24:40, 24:40] = 1
+    shown = 0.5 * torch.ones(64, 3, 64, 64)
+
+    def changed(alone: float) -> torch.Tensor:
+        monkeypatch.setattr(presentation, "ALONE", alone)
+        torch.manual_seed(0)
+        return presentation.augment(shown, face)
+
+    difference = (changed(1.0) - changed(0.0)).abs().mean((0, 1))
+    assert difference[:8, :8].mean() > 0.2 and difference[30:34, 30:34].mean() < 0.02
 
 
 def test_a_run_begins_from_shipped_weights(cache: Path, networks: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python -m training.stages.age --data DATA
 
 A ridge regression on lines and folds (`refacex_core.age`) over the CC0 portraits, whose prompts say how old everybody is: of each as it is
-and several times blurred, noisy and lit otherwise. The figures are of portraits that were left out, a tenth at a time.
+and several times coarser, noisy and mirrored. The figures are of portraits that were left out, a tenth at a time.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def ages(data: Crops, table: Path) -> Tensor:
 
 
 def otherwise(textures: Tensor) -> Tensor:
-    """Textures as other photographs would show them: coarser, lighter or darker, noisy, mirrored."""
+    """Textures as poorer photographs would show them: coarser, noisy, mirrored."""
     made = []
     for one in textures.split(1):
         if torch.rand(()) < 0.7:
-            small = F.interpolate(one, scale_factor=float(0.4 + 0.6 * torch.rand(())), mode="area")
+            small = F.interpolate(one, scale_factor=float(0.25 + 0.75 * torch.rand(())), mode="area")
             one = F.interpolate(small, size=one.shape[2:], mode="bicubic")
-        one = one * (0.7 + 0.6 * torch.rand(())) + 0.03 * torch.rand(()) * torch.randn_like(one)
+        one = one + 0.12 * torch.rand(()) ** 2 * torch.randn_like(one)
         made.append(one.flip(3) if torch.rand(()) < 0.5 else one)
     return torch.cat(made)
 
@@ -64,18 +64,36 @@ def fitted(lines: Tensor, years: Tensor) -> nn.Linear:
 
 
 @torch.no_grad()
-def figures(lines: Tensor, years: Tensor) -> dict[str, float]:
-    """Of portraits that were left out: the correlation of what is read with what is said, and the mean error in years."""
+def left_out(lines: Tensor, years: Tensor) -> Tensor:
+    """What is read of each portrait (N) by a regression that has not seen it."""
     fold = torch.randperm(len(years)) % FOLDS
     read = torch.zeros(len(years))
     for part in range(FOLDS):
         out = fold == part
         read[out] = YEARS * fitted(lines[:, ~out], years[~out])(lines[0, out])[:, 0]
+    return read
+
+
+def figures(read: Tensor, years: Tensor) -> dict[str, float]:
+    """The correlation of what is read with what is said (N years each), and the mean error."""
     return {
         "portraits": len(years),
         "correlation": round(float(torch.corrcoef(torch.stack([read, years]))[0, 1]), 3),
         "mean_error_years": round(float((read - years).abs().mean()), 1),
     }
+
+
+def portraits(cache: Path, folder: Path) -> tuple[Tensor, Tensor]:
+    """Lines of all portraits, as they are and otherwise (C x N x F), and their years (N)."""
+    torch.manual_seed(1)
+    data = Crops(cache, ["portraits-cc0"])
+    points = torch.from_numpy(np.stack([data.mesh(i) for i in range(len(data))]))
+    mean_shape = points.mean(0)  # as the donors' bank has it
+    field = warp.field(mean_shape.expand(len(data), -1, -1), points, *WINDOW)
+    textures = warp.sample(data.batch(list(range(len(data)))), field)
+    measure = Lines(mean_shape)
+    lines = torch.stack([measure(textures), *(measure(otherwise(textures)) for _ in range(COPIES))])
+    return lines, ages(data, folder / "portraits-cc0.csv")
 
 
 def main() -> None:
@@ -84,16 +102,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="what training.prepare wrote")
     parser.add_argument("--out", type=Path, default=Path("refacex_core/weights"))
     args = parser.parse_args()
-    torch.manual_seed(1)
-    data = Crops(args.cache, ["portraits-cc0"])
-    years = ages(data, args.data / "portraits-cc0.csv")
-    points = torch.from_numpy(np.stack([data.mesh(i) for i in range(len(data))]))
-    mean_shape = points.mean(0)  # as the donors' bank has it
-    field = warp.field(mean_shape.expand(len(data), -1, -1), points, *WINDOW)
-    textures = warp.sample(data.batch(list(range(len(data)))), field)
-    measure = Lines(mean_shape)
-    lines = torch.stack([measure(textures), *(measure(otherwise(textures)) for _ in range(COPIES))])
-    judged = figures(lines, years)
+    lines, years = portraits(args.cache, args.data)
+    judged = figures(left_out(lines, years), years)
     print(json.dumps(judged))
     about = {"data": ["portraits-cc0"], "rights": RIGHTS, "figures": judged, **about_run()}
     weights.save(fitted(lines, years), "age", about, args.out)

@@ -24,7 +24,7 @@ from refacex_core.faces.presentation import Presentation
 from refacex_core.payload.network import WINDOW, window
 from training.about import about_run
 from training.common import Crops, to_tensor
-from training.stages.age import ages
+from training.stages.age import left_out, portraits
 
 #: Portraits with headscarf, cap, glasses, hair, a hard shadow or coloured light over the face, or a mark that tells its
 #: bearer, by their place in the set.
@@ -66,7 +66,7 @@ def main() -> None:
     scale = v[:rank].abs().amax(1) / 127
     state = {
         "presentation": Presentation()(to_tensor(crops)),
-        "ages": ages(data, args.data / "portraits-cc0.csv")[chosen, None],
+        "ages": left_out(*portraits(args.cache, args.data))[chosen, None],
         "codes": torch.from_numpy(recognisers.sface()(crops)),
         "coefficients": (u * s)[:, :rank].contiguous(),
         "basis": (v[:rank] / scale[:, None]).round().to(torch.int8).contiguous(),
