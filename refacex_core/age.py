@@ -1,6 +1,7 @@
 """How old a face looks, read from its lines and folds, so that its donor is about as old.
 
-One number a face, used for the choice of a donor and for nothing else: it is neither reported nor kept.
+One number a face, used for the choice of a donor and for nothing else: it is neither reported nor kept. (The donor's name is, and whoever
+looks that donor up in the bank learns it roughly.) What is read is drawn to the middle, of donors as of faces: the two are compared.
 """
 
 from __future__ import annotations

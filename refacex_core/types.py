@@ -87,7 +87,9 @@ class ItemInput:
 
 @dataclass(frozen=True)
 class FaceReport:
-    """What became of one face. Similarities are cosines on SFace, -1..1; `donor_similarity` to the donor code.
+    """What became of one face. Similarities are cosines on SFace, -1..1; `donor_similarity` to the donor code, `audit_similarity` to the
+    original: of a face that was released in the finished file, of one that was held as too like the higher of the cosine of the face as
+    it is and of the mean over its views.
 
     `judged`: the cosine to the original by each recogniser that only judges, for a face that was released.
     """

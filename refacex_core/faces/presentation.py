@@ -1,6 +1,7 @@
 """How a face is read between what people call male and female, so that its donor suits the hair and clothes around it.
 
-One number a face, used for the choice of a donor and for nothing else: it is neither reported nor kept. Whoever finds somebody
+One number a face, used for the choice of a donor and for nothing else: it is neither reported nor kept. (The donor's name is, and whoever
+looks that donor up in the bank learns about how the face was read.) Whoever finds somebody
 hard to place finds the network unsure as well, and its number near 0, which rules no donor out.
 """
 

@@ -37,8 +37,9 @@ _STEPS = (0.005, 0.01, 0.02, 0.05, 0.1)
 MEANING = (
     "A similarity is the cosine between a face in the original photograph and the face that was released in its place, "
     "as one recogniser sees the two: 1 is the same picture, and strangers lie where that recogniser puts strangers.",
-    f"SFace decides: a face above {MOST_SIMILARITY:.2f} is not released, donors are tried until one gives at most "
-    f"{GOOD_SIMILARITY}, and {GOOD_OVER_VIEWS} on average over the face as it is, closer and coarser; SFace takes "
+    f"SFace decides: a face above {MOST_SIMILARITY:.2f} is not released, nor one that was above it, before its payload was embedded, "
+    f"on average over the face as it is, closer and coarser; donors are tried until one gives at most {GOOD_SIMILARITY}, and "
+    f"{GOOD_OVER_VIEWS} on that average. SFace takes "
     f"{SFACE_SAME_PERSON} and more for one person (one false accept in a thousand pairs on LFW). Because SFace chooses, its own "
     "figures flatter the release.",
     "Every other recogniser only judges. Where no threshold is known for one, compare its figures with what it gives for "
