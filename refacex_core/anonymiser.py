@@ -75,27 +75,26 @@ def target_shape(source: Tensor, donor: Tensor, shown: Tensor | None = None) -> 
 
 
 def tone(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-    """The donor's face with about as much contrast inside the mask as the source's has there, and no more colour.
+    """The donor's face with about as much contrast inside the mask as the source's has there, and no more colour: of its details, for
+    light coarser than `LIGHT_SIGMA` is `relight`'s.
 
     Under flat light a studio portrait's skin would look darker and redder than the ears beside it, and under hard light as if seen
-    through haze.
-    Standard deviations in an opponent colour space, after Reinhard et al., *Color transfer between images*, 2001; means are
-    left to `relight`.
+    through haze. Standard deviations in an opponent colour space, after Reinhard et al., *Color transfer between images*, 2001.
     """
     opponent = torch.tensor(_OPPONENT, device=donor.device, dtype=donor.dtype)
     inside = (mask > 0.5).to(donor)
-    count = inside.sum((2, 3), keepdim=True).clamp(min=1)
+    count, share = inside.sum((2, 3), keepdim=True).clamp(min=1), blur(inside, LIGHT_SIGMA) + 1e-3
 
-    def centred(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parted(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         colours = torch.einsum("ij,bjhw->bihw", opponent, image)
-        mean = (colours * inside).sum((2, 3), keepdim=True) / count
-        return colours - mean, mean, (((colours - mean) ** 2 * inside).sum((2, 3), keepdim=True) / count).sqrt()
+        coarse = blur(colours * inside, LIGHT_SIGMA) / share
+        return coarse, colours - coarse, (((colours - coarse) ** 2 * inside).sum((2, 3), keepdim=True) / count).sqrt()
 
-    around, mean, spread = centred(donor)
-    _, _, wanted = centred(source)
+    coarse, details, spread = parted(donor)
+    _, _, wanted = parted(source)
     least, most = (torch.tensor(bound).to(donor).view(1, 3, 1, 1) for bound in (_LEAST_GAIN, _MOST_GAIN))
     gain = (1.1 * wanted / (spread + 1e-3)).minimum(most).maximum(least)
-    return torch.einsum("ij,bjhw->bihw", opponent.T, mean + gain * around)
+    return torch.einsum("ij,bjhw->bihw", opponent.T, coarse + gain * details)
 
 
 def relight(donor: Tensor, source: Tensor, mask: Tensor) -> Tensor:
