@@ -45,7 +45,7 @@ def test_a_photograph_goes_all_the_way(tmp_path: Path) -> None:
     risk = json.loads((out / "risk-report.json").read_text())
     assert risk["images_by_state"] == {"done": 1, "held": 1} and risk["not_released"] == {"no_face": 1}
     assert {one["recogniser"]: one["count"] for one in risk["similarity_to_source"]} == {"sface": 1, "dlib": 1}
-    assert len(risk["models"][0]["weights"]) == 7
+    assert len(risk["models"][0]["weights"]) == 8
     with Image.open(out / "contact-sheet.png") as sheet, Image.open(out / "released/astronaut.png") as released:
         assert sheet.width == len(COLUMNS) * (_CELL + 6) + 6
         assert not released.getexif() and released.size == (512, 512)
