@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refacex_core import weights
-from refacex_core.looks import below_the_eyes
+from refacex_core.looks import GRID, below_the_eyes, detail
 
 _AROUND = (5, 9, 17)  # pixels: fine lines, wrinkles, folds
-_GRID = (13, 12)
 YEARS = 20.0  # what the weights are in, so that half precision holds them
 
 
 class Lines(nn.Module):
     """Textures in the mean shape's frame (N x 3 x 208 x 192, -1..1) to how strong lines of three widths are from place to place below
-    the eyes (N x F), against all that the face shows of that width: how sharp a photograph is does not count.
+    the eyes (N x F), against all that the face shows of that width: how sharp a photograph is counts little.
     """
 
     oval: Tensor
@@ -29,7 +28,7 @@ class Lines(nn.Module):
     def __init__(self, mean_shape: Tensor) -> None:
         super().__init__()
         self.register_buffer("oval", below_the_eyes(mean_shape), persistent=False)
-        inside = F.interpolate(self.oval, size=_GRID, mode="area")[0, 0] > 0.7
+        inside = F.interpolate(self.oval, size=GRID, mode="area")[0, 0] > 0.7
         self.register_buffer("inside", inside, persistent=False)
 
     @property
@@ -39,12 +38,10 @@ class Lines(nn.Module):
 
     def forward(self, textures: Tensor) -> Tensor:
         grey = textures.mean(1, keepdim=True)
-        mean = (grey * self.oval).sum((2, 3), keepdim=True) / self.oval.sum()
-        contrast = (((grey - mean) ** 2 * self.oval).sum((2, 3), keepdim=True) / self.oval.sum()).sqrt() + 1e-3
         strong = []
         for size in _AROUND:
-            detail = (grey - F.avg_pool2d(grey, size, 1, size // 2, count_include_pad=False)).abs() / contrast
-            line = torch.log(F.interpolate(detail, size=_GRID, mode="area") + 1e-2)[..., self.inside].flatten(1)
+            strength = F.interpolate(detail(grey, self.oval, size), size=GRID, mode="area")
+            line = torch.log(strength + 1e-2)[..., self.inside].flatten(1)
             strong.append(line - line.mean(1, keepdim=True))
         return torch.cat(strong, 1)
 

@@ -19,7 +19,7 @@ from refacex_core.faces.expression import measures
 from refacex_core.faces.landmarks import GROUPS, oval_mask, parts_mask
 from refacex_core.payload.network import WINDOW, window
 
-_COARSE, _FINE = (13, 12), (26, 24)
+GRID, _FINE = (13, 12), (26, 24)
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentati
     skin = (textures[..., oval[0, 0] > 0.5].median(2).values + 1) / 2
     grey = textures.mean(1, keepdim=True)
     red, green, blue = textures[:, :1], textures[:, 1:2], textures[:, 2:]
-    mean = (grey * oval).sum((2, 3), keepdim=True) / oval.sum()
-    contrast = (((grey - mean) ** 2 * oval).sum((2, 3), keepdim=True) / oval.sum()).sqrt() + 1e-3
-    detail = (grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs() / contrast
-    grain = F.interpolate(detail, size=_COARSE, mode="area") * _inside(oval, _COARSE)
+    grain = F.interpolate(detail(grey, oval, 5), size=GRID, mode="area") * _inside(oval, GRID)
     centred = shapes - shapes.mean(1, keepdim=True)
     return Looks(
         F.normalize(centred.flatten(1), dim=1),
@@ -83,11 +80,18 @@ def of_textures(textures: Tensor, shapes: Tensor, mean_shape: Tensor, presentati
         torch.cat([(grey * part).sum((2, 3)) / part.sum() for part in _hairy(mean_shape).to(grey)], 1)
         - grey[..., oval[0, 0] > 0.5].median(2).values,
         torch.log(grain.flatten(1) + 1e-2),
-        _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, _COARSE),
+        _pattern(torch.cat([red - green, (red + green) / 2 - blue], 1), oval, GRID),
         measures(shapes) / _EXPRESSIONS.to(shapes),
         age,
         presentation,
     )
+
+
+def detail(grey: Tensor, oval: Tensor, size: int) -> Tensor:
+    """What of grey textures (N x 1 x H x W) is finer than `size` pixels, over the contrast inside the oval (1 x 1 x H x W)."""
+    mean = (grey * oval).sum((2, 3), keepdim=True) / oval.sum()
+    contrast = (((grey - mean) ** 2 * oval).sum((2, 3), keepdim=True) / oval.sum()).sqrt() + 1e-3
+    return (grey - F.avg_pool2d(grey, size, 1, size // 2, count_include_pad=False)).abs() / contrast
 
 
 def distances(faces: Looks, donors: Looks, weights: tuple[float, ...] = SUITS) -> Tensor:

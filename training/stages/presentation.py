@@ -114,10 +114,8 @@ def main() -> None:
     while run.running():
         run.learning_rate()
         chosen = np.concatenate([rng.choice(part, args.batch // 2) for part in of if len(part)])
-        x, y = (
-            augment(images[chosen], shown[chosen]).to(args.device),
-            torch.from_numpy(truth[chosen]).float().to(args.device),
-        )
+        x = augment(images[chosen], shown[chosen]).to(args.device)
+        y = torch.from_numpy(truth[chosen]).float().to(args.device)
         loss = F.binary_cross_entropy_with_logits(net(x)[:, 0], y * 0.9 + 0.05)
         descend(optimiser, loss.backward)
         run.tick(len(chosen), {"loss": loss.item()})
