@@ -207,8 +207,10 @@ class DonorBank:
         `stable` draws single ones from the whole bank with `seed` alone, so that a subject keeps its first choice from photograph to
         photograph, and needs no looks. Whoever is near to the source's own code (128) is left out. `looks` is of the one face.
         """
-        if policy is DonorPolicy.STABLE or looks is None:
+        if policy is DonorPolicy.STABLE:
             return self._stable(source_code, count + spare, seed or secrets.token_bytes(16))
+        if looks is None:
+            raise ValueError(f"policy {policy} chooses by looks: measure them first (DonorBank.looks)")
         usable = self.order(looks, NEAREST if policy is DonorPolicy.MATCHED else SUITS)
         alike = (torch.cdist(looks.presentation, self._looks.presentation)[0] < 1).cpu().numpy()
         usable = usable[(self.codes[usable] @ source_code) < TOO_NEAR]

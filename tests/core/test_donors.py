@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from refacex_core import images
 from refacex_core.age import Age
 from refacex_core.anonymiser import GENTLE, MOVED, STRONG, Anonymiser, Drawing, Sketch
+from refacex_core.audit import Unfit
 from refacex_core.donors import TEXTURE, TOO_NEAR, Donor, DonorAppearance, DonorBank
 from refacex_core.faces import align
 from refacex_core.faces.detect import YuNet
@@ -27,7 +28,7 @@ from refacex_core.looks import NEAREST, SUITS, Looks
 from refacex_core.payload.network import window
 from refacex_core.pipeline import DONORS_TRIED, DRAWN_AGAIN, SPARE_DONORS, Core
 from refacex_core.recognisers import unit, views
-from refacex_core.types import DonorPolicy, ItemOptions
+from refacex_core.types import DonorPolicy, HoldReason, ItemOptions
 from tests.core.conftest import Vault
 from training.common import to_tensor
 from training.first_names import MEN, WOMEN, read_as_female
@@ -391,6 +392,25 @@ def test_what_is_least_like_the_original_comes_first(core: Core, vault: Vault, p
     assert [c.similarity for c in face.candidates] == [0.29, 0.16, 0.17, 0.1], "a subject keeps its first"
     order(job, face)
     assert [c.similarity for c in face.candidates] == [0.16, 0.17, 0.29, 0.1], "what may not be released last"
+
+
+def test_what_is_alike_over_views_alone_is_held(core: Core, vault: Vault, photographs: dict[str, bytes]) -> None:
+    job = core._prepare(vault.item(photographs["obama"]), Clock())
+    (face,) = job.faces
+    face.tried = len(face.donors)
+    face.candidates = [Candidate(face.donors[0], face.crop, 0.1, MOST_SIMILARITY, 0.5)]
+    core._paste(job)
+    face.candidates = [Candidate(face.donors[0], face.crop, 0.1, MOST_SIMILARITY + 0.01, 0.5)]
+    with pytest.raises(Unfit):
+        core._paste(job)
+    assert face.reason is HoldReason.IDENTITY_LEAK and face.audited == MOST_SIMILARITY + 0.01
+
+
+def test_only_the_stable_donor_is_chosen_without_looks() -> None:
+    bank = DonorBank(DonorAppearance())
+    assert bank.choose(DonorPolicy.STABLE, CODE, None, 2, b"s")
+    with pytest.raises(ValueError, match="looks"):
+        bank.choose(DonorPolicy.RANDOM, CODE, None, 2)
 
 
 def test_no_hair_or_background_of_a_donor_stands_at_the_rim() -> None:
